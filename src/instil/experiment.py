@@ -1,0 +1,409 @@
+"""One run from end to end: load, generate, teach, train, evaluate, write.
+
+Each stage leaves a file in the staging folder and is skipped when that file is there, so an interrupted run goes on
+where it stopped. Everything that can be refused is refused before the folder is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedModel, set_seed
+
+from instil import __version__, evaluation, targets, teacher, training
+from instil.alignment import AlignedPair, check_window
+from instil.config import Recipe
+from instil.context import Context
+from instil.errors import ContextError
+from instil.evaluation import Judged
+from instil.generation import Decoding, Generated, generate
+from instil.method import METHODS
+from instil.model import check_same_tokens, load, output_embeddings, resolve
+from instil.progress import Bar, Display
+from instil.prompt import prompt_format
+from instil.record import Finished
+from instil.resources import Recorder
+from instil.results import MethodName, MethodResult, Phase, Prediction
+from instil.rows import Row, check_overlap, digest, key
+from instil.run import Run, Staging
+from instil.targets import TargetRow
+
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
+UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
+FIXED_BYTES = 16 * 2**20  # report, predictions, results
+
+# What the stages leave for a run that goes on, and a finished run does not keep.
+COMPLETIONS, TARGETS, PHASES = "completions.json", "targets.arrow", "phases.json"
+CHECKPOINTS = "checkpoints"
+INTERMEDIATE = (COMPLETIONS, TARGETS, PHASES, CHECKPOINTS)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a run learns from and what it is judged on."""
+
+    inputs: list[Row]
+    evaluation: list[Row]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    context: Context,
+    inputs: Sequence[Row],
+    held_out: Sequence[Row] | None,
+    output: Path,
+    overwrite: bool = False,
+    display: Display,
+) -> Run:
+    """Distils a context into an adapter and judges it.
+
+    Args:
+        recipe: All settings.
+        context: What the teacher reads.
+        inputs: Queries to learn from.
+        held_out: Rows to judge on; some of the inputs are held out if there are none.
+        output: Folder of the run.
+        overwrite: Replace what is there.
+        display: Shows progress.
+
+    Raises:
+        InstilError: something in the input, the models or the machine does not allow the run; nothing is left behind.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+    """
+    staging = Staging(output, overwrite=overwrite)
+    rows = split(inputs, held_out, context, recipe)
+    recorder = Recorder()
+    with recorder.phase("load"):
+        job = Job.prepare(recipe, context, rows, recorder, display)
+    with staging.open(job.identity, needed_bytes=job.needed_bytes) as folder:
+        recorder.keep_at(folder / PHASES)
+        completions = job.completions(folder)
+        trained = job.train(folder, completions)
+        job.evaluate(trained, completions).write(folder)
+        for name in INTERMEDIATE:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        staging.finish()
+    return Run(output)
+
+
+def split(
+    inputs: Sequence[Row], held_out: Sequence[Row] | None, context: Context, recipe: Recipe
+) -> Rows:
+    """Checks that nothing leaks, and holds rows out of the inputs if no evaluation rows are given.
+
+    Raises:
+        OverlapError: an evaluation row is also a demonstration or an input.
+        ContextError: there are too few inputs to hold any out.
+    """
+    inputs = list(inputs)
+    if held_out is None:
+        shots = {key(row) for row in context.demonstrations}
+        keys = sorted({key(row) for row in inputs} - shots)
+        if len(keys) < 2:
+            raise ContextError(
+                f"{len(keys)} different input(s), and no evaluation rows",
+                allowed="at least 2 different inputs, so that some can be held out",
+                mend="pass more inputs, or --eval",
+            )
+        count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
+        chosen = set(random.Random(recipe.seed).sample(keys, count))
+        held_out = [row for row in inputs if key(row) in chosen]
+        inputs = [row for row in inputs if key(row) not in chosen]
+    check_overlap(
+        held_out,
+        {"demonstrations": context.demonstrations, "training inputs": inputs},
+        allow=recipe.data.allow_overlap,
+    )
+    return Rows(inputs, list(held_out))
+
+
+@dataclass(frozen=True)
+class _Completions:
+    """Completion ids: of the training rows (several a row if sampled), and of the held-out rows.
+
+    Attributes:
+        training: (number of the input, ids).
+        held_out: Of each evaluation row.
+        truncated: How many of the teacher's training completions were cut at the limit.
+    """
+
+    training: list[tuple[int, list[int]]]
+    held_out: list[list[int]]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run whose every input has been checked."""
+
+    recipe: Recipe
+    rows: Rows
+    judged: Judged
+    max_new_tokens: int
+    recorder: Recorder
+    display: Display
+
+    @classmethod
+    def prepare(
+        cls, recipe: Recipe, context: Context, rows: Rows, recorder: Recorder, display: Display
+    ) -> Job:
+        """Loads the models and refuses what they cannot do."""
+        display.note(f"loading {recipe.model}")
+        student = load(recipe.model, dtype=recipe.dtype)
+        teaching = student
+        if recipe.teacher.model is not None and resolve(recipe.teacher.model) != resolve(
+            recipe.model
+        ):
+            display.note(f"loading {recipe.teacher.model}")
+            teaching = load(recipe.teacher.model, dtype=student.dtype)
+            check_same_tokens(teaching, student)
+        form = prompt_format(student.tokenizer, recipe.prompt)
+        adapted = recipe.tuning.apply(student.network, seed=recipe.seed)
+        adapted.eval()
+        student = replace(student, network=cast(PreTrainedModel, adapted))
+        if teaching.network is adapted.get_base_model():
+            teaching = (
+                student  # one copy of the weights: the teacher is the student with its adapter off
+            )
+        judged = Judged(teaching, student, form, context)
+        known = [
+            form.completion_ids(r)
+            for r in [*context.demonstrations, *rows.inputs, *rows.evaluation]
+            if r.output
+        ]
+        limit = recipe.teacher.max_new_tokens or (
+            2 * max(map(len, known)) + 8 if known else UNKNOWN_LENGTH
+        )
+        job = cls(recipe, rows, judged, limit, recorder, display)
+        job._check_prompts()
+        return job
+
+    def _check_prompts(self) -> None:
+        """Refuses, before anything is computed, every row that a model could not read whole."""
+        if self.recipe.teacher.completions == "gold":
+            missing = [
+                number for number, row in enumerate(self.rows.inputs, 1) if row.output is None
+            ]
+            if missing:
+                raise ContextError(
+                    f"completions: gold, and input {missing[0]} has no output",
+                    got=f"{len(missing)} inputs without output",
+                    mend="add the outputs, or use --completions teacher",
+                )
+        for name, rows in (("input", self.rows.inputs), ("evaluation row", self.rows.evaluation)):
+            for method in METHODS[:2]:
+                model = self.judged.model(method)
+                mend = "shorten the context" if method.context else "shorten the input"
+                for number, prompt in enumerate(self.judged.prompts(method, rows), 1):
+                    side = "teacher" if method.context else "student"
+                    check_window(
+                        len(prompt), self.max_new_tokens, model.window, where=f"{name} {number}", side=side, mend=mend
+                    )  # fmt: skip
+
+    @property
+    def identity(self) -> str:
+        """Changes when anything changes that the run's result depends on."""
+        return self._fingerprint(
+            recipe=self.recipe.model_dump(mode="json", exclude={"data"}),
+            inputs=digest(self.rows.inputs),
+            evaluation=digest(self.rows.evaluation),
+            version=__version__,
+        )
+
+    def _fingerprint(self, **more: Any) -> str:
+        models = {"teacher": self.judged.teacher, "student": self.judged.student}
+        parts = {
+            "models": {name: [model.fingerprint, model.dtype] for name, model in models.items()},
+            "context": self.judged.context.digest(),
+            **more,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that training changes."""
+        return sum(p.numel() for p in self.judged.student.network.parameters() if p.requires_grad)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Space that the run will take at most: adapter, two checkpoints with optimiser, targets."""
+        longest = len(self.rows.inputs) * self.recipe.teacher.samples * self.max_new_tokens
+        stored = (
+            longest * self.recipe.teacher.top_k * 8 if self.recipe.objective.needs_targets else 0
+        )
+        return FIXED_BYTES + self.trainable * 4 * 7 + stored
+
+    def _advance(self, phase: Phase, bar: Bar) -> evaluation.Advance:
+        def advance(rows: int, tokens: int) -> None:
+            bar.advance(rows)
+            self.recorder.count(phase, tokens=tokens, steps=int(rows > 0))
+
+        return advance
+
+    def completions(self, folder: Path) -> _Completions:
+        """What the student learns to predict: gold outputs, or what the teacher writes under the context."""
+        path = folder / COMPLETIONS
+        if path.exists():
+            return _Completions(**json.loads(path.read_text(encoding="utf-8")))
+        form, settings = self.judged.prompt_format, self.recipe.teacher
+        learnt: list[tuple[int, list[int]]] = []
+        truncated = 0
+        if settings.completions == "gold":
+            learnt = [(n, form.completion_ids(row)) for n, row in enumerate(self.rows.inputs)]
+        else:
+            for sample in range(settings.samples):
+                made = self._generate(self.rows.inputs, settings.sampling_temperature, sample)
+                truncated += sum(not one.finished for one in made)
+                learnt += [(n, one.ids) for n, one in enumerate(made)]
+        if self._gold_evaluation():
+            held_out = [form.completion_ids(row) for row in self.rows.evaluation]
+        else:
+            held_out = [one.ids for one in self._generate(self.rows.evaluation, 0.0, 0)]
+        if truncated:
+            self.display.warn(
+                f"{truncated} of {len(learnt)} completions were cut at {self.max_new_tokens} "
+                "tokens; a larger --max-new-tokens lets the teacher finish"
+            )
+        kept = _Completions(learnt, held_out, truncated)
+        work = path.with_name(path.name + ".part")
+        work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
+        work.replace(path)
+        return kept
+
+    def _gold_evaluation(self) -> bool:
+        return all(row.output is not None for row in self.rows.evaluation)
+
+    def _generate(self, rows: Sequence[Row], temperature: float, sample: int) -> list[Generated]:
+        prompts = self.judged.prompts(METHODS[1], rows)
+        decoding = Decoding(
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            seed=self.recipe.seed + sample,
+            batch_size=self.recipe.evaluation.batch_size,
+        )
+        with (
+            self.recorder.phase("generate"),
+            self.judged.adapter(on=False),
+            self.display.bar("teacher writes completions", len(rows)) as bar,
+        ):
+            advance = self._advance("generate", bar)
+            return generate(
+                self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
+            )
+
+    def pairs(
+        self, rows: Sequence[Row], completions: list[tuple[int, list[int]]]
+    ) -> list[AlignedPair]:
+        """Both sides of each (number of a row, completion), checked."""
+        with_context = self.judged.prompts(METHODS[1], rows)
+        without = self.judged.prompts(METHODS[0], rows)
+        pairs = [AlignedPair(n, with_context[n], without[n], ids) for n, ids in completions]
+        for pair in pairs:
+            pair.check(
+                teacher_window=self.judged.teacher.window, student_window=self.judged.student.window
+            )
+        return pairs
+
+    def _target_rows(self, folder: Path, completions: _Completions) -> list[TargetRow]:
+        """What training reads; the teacher scores it once."""
+        pairs = self.pairs(self.rows.inputs, completions.training)
+        if not self.recipe.objective.needs_targets:
+            return [TargetRow(p.row, p.student_prompt, p.completion, None) for p in pairs]
+        path, top_k = folder / TARGETS, self.recipe.teacher.top_k
+        temperature = self.recipe.objective.temperature  # type: ignore[union-attr]
+        fingerprint = self._fingerprint(
+            pairs=[[p.teacher_prompt, p.student_prompt, p.completion] for p in pairs],
+            top_k=top_k,
+            temperature=temperature,
+        )
+        kept = targets.read(path, fingerprint=fingerprint)
+        if kept is None:
+            network = self.judged.student.network
+            with (
+                self.recorder.phase("teach"),
+                self.judged.adapter(on=False),
+                self.display.bar("teacher scores completions", len(pairs)) as bar,
+            ):
+                scored = teacher.score(
+                    self.judged.teacher,
+                    pairs,
+                    vocabulary=cast(Any, output_embeddings(network)).weight.shape[0],
+                    top_k=top_k,
+                    temperature=temperature,
+                    batch_size=self.recipe.evaluation.batch_size,
+                    advance=self._advance("teach", bar),
+                )
+                targets.write(path, scored, fingerprint=fingerprint, temperature=temperature)
+            kept = targets.read(path, fingerprint=fingerprint) or []
+        return kept
+
+    def train(self, folder: Path, completions: _Completions) -> training.TrainingReport:
+        """Trains the student on stored targets."""
+        rows = self._target_rows(folder, completions)
+        student = self.judged.student
+        with self.recorder.phase("train"):
+            report = training.train(
+                cast(Any, student.network),
+                rows,
+                objective=self.recipe.objective,
+                settings=self.recipe.training,
+                seed=self.recipe.seed,
+                pad_id=student.pad_id,
+                checkpoints=folder / CHECKPOINTS,
+                display=self.display,
+            )
+        self.recorder.count("train", tokens=report.tokens, steps=report.steps)
+        return report
+
+    def evaluate(self, trained: training.TrainingReport, completions: _Completions) -> Finished:
+        """Scores all methods on the held-out rows."""
+        set_seed(self.recipe.seed)
+        size = self.recipe.evaluation.batch_size
+        decoding = Decoding(max_new_tokens=self.max_new_tokens, batch_size=size)
+        methods: dict[MethodName, MethodResult] = {}
+        predictions: list[Prediction] = []
+        rows = self.rows.evaluation
+        pairs = self.pairs(rows, list(enumerate(completions.held_out)))
+        with self.recorder.phase("evaluate"):
+            for method in METHODS:
+                with self.display.bar(f"evaluating {method.label}", len(rows)) as bar:
+                    advance = self._advance("evaluate", bar)
+                    methods[method.name], made = evaluation.answer(
+                        self.judged, method, rows, decoding, advance=advance
+                    )
+                predictions += made
+            with self.display.bar("comparing with the teacher", len(pairs)) as bar:
+                fidelity = evaluation.fidelity(
+                    self.judged,
+                    pairs,
+                    gold=self._gold_evaluation(),
+                    batch_size=size,
+                    advance=self._advance("evaluate", bar),
+                )
+            pieces = evaluation.drift_pieces(self.judged.student)
+            with self.display.bar("measuring drift", pieces) as bar:
+                drift = evaluation.drift(self.judged, advance=self._advance("evaluate", bar))
+        return Finished(
+            recipe=self.recipe,
+            inputs=self.rows.inputs,
+            held_out=self.rows.evaluation,
+            judged=self.judged,
+            max_new_tokens=self.max_new_tokens,
+            methods=methods,
+            predictions=predictions,
+            fidelity=fidelity,
+            drift=drift,
+            trained=trained,
+            completions=[ids for _, ids in completions.training],
+            truncated=completions.truncated,
+            costs=self.recorder.costs(),
+        )

@@ -1,0 +1,146 @@
+"""Batched decoding: the prefix that the prompts share is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, set_seed
+
+from instil.cache import SharedPrefix
+from instil.model import LanguageModel
+from instil.prompt import PromptFormat
+
+Advance = Callable[[int, int], None]  # (rows done, token positions computed)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completion, up to and with the token that ends it.
+
+    Attributes:
+        ids: Token ids.
+        finished: False if it was cut at the limit.
+    """
+
+    ids: list[int]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are decoded.
+
+    Attributes:
+        max_new_tokens: Limit of a completion.
+        temperature: 0 is greedy.
+        seed: Of the sampling.
+        batch_size: Most rows decoded together.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    batch_size: int = 64
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    prompt_format: PromptFormat,
+    decoding: Decoding,
+    *,
+    advance: Advance,
+) -> list[Generated]:
+    """Completes each prompt.
+
+    Args:
+        model: The model; whether an adapter on it is active is the caller's business.
+        prompts: Whole prompts in token ids.
+        prompt_format: Knows what ends an answer.
+        decoding: Greedy or sampled, how long.
+        advance: Told of progress.
+
+    Returns:
+        One completion a prompt, in the prompts' order.
+    """
+    set_seed(decoding.seed)
+    settings = _settings(model, prompt_format, decoding)
+    prefix = SharedPrefix(model.network, prompts)
+    advance(0, prefix.length)
+    done: dict[int, Generated] = {}
+    for numbers in prefix.batches([len(p) for p in prompts], batch_size=decoding.batch_size):
+        chosen = [prompts[i] for i in numbers]
+        ids_BL, mask_BL = _pad_left(chosen, prefix.length, model.pad_id)
+        width = ids_BL.shape[1]
+        output_BT = cast(Any, model.network).generate(
+            ids_BL.to(model.device),
+            attention_mask=mask_BL.to(model.device),
+            past_key_values=prefix.cache(len(chosen)),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([_StopStrings(prompt_format, width)]),
+        )[:, width:]
+        made = [_trim(row, prompt_format) for row in output_BT.tolist()]
+        done.update(zip(numbers, made, strict=True))
+        computed = sum(len(prompt) - prefix.length for prompt in chosen)
+        advance(len(chosen), computed + sum(len(one.ids) for one in made))
+    return [done[i] for i in range(len(prompts))]
+
+
+def _settings(
+    model: LanguageModel, prompt_format: PromptFormat, decoding: Decoding
+) -> GenerationConfig:
+    sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=prompt_format.end_ids or None,
+        pad_token_id=model.pad_id,
+        **(sampling if decoding.temperature > 0 else {"do_sample": False}),
+    )
+
+
+def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask of [prefix, padding, rest]: the padding must not come between a prompt and its completion."""
+    length = max(map(len, prompts))
+    ids_BL = torch.full((len(prompts), length), pad_id)
+    mask_BL = torch.zeros((len(prompts), length), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        rest = prompt[prefix:]
+        ids_BL[i, :prefix] = torch.tensor(prompt[:prefix], dtype=torch.long)
+        ids_BL[i, length - len(rest) :] = torch.tensor(rest)
+        mask_BL[i, :prefix] = 1
+        mask_BL[i, length - len(rest) :] = 1
+    return ids_BL, mask_BL
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row when its new text holds a stop string."""
+
+    def __init__(self, prompt_format: PromptFormat, prompt_length: int) -> None:
+        self.prompt_format = prompt_format
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        new = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor(
+            [_stops(row, self.prompt_format) for row in new], device=input_ids.device
+        )
+
+
+def _stops(ids: list[int], prompt_format: PromptFormat) -> bool:
+    if not prompt_format.stop:
+        return False
+    text = prompt_format.tokenizer.decode(ids)
+    return any(stop in text for stop in prompt_format.stop)
+
+
+def _trim(ids: list[int], prompt_format: PromptFormat) -> Generated:
+    """Cuts a decoded row after the token that ends it; what follows is padding."""
+    for end in range(1, len(ids) + 1):
+        if ids[end - 1] in prompt_format.end_ids or _stops(ids[:end], prompt_format):
+            return Generated(ids[:end], finished=True)
+    return Generated(ids, finished=False)

@@ -1,0 +1,251 @@
+"""Loading a language model and its tokenizer: hub id, local folder or `bundled:NAME`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from instil import bundled
+from instil.errors import HubUnreachableError, TokenizerMismatchError, UnknownModelError
+
+# A bfloat16 speed-up below this is not worth its rounding.
+WORTHWHILE_SPEEDUP = 1.3
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer, and what a run must know of them.
+
+    Attributes:
+        name: As the user gave it.
+        network: The weights, in evaluation mode.
+        tokenizer: The tokenizer, with a padding token.
+        window: Longest sequence in tokens, or None if the model names no limit.
+        fingerprint: Changes when the weights or the tokenizer may have changed.
+    """
+
+    name: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    window: int | None
+    fingerprint: str
+
+    @property
+    def dtype(self) -> str:
+        """`float32`, `bfloat16` or `float16`."""
+        return str(self.network.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills masked positions; which one it is does not matter."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def load(name: str, *, dtype: str = "auto") -> LanguageModel:
+    """Loads a model for inference; nothing in it runs code from the hub.
+
+    Args:
+        name: Hub id, local folder, or `bundled:NAME`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        HubUnreachableError: it is a hub id and the hub cannot be reached.
+    """
+    source = resolve(name)
+    device = default_device()
+    chosen = fastest_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    try:
+        network = AutoModelForCausalLM.from_pretrained(source, dtype=chosen)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(
+            f"{name} cannot be loaded as a causal language model",
+            got=str(error).strip().splitlines()[0],
+            allowed="a folder or hub id with config.json, weights in safetensors and a tokenizer",
+            mend="check the name; save the tokenizer beside the model if it is missing",
+        ) from None
+    if network.can_generate() is False:
+        raise UnknownModelError(
+            f"{name} is not a causal language model", got=type(network).__name__
+        )
+    network = network.to(device).eval()  # type: ignore[arg-type]
+    # A slice of the hidden states is not contiguous; on CPU `linear` then turns into a batched product that copies the
+    # whole output embedding once a row (0.9 GB for 16 rows of a vocabulary of 49k).
+    output_embeddings(network).register_forward_pre_hook(_contiguous)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return LanguageModel(
+        name=name,
+        network=network,
+        tokenizer=tokenizer,
+        window=getattr(network.config, "max_position_embeddings", None),
+        fingerprint=_fingerprint(source, network.config),
+    )
+
+
+def resolve(name: str) -> str:
+    """Turns a model's name into what transformers loads: a folder, or a hub id known to exist.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        HubUnreachableError: it is a hub id and the hub cannot be reached.
+    """
+    if name.startswith(bundled.PREFIX):
+        return str(bundled.folder(name))
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise UnknownModelError(
+                f"{name} is a folder without a model",
+                got="no config.json in it",
+                mend="name the folder that save_pretrained wrote",
+            )
+        return name
+    _check_hub(name)
+    return name
+
+
+def _check_hub(name: str) -> None:
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise UnknownModelError(
+            f"no model {name!r}",
+            got="neither a folder nor a well-formed hub id",
+            allowed=f"OWNER/NAME on the hub, a local folder, {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
+            mend="check the path",
+        ) from None
+    except HfHubHTTPError as error:
+        raise UnknownModelError(
+            f"the hub gives no model {name!r}",
+            got=str(error).splitlines()[0],
+            mend="check the spelling; log in with `hf auth login` if it is private or gated",
+        ) from None
+    except Exception as error:  # the hub's client raises its transport's own errors
+        raise HubUnreachableError(
+            f"{name} is no local folder, and the hub cannot be reached to look for it",
+            got=f"{type(error).__name__}: {error}",
+            allowed=f"a local folder, or {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
+            mend="use a bundled: model, a folder, or connect to the network",
+        ) from None
+
+
+def check_same_tokens(teacher: LanguageModel, student: LanguageModel) -> None:
+    """Refuses two models whose token ids mean different texts.
+
+    Raises:
+        TokenizerMismatchError: names the first difference.
+    """
+    ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    probe = "Über 3,141 naïve\n\tcafés: def f(x): return x**2 — 東京 🙂"
+    if (
+        ours == theirs
+        and student.tokenizer(probe)["input_ids"] == teacher.tokenizer(probe)["input_ids"]
+    ):
+        return
+    differing = sorted(set(ours.items()) ^ set(theirs.items()))
+    raise TokenizerMismatchError(
+        f"teacher {teacher.name} and student {student.name} have different tokenizers",
+        got=f"{len(theirs):,} and {len(ours):,} tokens"
+        + (
+            f", differing first in {differing[0][0]!r}"
+            if differing
+            else ", cutting the same text differently"
+        ),
+        allowed="two models of one family with the same tokenizer",
+        mend="use another teacher, or leave it out: the student then teaches itself",
+    )
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where a small matrix multiplication shows that it pays, float32 elsewhere.
+
+    Some processors multiply bfloat16 five times faster than float32, on others it is slower.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = (
+            torch.ones(shape, dtype=dtype, device=device) for shape in ((256, 1024), (1024, 1024))
+        )
+        best = float("inf")
+        for _ in range(8):
+            start = time.perf_counter()
+            (a @ b).sum().item()  # .item() waits for an accelerator
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    faster = seconds(torch.float32) / seconds(torch.bfloat16)
+    return torch.bfloat16 if faster >= WORTHWHILE_SPEEDUP else torch.float32
+
+
+def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
+    """Logits (N, V), float32, of exactly the batch's N completion tokens.
+
+    Args:
+        network: The model, wrapped or not.
+        batch: An `alignment.Batch`.
+        cache: Keys and values of the prefix that the batch left out.
+    """
+    device = network.device
+    output = network(
+        input_ids=batch.input_ids_BL.to(device),
+        attention_mask=batch.attention_mask.to(device),
+        position_ids=batch.position_ids_BL.to(device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=batch.predicts_BL.to(device),
+    )
+    logits_NV: Tensor = output.logits
+    return logits_NV.float()
+
+
+def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:
+    """The layer that turns hidden states into logits, one row a token of the vocabulary."""
+    layer: torch.nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer
+
+
+def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0].contiguous(), *args[1:])
+
+
+def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
+    """A digest of where the weights come from: the hub's commit, or the files of a folder."""
+    folder = Path(source)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    identity = {
+        "config": network_config.to_dict(),
+        "commit": getattr(network_config, "_commit_hash", None),
+        "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,44 @@
+r"""Cross-entropy on the completion's tokens.
+
+$$ L_t = -\log q(y_t \mid x, y_{<t}) $$
+
+With completions written by the teacher this is sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947,
+eq. 6, with sampled or greedy decoding in place of beam search); with gold ones it is fine-tuning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from instil.targets import Targets
+
+
+class CrossEntropy(BaseModel):
+    """Negative log-likelihood of the completion; the teacher's distribution is not needed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    needs_targets: ClassVar[bool] = False
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+    def __call__(
+        self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None = None
+    ) -> Tensor:
+        """Loss of each completion token.
+
+        Args:
+            logits_NV: Student logits that predict each of N completion tokens.
+            completion_N: The tokens' ids.
+            targets: Not used.
+
+        Returns:
+            Nats, shape (N,).
+        """
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits_NV, completion_N, reduction="none")

@@ -1,0 +1,105 @@
+"""What each phase costs: wall time, processor time, memory, tokens, steps."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from instil.results import Phase, PhaseCost
+
+SAMPLE_SECONDS = 0.05
+MEBIBYTE = 2**20
+
+
+@dataclass
+class _Tally:
+    wall_seconds: float = 0.0
+    cpu_user_seconds: float = 0.0
+    cpu_system_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    rss_byte_samples: int = 0
+    samples: int = 0
+    tokens: int = 0
+    steps: int = 0
+
+    def plus(self, other: _Tally) -> _Tally:
+        mine, theirs = asdict(self), asdict(other)
+        total = _Tally(**{field: mine[field] + theirs[field] for field in mine})
+        total.peak_rss_bytes = max(self.peak_rss_bytes, other.peak_rss_bytes)
+        return total
+
+
+class Recorder:
+    """Adds up costs a phase; a phase may be entered several times, also by a run that goes on later."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._tallies: dict[Phase, _Tally] = {}
+        self._path: Path | None = None
+
+    def keep_at(self, path: Path) -> None:
+        """Keeps the sums in a file, and takes over what an interrupted run has left there."""
+        self._path = path
+        if path.exists():
+            for name, earlier in json.loads(path.read_text(encoding="utf-8")).items():
+                self._tallies[name] = self._tally(name).plus(_Tally(**earlier))
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Measures what runs inside."""
+        tally = self._tally(name)
+        stop = threading.Event()
+        sampler = threading.Thread(target=self._sample, args=(tally, stop), daemon=True)
+        before, start = self._process.cpu_times(), time.perf_counter()
+        sampler.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            sampler.join()
+            after = self._process.cpu_times()
+            tally.wall_seconds += time.perf_counter() - start
+            tally.cpu_user_seconds += after.user - before.user
+            tally.cpu_system_seconds += after.system - before.system
+            if self._path is not None and self._path.parent.exists():
+                tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
+                self._path.write_text(json.dumps(tallies), encoding="utf-8")
+
+    def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
+        """Adds token positions and steps to a phase."""
+        self._tally(name).tokens += tokens
+        self._tally(name).steps += steps
+
+    def costs(self) -> dict[Phase, PhaseCost]:
+        """The sums so far."""
+        return {
+            name: PhaseCost(
+                wall_seconds=tally.wall_seconds,
+                cpu_user_seconds=tally.cpu_user_seconds,
+                cpu_system_seconds=tally.cpu_system_seconds,
+                peak_rss_mb=tally.peak_rss_bytes / MEBIBYTE,
+                mean_rss_mb=tally.rss_byte_samples / max(tally.samples, 1) / MEBIBYTE,
+                tokens=tally.tokens,
+                steps=tally.steps,
+            )
+            for name, tally in self._tallies.items()
+        }
+
+    def _tally(self, name: Phase) -> _Tally:
+        return self._tallies.setdefault(name, _Tally())
+
+    def _sample(self, tally: _Tally, stop: threading.Event) -> None:
+        while True:
+            rss = self._process.memory_info().rss
+            tally.peak_rss_bytes = max(tally.peak_rss_bytes, rss)
+            tally.rss_byte_samples += rss
+            tally.samples += 1
+            if stop.wait(SAMPLE_SECONDS):
+                return

@@ -1,0 +1,203 @@
+"""`results.json`: its schema, reading and writing.
+
+Everything that a report says comes from these models, so that a report can be drawn again later, on another machine,
+without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.errors import DataFileError, DataFormatError
+
+Phase = Literal["load", "generate", "teach", "train", "evaluate"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+MethodName = Literal["zero_shot", "in_context", "distilled"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Proportion(_Model):
+    """A share of rows with its 95 % Wilson interval."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=1, description="rows counted")
+
+
+class MethodResult(_Model):
+    """What one method scored on the evaluation rows, and what a query costs with it."""
+
+    accuracy: Proportion | None = Field(
+        description="exact match of the decoded, stripped completion; null without gold outputs"
+    )
+    prompt_tokens_mean: float = Field(description="tokens of the whole prompt, a query")
+    seconds_per_query: float = Field(
+        description="mean seconds to answer one query alone, its whole prompt read, on a sample of rows"
+    )
+
+
+class Pair(_Model):
+    """One number without training, one with it."""
+
+    zero_shot: float
+    distilled: float
+
+
+class Fidelity(_Model):
+    """How close the student's predictions are to the teacher's, teacher-forced on held-out completions."""
+
+    kl_to_teacher: Pair = Field(
+        description="KL(teacher || student), nats a token, over the whole vocabulary"
+    )
+    top1_agreement: Pair = Field(
+        description="share of tokens where both name the same most likely token"
+    )
+    n_tokens: int
+    completions: Literal["gold", "teacher"] = Field(
+        description="who wrote the held-out completions"
+    )
+
+
+class Drift(_Model):
+    """How far the student moved on text that has nothing to do with the task."""
+
+    kl_to_base: float = Field(description="KL(base || student), nats a token")
+    n_tokens: int
+
+
+class PhaseCost(_Model):
+    """What one phase cost."""
+
+    wall_seconds: float
+    cpu_user_seconds: float
+    cpu_system_seconds: float
+    peak_rss_mb: float = Field(description="highest resident memory seen in the phase, MiB")
+    mean_rss_mb: float = Field(description="mean resident memory over the phase's samples, MiB")
+    tokens: int = Field(description="token positions computed by a forward pass, padding left out")
+    steps: int = Field(
+        description="batches in `generate`, `teach` and `evaluate`; optimiser steps in `train`"
+    )
+
+
+class Cost(_Model):
+    """What distilling saves, and when it has paid for itself."""
+
+    prompt_tokens_saved_per_query: float
+    break_even_queries: int | None = Field(
+        description="queries after which generate + teach + train are paid back; null if a query saves no time"
+    )
+
+
+class Training(_Model):
+    """How the student was trained."""
+
+    rows: int
+    tokens: int = Field(description="completion tokens in the training rows")
+    truncated_completions: int = Field(description="teacher completions cut at `max_new_tokens`")
+    steps: int
+    trainable_parameters: int
+    trainable_share: float
+    loss: list[tuple[int, float]] = Field(
+        description="(step, mean loss a token since the point before)"
+    )
+
+
+class Message(_Model):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Results(_Model):
+    """The whole of `results.json`."""
+
+    schema_version: Literal[1] = 1
+    instil_version: str
+    model: str
+    teacher_model: str | None = Field(description="null: the same weights with the adapter off")
+    dtype: str
+    seed: int
+    format: Literal["chat", "plain"]
+    student_prompt: str | None = Field(
+        description="the prompt to send, with the query in place of `{input}`; null for chat"
+    )
+    student_messages: list[Message] | None = Field(
+        description="the turns to send, with the query in place of `{input}`; null for plain"
+    )
+    stop: list[str] = Field(description="strings that end an answer")
+    max_new_tokens: int = Field(description="limit of the answers that were evaluated")
+    context: dict[str, Any] = Field(
+        description="what the teacher read: number of demonstrations, tokens, …"
+    )
+    methods: dict[MethodName, MethodResult]
+    recovery: float | None = Field(
+        description="(distilled - zero-shot) / (in-context - zero-shot); null where in-context gains nothing"
+    )
+    fidelity: Fidelity
+    drift: Drift
+    training: Training
+    phases: dict[Phase, PhaseCost]
+    cost: Cost
+
+    def write(self, path: Path) -> None:
+        """Writes the results as indented JSON."""
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Reads a `results.json`.
+
+        Raises:
+            DataFileError: there is no such file.
+            DataFormatError: it is not a `results.json` of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataFileError(
+                f"{path}: no such file", mend="name the folder of a finished run"
+            ) from None
+        except ValueError as error:
+            raise DataFormatError(
+                f"{path} is not a results.json of this version", got=str(error).splitlines()[0]
+            ) from None
+
+
+class Prediction(_Model):
+    """One line of `predictions.jsonl`: one evaluation row answered by one method."""
+
+    row: int
+    method: MethodName
+    input: str
+    expected: str | None
+    output: str
+    correct: bool | None
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Writes one JSON object a line."""
+    path.write_text("".join(p.model_dump_json() + "\n" for p in predictions), encoding="utf-8")
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Reads what `write_predictions` wrote."""
+    # Not splitlines: a prediction may hold U+2028, which is no line break in JSON Lines.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Prediction.model_validate_json(line) for line in lines if line]
+
+
+def json_schema() -> str:
+    """The JSON Schema of `results.json`, as it is published under `schemas/`."""
+    schema = Results.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "instil results.json, version 1"
+    return json.dumps(schema, indent=1) + "\n"

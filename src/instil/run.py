@@ -1,0 +1,181 @@
+"""A run's folder: written under another name, renamed when it is whole; and the finished run as an object."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instil.errors import (
+    DiskFullError,
+    InstilError,
+    OutputExistsError,
+    RecoveryError,
+    UnfinishedRunError,
+)
+from instil.results import Prediction, Results, read_predictions
+
+if TYPE_CHECKING:
+    from instil.student import Student
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+    """
+
+    path: Path
+
+    @cached_property
+    def results(self) -> Results:
+        """What `results.json` holds."""
+        return Results.read(self.path / "results.json")
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """What `predictions.jsonl` holds."""
+        return read_predictions(self.path / "predictions.jsonl")
+
+    @cached_property
+    def student(self) -> Student:
+        """The base model with the adapter, ready to answer."""
+        from instil.student import Student
+
+        return Student.load(self.path)
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter's folder, in PEFT's format."""
+        return self.path / "adapter"
+
+    def report(self) -> Path:
+        """The report, one HTML file; drawn again if it is gone."""
+        path = self.path / "report.html"
+        if not path.exists():
+            from instil.report import render
+
+            environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+            path.write_text(
+                render(self.results, self.predictions, environment=environment), encoding="utf-8"
+            )
+        return path
+
+    def check_recovery(self, least: float) -> None:
+        """Refuses a student that falls short.
+
+        Args:
+            least: The recovery that is asked for.
+
+        Raises:
+            RecoveryError: recovery is less, or cannot be told because the context gains nothing.
+        """
+        recovery = self.results.recovery
+        if recovery is None:
+            raise RecoveryError(
+                "recovery cannot be told: on these rows the context gains nothing over zero-shot",
+                allowed=f"at least {least}",
+                mend="use a better context, or evaluation rows with outputs",
+            )
+        if recovery < least:
+            raise RecoveryError(
+                "the student falls short of the context it was to replace",
+                got=f"recovery {recovery:.3f}",
+                allowed=f"at least {least}",
+                mend="give more inputs or more steps; the report shows where it differs",
+            )
+
+
+class Staging:
+    """The folder of a run in the making: `OUTPUT.partial`.
+
+    Every file in it is written whole or not at all, so a later run with the same identity goes on from it.
+
+    Args:
+        output: The folder that the finished run will have.
+        overwrite: Replace an earlier run, finished or not.
+
+    Raises:
+        OutputExistsError: there is something at `output`.
+    """
+
+    def __init__(self, output: Path, *, overwrite: bool) -> None:
+        self.output = output
+        self.path = output.with_name(output.name + ".partial")
+        self._overwrite = overwrite
+        if output.exists() and not overwrite:
+            raise OutputExistsError(
+                f"{output} exists", mend="pass --overwrite to replace it, or name another folder"
+            )
+
+    @contextmanager
+    def open(self, identity: str, *, needed_bytes: int) -> Iterator[Path]:
+        """Gives the folder to work in; an error of ours inside removes it, an interruption leaves it.
+
+        Args:
+            identity: Changes when anything changes that the run depends on.
+            needed_bytes: Space that the run will take.
+
+        Raises:
+            UnfinishedRunError: an unfinished run with another identity is there.
+            DiskFullError: there is not enough space.
+        """
+        mark = self.path / "identity"
+        if self.path.exists() and (not mark.exists() or mark.read_text() != identity):
+            if not self._overwrite:
+                raise UnfinishedRunError(
+                    f"{self.path} holds an unfinished run with other settings",
+                    mend="repeat that run's command to finish it, pass --overwrite to discard it, or name another folder",
+                )
+            shutil.rmtree(self.path)
+        self._check_space(needed_bytes)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            mark.write_text(identity)
+            yield self.path
+        except InstilError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        except Exception as error:
+            if not _is_disk_full(error):
+                raise
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise self._disk_full(needed_bytes) from None
+
+    def finish(self) -> None:
+        """Gives the folder its name; what was there before goes only now."""
+        (self.path / "identity").unlink()
+        old = self.output.with_name(self.output.name + ".old")
+        if self.output.exists():
+            self.output.rename(old)
+        self.path.rename(self.output)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _check_space(self, needed_bytes: int) -> None:
+        folder = self.output.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        if shutil.disk_usage(folder).free < needed_bytes:
+            raise self._disk_full(needed_bytes)
+
+    def _disk_full(self, needed_bytes: int) -> DiskFullError:
+        return DiskFullError(
+            f"not enough space for {self.output}",
+            allowed=f"about {needed_bytes / 2**20:,.0f} MiB free",
+            mend="free some space, or name a folder on another disk",
+        )
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """Whether an error of any library says that the disk is full; not all raise OSError for it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left" in str(error) or "file write failed" in str(error)

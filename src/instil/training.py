@@ -1,0 +1,247 @@
+"""Training the student: transformers.Trainer with our collator and our loss."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from typing_extensions import override
+
+from instil import config
+from instil.alignment import Batch, collate
+from instil.errors import NotFiniteLossError
+from instil.model import completion_logits
+from instil.objective import Objective
+from instil.progress import Bar, Display
+from instil.targets import TargetRow, Targets
+
+DEFAULT_STEPS = 100
+CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training did.
+
+    Attributes:
+        steps: Optimiser steps.
+        tokens: Token positions that went forward and back, padding left out.
+        loss: (step, mean loss a token since the point before).
+    """
+
+    steps: int
+    tokens: int
+    loss: list[tuple[int, float]]
+
+
+def train(
+    student: PeftModel,
+    rows: Sequence[TargetRow],
+    *,
+    objective: Objective,
+    settings: config.Training,
+    seed: int,
+    pad_id: int,
+    checkpoints: Path,
+    display: Display,
+) -> TrainingReport:
+    """Trains the student in place; goes on from the last checkpoint if there is one.
+
+    Args:
+        student: The model with its adapter.
+        rows: What it is to learn.
+        objective: The loss.
+        settings: Optimisation.
+        seed: Of the order of rows and of dropout.
+        pad_id: Fills masked positions.
+        checkpoints: Folder for checkpoints.
+        display: Shows progress.
+
+    Raises:
+        NotFiniteLossError: the loss became NaN or infinite.
+        KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
+    """
+    steps = total_steps(settings, len(rows))
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accumulation,
+        learning_rate=settings.learning_rate,
+        max_steps=steps,
+        warmup_steps=math.ceil(settings.warmup_share * steps),
+        lr_scheduler_type=settings.schedule,
+        weight_decay=0.0,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=accelerator is None,
+        dataloader_pin_memory=accelerator is not None,
+        remove_unused_columns=False,
+        logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    last: str | None = None
+    if checkpoints.exists():
+        last = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
+    with display.bar("training the student", steps) as bar, _Interrupt() as interrupt:
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=_Rows(rows),
+            data_collator=_Collator(pad_id),
+            callbacks=[_Show(bar), interrupt],
+            objective=objective,
+        )
+        trainer.remove_callback(_printer())
+        trainer.train(resume_from_checkpoint=last)
+    if interrupt.pressed:
+        raise KeyboardInterrupt
+    student.eval()
+    log = [(int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e]
+    return TrainingReport(steps=trainer.state.global_step, tokens=trainer.tokens, loss=log)
+
+
+def total_steps(settings: config.Training, rows: int) -> int:
+    """Optimiser steps that the settings come to for that many rows."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    if settings.epochs is None:
+        return DEFAULT_STEPS
+    a_step = settings.batch_size * settings.grad_accumulation
+    return max(1, math.ceil(settings.epochs * rows / a_step))
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
+
+    def __init__(self, *, objective: Objective, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.objective: Objective = objective
+        self.tokens = 0
+        # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
+        self.model_accepts_loss_kwargs = True
+
+    @override
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        batch: Batch = inputs["batch"]
+        targets: Targets | None = inputs["targets"]
+        logits_NV = completion_logits(model, batch)
+        device = logits_NV.device
+        loss_N = self.objective(
+            logits_NV, batch.completion_N.to(device), targets.to(device) if targets else None
+        )
+        self.tokens += batch.tokens
+        count = num_items_in_batch if num_items_in_batch is not None else len(loss_N)
+        loss: Tensor = loss_N.sum() / count
+        if not torch.isfinite(loss):
+            raise NotFiniteLossError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}",
+                allowed="a finite number",
+                mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
+            )
+        return loss
+
+
+class _Rows(torch.utils.data.Dataset[TargetRow]):
+    def __init__(self, rows: Sequence[TargetRow]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TargetRow:
+        return self.rows[index]
+
+
+class _Collator:
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Sequence[TargetRow]) -> dict[str, Any]:
+        batch = collate(
+            [row.student_prompt for row in rows],
+            [row.completion for row in rows],
+            pad_id=self.pad_id,
+        )
+        targets = [row.targets for row in rows if row.targets is not None]
+        return {
+            "batch": batch,
+            "targets": Targets.cat(targets) if targets else None,
+            # Only counted: the Trainer divides by their number. They are in place already, not one late.
+            "labels": batch.completion_N,
+            "shift_labels": batch.completion_N,
+        }
+
+
+class _Show(TrainerCallback):
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        losses = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
+        self.bar.reach(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
+
+
+class _Interrupt(TrainerCallback):
+    """Turns Ctrl-C into a checkpoint at the end of the running step; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __enter__(self) -> _Interrupt:
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._in_main_thread:
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._in_main_thread:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.pressed:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def _printer() -> type[TrainerCallback]:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback

@@ -1,0 +1,321 @@
+"""Different ways to the same numbers: each shortcut must change nothing but the time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from instil import config, evaluation, targets, teacher, training
+from instil.alignment import AlignedPair, collate
+from instil.cache import SharedPrefix
+from instil.context import Context, FewShot
+from instil.evaluation import Judged
+from instil.generation import Decoding, generate
+from instil.method import METHODS
+from instil.model import LanguageModel, completion_logits, load
+from instil.objective import CrossEntropy, ForwardKL
+from instil.progress import Display
+from instil.prompt import PlainPrompt
+from instil.rows import Row
+from instil.targets import TargetRow, Targets
+from instil.tuning import LoRA
+
+CONTEXT = Context.of(FewShot([{"input": "one", "output": "1"}, {"input": "seven", "output": "7"}]))
+ROWS = [
+    Row("two", "2"),
+    Row("eleven", "11"),
+    Row("a hundred", "100"),
+    Row("six", "6"),
+    Row("nine", "9"),
+]
+QUIET = Display(quiet=True)
+
+
+def nothing(rows: int, tokens: int) -> None:
+    pass
+
+
+def form_of(model: LanguageModel) -> PlainPrompt:
+    return PlainPrompt(model.tokenizer, pattern="Q: {input}\nA:", completion=" {output}\n")
+
+
+def pairs_of(model: LanguageModel, context: Context = CONTEXT) -> list[AlignedPair]:
+    form = form_of(model)
+    return [
+        AlignedPair(
+            n, form.prompt_ids(r.input, context), form.prompt_ids(r.input), form.completion_ids(r)
+        )
+        for n, r in enumerate(ROWS)
+    ]
+
+
+@torch.no_grad()
+def plain_logits(network: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
+    """The textbook way: one row, no padding, no cache, logits everywhere, shifted by one."""
+    ids = torch.tensor([prompt + completion])
+    logits = network(input_ids=ids).logits[0].float()
+    return logits[len(prompt) - 1 : -1]
+
+
+def test_shared_context_and_batches_equal_the_plain_full_forward(any_model: LanguageModel) -> None:
+    pairs = pairs_of(any_model)
+    vocabulary = len(any_model.tokenizer)
+    scored = teacher.score(
+        any_model,
+        pairs,
+        vocabulary=vocabulary,
+        top_k=vocabulary,
+        temperature=1.0,
+        batch_size=2,
+        advance=nothing,
+    )
+    seen = 0
+    for pair, got in scored:
+        expected = plain_logits(
+            any_model.network, pair.teacher_prompt, pair.completion
+        ).log_softmax(-1)
+        torch.testing.assert_close(
+            got.logprobs_NK, expected.gather(-1, got.ids_NK), atol=1e-4, rtol=0
+        )
+        seen += 1
+    assert seen == len(pairs)
+
+
+def test_student_logits_at_completion_positions_equal_the_plain_forward(
+    any_model: LanguageModel,
+) -> None:
+    pairs = pairs_of(any_model)
+    batch = collate(
+        [p.student_prompt for p in pairs], [p.completion for p in pairs], pad_id=any_model.pad_id
+    )
+    with torch.no_grad():
+        got = completion_logits(any_model.network, batch)
+    expected = torch.cat(
+        [plain_logits(any_model.network, p.student_prompt, p.completion) for p in pairs]
+    )
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_shared_context_decodes_what_each_prompt_alone_decodes(any_model: LanguageModel) -> None:
+    form = form_of(any_model)
+    prompts = [form.prompt_ids(row.input, CONTEXT) for row in ROWS]
+    decoding = Decoding(max_new_tokens=12, batch_size=3)
+    together = generate(any_model, prompts, form, decoding, advance=nothing)
+    for prompt, got in zip(prompts, together, strict=True):
+        output = any_model.network.generate(  # type: ignore[operator]
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=any_model.pad_id,
+        )[0, len(prompt) :].tolist()
+        assert got.ids == output[: len(got.ids)]
+        assert got.finished or len(got.ids) == 12
+
+
+def test_a_prefix_is_computed_once(llama: LanguageModel) -> None:
+    prompts = [pair.teacher_prompt for pair in pairs_of(llama)]
+    lengths: list[int] = []
+    hook = llama.network.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    prefix = SharedPrefix(llama.network, prompts)
+    generate(
+        llama, prompts, form_of(llama), Decoding(max_new_tokens=1, batch_size=2), advance=nothing
+    )
+    hook.remove()
+    assert prefix.length > 20
+    assert [n for n in lengths if n >= prefix.length] == [prefix.length, prefix.length]
+
+
+def test_padding_side_does_not_matter(any_model: LanguageModel) -> None:
+    """Scoring pads on the right, decoding on the left; the next token is the same."""
+    pairs = pairs_of(any_model)
+    prompts = [p.teacher_prompt for p in pairs]
+    decoded = generate(
+        any_model, prompts, form_of(any_model), Decoding(max_new_tokens=1), advance=nothing
+    )
+    batch = collate(prompts, [[0]] * len(prompts), pad_id=any_model.pad_id)
+    with torch.no_grad():
+        expected = completion_logits(any_model.network, batch).argmax(-1)
+    assert [one.ids[0] for one in decoded] == expected.tolist()
+
+
+def judged_of(model: LanguageModel, context: Context) -> Judged:
+    network = LoRA(r=4, alpha=8).apply(model.network, seed=0)
+    network.eval()
+    student = replace(model, network=network)  # type: ignore[arg-type]
+    return Judged(student, student, form_of(model), context)
+
+
+def test_without_a_context_a_fresh_student_equals_its_teacher(any_model: LanguageModel) -> None:
+    judged = judged_of(any_model, Context())
+    close = evaluation.fidelity(
+        judged, pairs_of(any_model, Context()), gold=True, batch_size=2, advance=nothing
+    )
+    assert close.kl_to_teacher.zero_shot == pytest.approx(0, abs=1e-6)
+    assert close.kl_to_teacher.distilled == pytest.approx(0, abs=1e-6)
+    assert close.top1_agreement.distilled == 1
+    assert evaluation.drift(judged, advance=nothing).kl_to_base == pytest.approx(0, abs=1e-6)
+
+
+def test_teacher_and_student_are_one_copy_of_the_weights(model_folders: dict[str, Path]) -> None:
+    model = load(str(model_folders["llama"]), dtype="float32")
+    before = {p.data_ptr() for p in model.network.parameters()}
+    judged = judged_of(model, CONTEXT)
+    frozen = {p.data_ptr() for p in judged.student.network.parameters() if not p.requires_grad}
+    assert frozen == before
+    assert judged.model(METHODS[1]) is judged.model(METHODS[2])
+
+
+def test_the_adapter_off_is_the_untouched_base(any_model: LanguageModel) -> None:
+    pair = pairs_of(any_model)[0]
+    before = plain_logits(any_model.network, pair.student_prompt, pair.completion)
+    judged = judged_of(any_model, CONTEXT)
+    train_on(judged, target_rows(judged), steps=3)
+    with judged.adapter(on=False):
+        off = plain_logits(judged.student.network, pair.student_prompt, pair.completion)
+    on = plain_logits(judged.student.network, pair.student_prompt, pair.completion)
+    torch.testing.assert_close(off, before, atol=1e-5, rtol=0)
+    assert not torch.allclose(on, before, atol=1e-3)
+
+
+def target_rows(judged: Judged, *, top_k: int = 64) -> list[TargetRow]:
+    with judged.adapter(on=False):
+        scored = list(
+            teacher.score(
+                judged.teacher,
+                pairs_of(judged.teacher),
+                vocabulary=len(judged.teacher.tokenizer),
+                top_k=top_k,
+                temperature=1.0,
+                batch_size=4,
+                advance=nothing,
+            )
+        )
+    rows = [TargetRow(p.row, p.student_prompt, p.completion, t) for p, t in scored]
+    return sorted(rows, key=lambda row: row.row)
+
+
+def train_on(
+    judged: Judged,
+    rows: list[TargetRow],
+    *,
+    steps: int,
+    batch_size: int = 5,
+    grad_accumulation: int = 1,
+    folder: Path | None = None,
+    objective: ForwardKL | CrossEntropy | None = None,
+) -> training.TrainingReport:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        return training.train(
+            judged.student.network,  # type: ignore[arg-type]
+            rows,
+            objective=objective or ForwardKL(),
+            settings=config.Training(
+                max_steps=steps,
+                batch_size=batch_size,
+                grad_accumulation=grad_accumulation,
+                learning_rate=1e-2,
+            ),
+            seed=0,
+            pad_id=judged.student.pad_id,
+            checkpoints=folder or Path(name),
+            display=QUIET,
+        )
+
+
+def weights(judged: Judged) -> dict[str, torch.Tensor]:
+    return {
+        n: p.detach().clone()
+        for n, p in judged.student.network.named_parameters()
+        if p.requires_grad
+    }
+
+
+def test_stored_targets_are_the_online_ones(llama: LanguageModel, tmp_path: Path) -> None:
+    judged = judged_of(llama, CONTEXT)
+    online = target_rows(judged)
+    pairs = {pair.row: pair for pair in pairs_of(llama)}
+    path = tmp_path / "targets.arrow"
+    stored_rows = [(pairs[row.row], row.targets) for row in online if row.targets is not None]
+    targets.write(path, stored_rows, fingerprint="f", temperature=1.0)
+    stored = targets.read(path, fingerprint="f")
+    assert stored is not None
+    first = train_on(judged, online, steps=3)
+    again = judged_of(load(llama.name, dtype="float32"), CONTEXT)
+    second = train_on(again, stored, steps=3)
+    assert first.loss == second.loss
+    for name, value in weights(judged).items():
+        assert torch.equal(value, weights(again)[name])
+
+
+def test_batch_times_accumulation_is_what_counts(model_folders: dict[str, Path]) -> None:
+    """Completions differ in length: a mean of means would differ from the mean over the step's tokens."""
+    ends = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        judged = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+        rows = target_rows(judged)[:4]
+        train_on(judged, rows, steps=3, batch_size=batch_size, grad_accumulation=accumulation)
+        ends.append(weights(judged))
+    for name, value in ends[0].items():
+        for other in ends[1:]:
+            torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_reported_loss_is_the_mean_over_tokens(llama: LanguageModel) -> None:
+    judged = judged_of(llama, CONTEXT)
+    rows = target_rows(judged)
+    batch = collate([r.student_prompt for r in rows], [r.completion for r in rows], pad_id=0)
+    with torch.no_grad():
+        logits = completion_logits(judged.student.network, batch)
+    expected = ForwardKL()(
+        logits, batch.completion_N, Targets.cat([r.targets for r in rows if r.targets])
+    )
+    report = train_on(judged, rows, steps=1)
+    assert report.loss[0][1] == pytest.approx(expected.mean().item(), rel=1e-4)
+
+
+def test_training_pulls_the_student_to_the_teacher(llama: LanguageModel) -> None:
+    judged = judged_of(llama, CONTEXT)
+    train_on(judged, target_rows(judged, top_k=300), steps=60)
+    close = evaluation.fidelity(judged, pairs_of(llama), gold=True, batch_size=4, advance=nothing)
+    assert close.kl_to_teacher.distilled < 0.1 * close.kl_to_teacher.zero_shot
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    report = train_on(whole, target_rows(whole), steps=8, batch_size=2)
+
+    broken = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    rows = target_rows(broken)
+    real, calls = training.DistillationTrainer.compute_loss, []
+
+    def press_ctrl_c(self: Any, *args: Any, **kwargs: Any) -> Any:
+        import os
+        import signal
+
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.DistillationTrainer, "compute_loss", press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(broken, rows, steps=8, batch_size=2, folder=tmp_path / "checkpoints")
+    assert len(calls) == 3
+    monkeypatch.undo()
+
+    resumed = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    again = train_on(resumed, rows, steps=8, batch_size=2, folder=tmp_path / "checkpoints")
+    assert again.steps == report.steps == 8
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], value, atol=1e-6, rtol=1e-5)

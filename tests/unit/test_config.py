@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from instil.config import Recipe
+from instil.errors import ConfigError
+from instil.objective import CrossEntropy, ForwardKL
+
+
+def test_a_model_is_all_that_must_be_given() -> None:
+    recipe = Recipe.parse({"model": "m"})
+    assert recipe.objective == ForwardKL(temperature=1.0)
+    assert (recipe.tuning.r, recipe.tuning.alpha) == (8, 16)
+
+
+def test_yaml_and_back() -> None:
+    recipe = Recipe.parse({"model": "m", "objective": {"name": "cross_entropy"}, "seed": 3})
+    again = Recipe.parse(yaml.safe_load(recipe.to_yaml()))
+    assert again == recipe
+    assert isinstance(again.objective, CrossEntropy)
+
+
+def test_all_problems_are_told_at_once_with_what_was_meant() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(
+            {
+                "model": "m",
+                "sede": 1,
+                "training": {"learning_rat": 1e-3, "batch_size": 0},
+                "objective": {"name": "forward_kl", "temperatur": 2},
+            }
+        )
+    message = str(caught.value)
+    assert "4 problems" in message
+    assert "sede: unknown key; did you mean seed?" in message
+    assert "training.learning_rat: unknown key; did you mean learning_rate?" in message
+    assert "training.batch_size: Input should be greater than or equal to 1 (got 0)" in message
+    assert "temperatur: unknown key" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "model"),
+        ({"model": "m", "training": {"epochs": 1, "max_steps": 5}}, "exclude each other"),
+        ({"model": "m", "teacher": {"samples": 2}}, "sampling_temperature > 0"),
+        (
+            {
+                "model": "m",
+                "teacher": {"completions": "gold", "samples": 2, "sampling_temperature": 1},
+            },
+            "not gold",
+        ),
+        ({"model": "m", "prompt": {"pattern": "no place"}}, "{input}"),
+        ({"model": "m", "prompt": {"completion": " {output}"}}, "after {output}"),
+        ({"model": "m", "prompt": {"completion": "nothing"}}, "{output}"),
+        ({"model": "m", "objective": {"name": "reverse"}}, "forward_kl"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(settings)
+    assert words in str(caught.value)
