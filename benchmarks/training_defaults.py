@@ -23,12 +23,23 @@ from instil.method import METHODS
 from instil.progress import Display
 from instil.resources import Recorder
 from instil.rows import read_rows
+from instil.split import split as split_rows
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "100 steps, lr 1e-3": {"training": {"max_steps": 100}},
     "60 steps, lr 1e-3": {"training": {"max_steps": 60}},
     "60 steps, lr 2e-3": {"training": {"max_steps": 60, "learning_rate": 2e-3}},
     "40 steps, lr 2e-3": {"training": {"max_steps": 40, "learning_rate": 2e-3}},
+    "30 steps, lr 1e-3": {"training": {"max_steps": 30}},
+    "60 steps, lr 5e-4": {"training": {"max_steps": 60, "learning_rate": 5e-4}},
+    "60 steps, lr 1e-3, r 32": {
+        "training": {"max_steps": 60},
+        "tuning": {"name": "lora", "r": 32, "alpha": 64},
+    },
+    "60 steps, lr 1e-3, dropout 0.1": {
+        "training": {"max_steps": 60},
+        "tuning": {"name": "lora", "dropout": 0.1},
+    },
     "60 steps, lr 2e-3, batch 8": {
         "training": {"max_steps": 60, "learning_rate": 2e-3, "batch_size": 8}
     },
@@ -64,7 +75,7 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
         in_context = None
         for setting in names:
             recipe = Recipe.parse({**base, **SETTINGS[setting]})
-            rows = experiment.split(inputs, held_out, context, recipe)
+            rows = split_rows(inputs, held_out, context, seed=seed)
             job = experiment.Job.prepare(recipe, context, rows, Recorder(), Display(quiet=True))
             decoding = Decoding(max_new_tokens=job.max_new_tokens)
             if in_context is None:

@@ -97,11 +97,14 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded sequences of prompt and completion, B rows of at most L tokens, N completion tokens in all.
+    """Sequences of prompt and completion for one forward pass, with N completion tokens in all.
+
+    Padded (`collate`): B rows of at most L tokens. Packed (`pack`): all rows one after another, B = 1.
 
     Attributes:
         input_ids_BL: Token ids without the shared prefix.
-        attention_mask: 1 for tokens that may be read; (B, prefix + L).
+        attention_mask: Padded: 1 for tokens that may be read, (B, prefix + L). Packed: what is added to the attention
+            scores, 0 or -inf, (1, 1, L, L).
         position_ids_BL: Position of each token in its whole sequence.
         predicts_BL: True where the logits predict a completion token: one position before each.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
@@ -146,4 +149,33 @@ def collate(
         predicts_BL=predicts_BL,
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=sum(map(len, rows)),
+    )
+
+
+def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
+    """Joins each prompt with its completion and puts all of them into one row, without padding.
+
+    A token reads the tokens of its own sequence only. Short rows of different length then cost what they hold.
+
+    Args:
+        prompts: Whole prompts, in token ids.
+        completions: One completion for each.
+    """
+    rows = [p + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    lengths = torch.tensor([len(row) for row in rows])
+    sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
+    position_L = torch.cat([torch.arange(len(row)) for row in rows])
+    first_predicting_L = torch.tensor(
+        [len(row) - len(c) for row, c in zip(rows, completions, strict=True)]
+    ).repeat_interleave(lengths)
+    readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
+    return Batch(
+        input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
+        attention_mask=torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)[
+            None, None
+        ],
+        position_ids_BL=position_L[None],
+        predicts_BL=(position_L >= first_predicting_L)[None],
+        completion_N=torch.tensor([token for completion in completions for token in completion]),
+        tokens=len(position_L),
     )

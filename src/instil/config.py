@@ -107,7 +107,9 @@ class Training(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     epochs: float | None = Field(None, gt=0, description="null: max_steps decides")
     max_steps: int | None = Field(
-        None, ge=1, description="null: epochs decide; both null: 100 steps"
+        None,
+        ge=1,
+        description="null: epochs decide; both null: 60 steps, or one epoch if that is more",
     )
     batch_size: int = Field(16, ge=1)
     grad_accumulation: int = Field(1, ge=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,11 +30,11 @@ from instil.prompt import prompt_format
 from instil.record import Finished
 from instil.resources import Recorder
 from instil.results import MethodName, MethodResult, Phase, Prediction
-from instil.rows import Row, check_overlap, digest, key
+from instil.rows import Row, digest
 from instil.run import Run, Staging
+from instil.split import Rows, split
 from instil.targets import TargetRow
 
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
 UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
 
@@ -43,14 +42,6 @@ FIXED_BYTES = 16 * 2**20  # report, predictions, results
 COMPLETIONS, TARGETS, PHASES = "completions.json", "targets.arrow", "phases.json"
 CHECKPOINTS = "checkpoints"
 INTERMEDIATE = (COMPLETIONS, TARGETS, PHASES, CHECKPOINTS)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a run learns from and what it is judged on."""
-
-    inputs: list[Row]
-    evaluation: list[Row]
 
 
 def run(
@@ -79,7 +70,9 @@ def run(
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     staging = Staging(output, overwrite=overwrite)
-    rows = split(inputs, held_out, context, recipe)
+    rows = split(
+        inputs, held_out, context, seed=recipe.seed, allow_overlap=recipe.data.allow_overlap
+    )
     recorder = Recorder()
     with recorder.phase("load"):
         job = Job.prepare(recipe, context, rows, recorder, display)
@@ -93,37 +86,6 @@ def run(
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         staging.finish()
     return Run(output)
-
-
-def split(
-    inputs: Sequence[Row], held_out: Sequence[Row] | None, context: Context, recipe: Recipe
-) -> Rows:
-    """Checks that nothing leaks, and holds rows out of the inputs if no evaluation rows are given.
-
-    Raises:
-        OverlapError: an evaluation row is also a demonstration or an input.
-        ContextError: there are too few inputs to hold any out.
-    """
-    inputs = list(inputs)
-    if held_out is None:
-        shots = {key(row) for row in context.demonstrations}
-        keys = sorted({key(row) for row in inputs} - shots)
-        if len(keys) < 2:
-            raise ContextError(
-                f"{len(keys)} different input(s), and no evaluation rows",
-                allowed="at least 2 different inputs, so that some can be held out",
-                mend="pass more inputs, or --eval",
-            )
-        count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
-        chosen = set(random.Random(recipe.seed).sample(keys, count))
-        held_out = [row for row in inputs if key(row) in chosen]
-        inputs = [row for row in inputs if key(row) not in chosen]
-    check_overlap(
-        held_out,
-        {"demonstrations": context.demonstrations, "training inputs": inputs},
-        allow=recipe.data.allow_overlap,
-    )
-    return Rows(inputs, list(held_out))
 
 
 @dataclass(frozen=True)

@@ -216,10 +216,10 @@ def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
         batch: An `alignment.Batch`.
         cache: Keys and values of the prefix that the batch left out.
     """
-    device = network.device
+    device, mask = network.device, batch.attention_mask
     output = network(
         input_ids=batch.input_ids_BL.to(device),
-        attention_mask=batch.attention_mask.to(device),
+        attention_mask=mask.to(device, network.dtype if mask.is_floating_point() else None),
         position_ids=batch.position_ids_BL.to(device),
         past_key_values=cache,
         use_cache=cache is not None,

@@ -25,14 +25,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from typing_extensions import override
 
 from instil import config
-from instil.alignment import Batch, collate
+from instil.alignment import Batch, collate, pack
 from instil.errors import NotFiniteLossError
 from instil.model import completion_logits
 from instil.objective import Objective
 from instil.progress import Bar, Display
 from instil.targets import TargetRow, Targets
 
-DEFAULT_STEPS = 100
+DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
+LONGEST_PACK = 1024  # tokens
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
 
 
@@ -102,6 +103,8 @@ def train(
         report_to="none",
         disable_tqdm=True,
     )
+    # One process drives one device; several processes are accelerate's business.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     last: str | None = None
     if checkpoints.exists():
         last = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
@@ -110,7 +113,7 @@ def train(
             model=student,
             args=arguments,
             train_dataset=_Rows(rows),
-            data_collator=_Collator(pad_id),
+            data_collator=_Collator(pad_id, packed=can_pack(student, rows)),
             callbacks=[_Show(bar), interrupt],
             objective=objective,
         )
@@ -127,10 +130,10 @@ def total_steps(settings: config.Training, rows: int) -> int:
     """Optimiser steps that the settings come to for that many rows."""
     if settings.max_steps is not None:
         return settings.max_steps
+    a_pass = rows / (settings.batch_size * settings.grad_accumulation)
     if settings.epochs is None:
-        return DEFAULT_STEPS
-    a_step = settings.batch_size * settings.grad_accumulation
-    return max(1, math.ceil(settings.epochs * rows / a_step))
+        return max(DEFAULT_STEPS, math.ceil(a_pass))
+    return max(1, math.ceil(settings.epochs * a_pass))
 
 
 class DistillationTrainer(Trainer):
@@ -181,16 +184,41 @@ class _Rows(torch.utils.data.Dataset[TargetRow]):
         return self.rows[index]
 
 
+@torch.inference_mode()
+def can_pack(network: Any, rows: Sequence[TargetRow]) -> bool:
+    """Whether the model keeps packed sequences apart: the first one must not change what the second one predicts.
+
+    Not so where layers carry a state along or look back a fixed distance whatever the mask says.
+    """
+    text_config = network.config.get_text_config()
+    if getattr(text_config, "sliding_window", None) or network.training:
+        return False
+    first, second = rows[0], rows[-1]
+    other = [token + 1 if token == 0 else token - 1 for token in first.student_prompt]
+    logits = [
+        completion_logits(
+            network, pack([prompt, second.student_prompt], [first.completion, second.completion])
+        )[len(first.completion) :]
+        for prompt in (first.student_prompt, other)
+    ]
+    return torch.allclose(*logits, rtol=0, atol=1e-3 * float(logits[0].abs().max()))
+
+
 class _Collator:
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self, pad_id: int, *, packed: bool) -> None:
         self.pad_id = pad_id
+        self.packed = packed
 
     def __call__(self, rows: Sequence[TargetRow]) -> dict[str, Any]:
-        batch = collate(
-            [row.student_prompt for row in rows],
-            [row.completion for row in rows],
-            pad_id=self.pad_id,
+        prompts, completions = zip(
+            *((row.student_prompt, row.completion) for row in rows), strict=True
         )
+        # Packing pays while attention, whose cost grows with the square of the length, is small.
+        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= LONGEST_PACK
+        if self.packed and fits:
+            batch = pack(prompts, completions)
+        else:
+            batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]
         return {
             "batch": batch,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instil import config, evaluation, targets, teacher, training
-from instil.alignment import AlignedPair, collate
+from instil.alignment import AlignedPair, collate, pack
 from instil.cache import SharedPrefix
 from instil.context import Context, FewShot
 from instil.evaluation import Judged
@@ -98,6 +98,45 @@ def test_student_logits_at_completion_positions_equal_the_plain_forward(
         [plain_logits(any_model.network, p.student_prompt, p.completion) for p in pairs]
     )
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_packed_rows_predict_what_padded_rows_predict(any_model: LanguageModel) -> None:
+    pairs = pairs_of(any_model)
+    prompts, completions = [p.student_prompt for p in pairs], [p.completion for p in pairs]
+    packed, padded = pack(prompts, completions), collate(prompts, completions, pad_id=0)
+    assert torch.equal(packed.completion_N, padded.completion_N)
+    assert packed.tokens == padded.tokens == packed.input_ids_BL.numel()
+    with torch.no_grad():
+        got, expected = (completion_logits(any_model.network, b) for b in (packed, padded))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_a_model_that_mixes_packed_rows_is_found_out(any_model: LanguageModel) -> None:
+    rows = [TargetRow(p.row, p.student_prompt, p.completion, None) for p in pairs_of(any_model)]
+    assert training.can_pack(any_model.network, rows)
+
+    def forget_the_mask(
+        module: Any, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        return args, kwargs | {
+            "attention_mask": None,
+            "position_ids": torch.arange(kwargs["input_ids"].shape[1])[None],
+        }
+
+    any_model.network.register_forward_pre_hook(forget_the_mask, with_kwargs=True)
+    assert not training.can_pack(any_model.network, rows)
+
+
+def test_training_on_packed_rows_ends_where_padded_rows_end(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = judged_of(llama, CONTEXT)
+    train_on(packed, target_rows(packed), steps=4, batch_size=3)
+    monkeypatch.setattr(training, "can_pack", lambda network, rows: False)
+    padded = judged_of(load(llama.name, dtype="float32"), CONTEXT)
+    train_on(padded, target_rows(padded), steps=4, batch_size=3)
+    for name, value in weights(packed).items():
+        torch.testing.assert_close(weights(padded)[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_shared_context_decodes_what_each_prompt_alone_decodes(any_model: LanguageModel) -> None:

@@ -1,0 +1,5 @@
+"""`python -m instil` is the command `instil`."""
+
+from instil.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""Which rows are learnt from and which are judged on: never the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from instil.context import Context
+from instil.errors import ContextError
+from instil.rows import Row, check_overlap, key
+
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a run learns from and what it is judged on."""
+
+    inputs: list[Row]
+    evaluation: list[Row]
+
+
+def split(
+    inputs: Sequence[Row],
+    held_out: Sequence[Row] | None,
+    context: Context,
+    *,
+    seed: int,
+    allow_overlap: bool = False,
+) -> Rows:
+    """Checks that nothing leaks, and holds rows out of the inputs if no evaluation rows are given.
+
+    Args:
+        inputs: Queries to learn from.
+        held_out: Rows to judge on, if there are any.
+        context: Its demonstrations must not be judged on.
+        seed: Of the choice.
+        allow_overlap: Let leaks pass.
+
+    Raises:
+        OverlapError: an evaluation row is also a demonstration or an input.
+        ContextError: there are too few inputs to hold any out.
+    """
+    inputs = list(inputs)
+    if held_out is None:
+        shots = {key(row) for row in context.demonstrations}
+        keys = sorted({key(row) for row in inputs} - shots)
+        if len(keys) < 2:
+            raise ContextError(
+                f"{len(keys)} different input(s), and no evaluation rows",
+                allowed="at least 2 different inputs, so that some can be held out",
+                mend="pass more inputs, or --eval",
+            )
+        count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
+        chosen = set(random.Random(seed).sample(keys, count))
+        held_out = [row for row in inputs if key(row) in chosen]
+        inputs = [row for row in inputs if key(row) not in chosen]
+    check_overlap(
+        held_out,
+        {"demonstrations": context.demonstrations, "training inputs": inputs},
+        allow=allow_overlap,
+    )
+    return Rows(inputs, list(held_out))
