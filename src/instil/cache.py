@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from instil.alignment import shared_prefix
 
-# Tokens of cached prefix that one batch may hold, all rows together: bounds the memory of a long context.
+# Tokens that one batch may hold in its cache, all rows together: bounds the memory of long prompts.
 MOST_CACHED_TOKENS = 16_384
 # Tokens whose logits one batch may hold: 1,024 of a vocabulary of 150k take 0.6 GB.
 MOST_SCORED_TOKENS = 1_024
@@ -23,12 +23,20 @@ class SharedPrefix:
     Args:
         network: A causal language model.
         prompts: Whole prompts in token ids.
+        padded_after: Padding will stand between the prefix and the rest, as in decoding. Layers with a sliding window
+            count it as text, so nothing is shared on a model that has them.
     """
 
     @torch.inference_mode()
-    def __init__(self, network: Any, prompts: Sequence[list[int]]) -> None:
+    def __init__(
+        self, network: Any, prompts: Sequence[list[int]], *, padded_after: bool = False
+    ) -> None:
         self.length = shared_prefix(prompts) if len(prompts) > 1 else 0
         self._cache = DynamicCache(config=network.config)
+        slides = any(getattr(layer, "is_sliding", False) for layer in self._cache.layers)
+        copies = all(hasattr(layer, "batch_repeat_interleave") for layer in self._cache.layers)
+        if not copies or (slides and padded_after):
+            self.length = 0
         if self.length:
             ids = torch.tensor([prompts[0][: self.length]], device=network.device)
             network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
@@ -47,16 +55,17 @@ class SharedPrefix:
         """Cuts rows into batches of like length, so that little is padded, and yields their numbers.
 
         Args:
-            lengths: Length of each row, in tokens.
-            batch_size: Most rows in a batch; fewer where the prefix is long or many tokens are scored.
+            lengths: Length of each row with its prefix, in tokens.
+            batch_size: Most rows in a batch; fewer where rows are long or many tokens are scored.
             scored: Tokens of each row whose logits are wanted.
         """
-        size = max(1, min(batch_size, MOST_CACHED_TOKENS // max(self.length, 1)))
         batch: list[int] = []
         tokens = 0
         for number in sorted(range(len(lengths)), key=lengths.__getitem__):
             wanted = scored[number] if scored else 0
-            if batch and (len(batch) == size or tokens + wanted > MOST_SCORED_TOKENS):
+            too_long = (len(batch) + 1) * lengths[number] > MOST_CACHED_TOKENS
+            too_wide = tokens + wanted > MOST_SCORED_TOKENS
+            if batch and (len(batch) == batch_size or too_long or too_wide):
                 yield batch
                 batch, tokens = [], 0
             batch.append(number)

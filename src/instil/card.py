@@ -16,6 +16,7 @@ def render(
     results: Results,
     *,
     base: str,
+    hub_id: str,
     end_ids: list[int],
     template_kwargs: dict[str, Any],
     example: str,
@@ -25,6 +26,7 @@ def render(
     Args:
         results: Of the run.
         base: What `from_pretrained` loads the base model from.
+        hub_id: The base model's name on the hub, or its folder.
         end_ids: Token ids that end an answer.
         template_kwargs: Passed to the chat template.
         example: A query for the snippet.
@@ -44,6 +46,8 @@ def render(
         accuracy=_accuracy,
         stop=" or ".join(f"`{text!r}`" for text in results.stop),
         base=base,
+        hub_id=hub_id,
+        cut="".join(f".partition({text!r})[0]" for text in results.stop),
         example=example,
         template_kwargs=template_kwargs,
         template_arguments="".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,7 +272,7 @@ def _errors(debug: bool) -> Iterator[None]:
         yield
     except InstilError as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The recipe: every setting of a run, checked as a whole.
 
-A recipe is strict (no unknown keys, no silent coercion of text to numbers) and reports all its problems at once.
+A recipe knows no unknown keys and reports all its problems at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -163,10 +162,6 @@ class Recipe(_Section):
                 + "; ".join(problems),
                 mend="see docs/reference/recipe.md",
             ) from None
-
-    def to_yaml(self) -> str:
-        """The recipe with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _problem(recipe: type[BaseModel], error: dict[str, Any]) -> str:

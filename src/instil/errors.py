@@ -14,6 +14,7 @@ InstilError
 ├── UnknownModelError       (LookupError)         no such model
 ├── HubUnreachableError     (ConnectionError)     a hub id, and no way to reach the hub
 ├── OutputExistsError       (FileExistsError)     the output folder is there already
+├── OutputError             (OSError)             the output folder cannot be written
 ├── UnfinishedRunError      (FileExistsError)     an unfinished run with other settings is in the way
 ├── DiskFullError           (OSError)             not enough space for the run
 ├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
@@ -103,6 +104,12 @@ class HubUnreachableError(InstilError, ConnectionError):
 
 class OutputExistsError(InstilError, FileExistsError):
     """The output folder is there already."""
+
+    __str__ = InstilError.__str__
+
+
+class OutputError(InstilError, OSError):
+    """The output folder cannot be written."""
 
     __str__ = InstilError.__str__
 

@@ -10,23 +10,25 @@ from importlib.resources import files
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from instil.alignment import AlignedPair, collate
 from instil.cache import SharedPrefix
-from instil.context import NO_CONTEXT, Context
+from instil.context import Context
 from instil.generation import Decoding, generate
 from instil.method import Method
 from instil.metrics import exact_match, proportion
 from instil.model import LanguageModel, completion_logits
+from instil.prepared import PreparedRows
 from instil.prompt import PromptFormat
 from instil.results import Drift, Fidelity, MethodResult, Pair, Prediction
-from instil.rows import Row
 
 Advance = Callable[[int, int], None]  # (rows done, token positions computed)
 
 # Rows answered one at a time to learn what a query costs when it comes alone.
 LATENCY_ROWS = 5
 DRIFT_WINDOW = 256  # tokens a piece of unrelated text
+KL_POSITIONS = 128  # whole distributions held at a time
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,9 @@ class Judged:
         """Runs what is inside with the adapter on, or with the untouched base."""
         return nullcontext() if on else self.student.network.disable_adapter()  # type: ignore[operator]
 
-    def prompts(self, method: Method, rows: Sequence[Row]) -> list[list[int]]:
-        """Whole prompts in token ids."""
-        context = self.context if method.context else NO_CONTEXT
-        return [self.prompt_format.prompt_ids(row.input, context) for row in rows]
-
 
 def answer(
-    judged: Judged, method: Method, rows: Sequence[Row], decoding: Decoding, *, advance: Advance
+    judged: Judged, method: Method, rows: PreparedRows, decoding: Decoding, *, advance: Advance
 ) -> tuple[MethodResult, list[Prediction]]:
     """Lets a method answer all rows, greedily, and some of them alone to see what one costs.
 
@@ -71,13 +68,13 @@ def answer(
         decoding: Limits.
         advance: Told of progress.
     """
-    prompts = judged.prompts(method, rows)
+    prompts = rows.prompts(method)
     model = judged.model(method)
     with judged.adapter(on=method.adapter):
         outputs = generate(model, prompts, judged.prompt_format, decoding, advance=advance)
         seconds = _seconds_per_query(model, prompts, judged.prompt_format, decoding)
     predictions = []
-    for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+    for number, (row, output) in enumerate(zip(rows.rows, outputs, strict=True)):
         text = judged.prompt_format.decode(output.ids)
         correct = None if row.output is None else exact_match(text, row.output)
         predictions.append(
@@ -202,5 +199,10 @@ def _unrelated_text(model: LanguageModel) -> Iterator[list[int]]:
 
 def _kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> Tensor:
     """KL(p || q) of each position, nats."""
-    p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
-    return torch.nn.functional.kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1)
+    pieces = zip(p_logits_NV.split(KL_POSITIONS), q_logits_NV.split(KL_POSITIONS), strict=True)  # type: ignore[no-untyped-call]
+    return torch.cat(
+        [
+            kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+            for p, q in pieces
+        ]
+    )

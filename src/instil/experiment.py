@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any, cast
 from transformers import PreTrainedModel, set_seed
 
 from instil import __version__, evaluation, targets, teacher, training
-from instil.alignment import AlignedPair, check_window
 from instil.config import Recipe
 from instil.context import Context
-from instil.errors import ContextError
 from instil.evaluation import Judged
 from instil.generation import Decoding, Generated, generate
 from instil.method import METHODS
 from instil.model import check_same_tokens, load, output_embeddings, resolve
+from instil.prepared import PreparedRows, Windows
 from instil.progress import Bar, Display
 from instil.prompt import prompt_format
 from instil.record import Finished
@@ -81,10 +79,7 @@ def run(
         completions = job.completions(folder)
         trained = job.train(folder, completions)
         job.evaluate(trained, completions).write(folder)
-        for name in INTERMEDIATE:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        staging.finish()
+        staging.finish(without=INTERMEDIATE)
     return Run(output)
 
 
@@ -108,8 +103,10 @@ class Job:
     """A run whose every input has been checked."""
 
     recipe: Recipe
-    rows: Rows
+    inputs: PreparedRows
+    held_out: PreparedRows
     judged: Judged
+    windows: Windows
     max_new_tokens: int
     recorder: Recorder
     display: Display
@@ -122,62 +119,39 @@ class Job:
         display.note(f"loading {recipe.model}")
         student = load(recipe.model, dtype=recipe.dtype)
         teaching = student
-        if recipe.teacher.model is not None and resolve(recipe.teacher.model) != resolve(
-            recipe.model
-        ):
-            display.note(f"loading {recipe.teacher.model}")
-            teaching = load(recipe.teacher.model, dtype=student.dtype)
+        other = recipe.teacher.model
+        if other is not None and resolve(other) != resolve(recipe.model):
+            display.note(f"loading {other}")
+            teaching = load(other, dtype=student.dtype)
             check_same_tokens(teaching, student)
-        form = prompt_format(student.tokenizer, recipe.prompt)
+        windows = Windows(teacher=teaching.window, student=student.window)
         adapted = recipe.tuning.apply(student.network, seed=recipe.seed)
         adapted.eval()
+        shared = teaching is student
         student = replace(student, network=cast(PreTrainedModel, adapted))
-        if teaching.network is adapted.get_base_model():
-            teaching = (
-                student  # one copy of the weights: the teacher is the student with its adapter off
-            )
+        if shared:  # one copy of the weights: the teacher is the student with its adapter off
+            teaching = student
+        form = prompt_format(student.tokenizer, recipe.prompt)
+        learnt_gold = recipe.teacher.completions == "gold"
+        inputs = PreparedRows.of("input", rows.inputs, form, context, gold=learnt_gold)
+        held_out = PreparedRows.of("evaluation row", rows.evaluation, form, context, gold=True)
+        if learnt_gold:
+            inputs.need_gold()
+        shots = [form.completion_ids(row) for row in context.demonstrations]
+        known = [len(ids) for ids in [*shots, *inputs.gold, *held_out.gold] if ids]
+        limit = recipe.teacher.max_new_tokens or _limit([inputs, held_out], known, windows)
+        for prepared in (inputs, held_out):
+            prepared.check(limit, windows)
         judged = Judged(teaching, student, form, context)
-        known = [
-            form.completion_ids(r)
-            for r in [*context.demonstrations, *rows.inputs, *rows.evaluation]
-            if r.output
-        ]
-        limit = recipe.teacher.max_new_tokens or (
-            2 * max(map(len, known)) + 8 if known else UNKNOWN_LENGTH
-        )
-        job = cls(recipe, rows, judged, limit, recorder, display)
-        job._check_prompts()
-        return job
-
-    def _check_prompts(self) -> None:
-        """Refuses, before anything is computed, every row that a model could not read whole."""
-        if self.recipe.teacher.completions == "gold":
-            missing = [
-                number for number, row in enumerate(self.rows.inputs, 1) if row.output is None
-            ]
-            if missing:
-                raise ContextError(
-                    f"completions: gold, and input {missing[0]} has no output",
-                    got=f"{len(missing)} inputs without output",
-                    mend="add the outputs, or use --completions teacher",
-                )
-        for name, rows in (("input", self.rows.inputs), ("evaluation row", self.rows.evaluation)):
-            for method in METHODS[:2]:
-                model = self.judged.model(method)
-                mend = "shorten the context" if method.context else "shorten the input"
-                for number, prompt in enumerate(self.judged.prompts(method, rows), 1):
-                    side = "teacher" if method.context else "student"
-                    check_window(
-                        len(prompt), self.max_new_tokens, model.window, where=f"{name} {number}", side=side, mend=mend
-                    )  # fmt: skip
+        return cls(recipe, inputs, held_out, judged, windows, limit, recorder, display)
 
     @property
     def identity(self) -> str:
         """Changes when anything changes that the run's result depends on."""
         return self._fingerprint(
-            recipe=self.recipe.model_dump(mode="json", exclude={"data"}),
-            inputs=digest(self.rows.inputs),
-            evaluation=digest(self.rows.evaluation),
+            recipe=self.recipe.model_dump(mode="json", exclude={"data", "context"}),
+            inputs=digest(self.inputs.rows),
+            evaluation=digest(self.held_out.rows),
             version=__version__,
         )
 
@@ -198,10 +172,9 @@ class Job:
     @property
     def needed_bytes(self) -> int:
         """Space that the run will take at most: adapter, two checkpoints with optimiser, targets."""
-        longest = len(self.rows.inputs) * self.recipe.teacher.samples * self.max_new_tokens
-        stored = (
-            longest * self.recipe.teacher.top_k * 8 if self.recipe.objective.needs_targets else 0
-        )
+        longest = len(self.inputs.rows) * self.recipe.teacher.samples * self.max_new_tokens
+        kept = min(self.recipe.teacher.top_k, len(self.judged.student.tokenizer))
+        stored = longest * kept * 8 if self.recipe.objective.needs_targets else 0
         return FIXED_BYTES + self.trainable * 4 * 7 + stored
 
     def _advance(self, phase: Phase, bar: Bar) -> evaluation.Advance:
@@ -216,20 +189,20 @@ class Job:
         path = folder / COMPLETIONS
         if path.exists():
             return _Completions(**json.loads(path.read_text(encoding="utf-8")))
-        form, settings = self.judged.prompt_format, self.recipe.teacher
+        settings = self.recipe.teacher
         learnt: list[tuple[int, list[int]]] = []
         truncated = 0
         if settings.completions == "gold":
-            learnt = [(n, form.completion_ids(row)) for n, row in enumerate(self.rows.inputs)]
+            learnt = list(enumerate(self.inputs.need_gold()))
         else:
             for sample in range(settings.samples):
-                made = self._generate(self.rows.inputs, settings.sampling_temperature, sample)
+                seed = self.recipe.seed * settings.samples + sample
+                made = self._generate(self.inputs, settings.sampling_temperature, seed)
                 truncated += sum(not one.finished for one in made)
                 learnt += [(n, one.ids) for n, one in enumerate(made)]
-        if self._gold_evaluation():
-            held_out = [form.completion_ids(row) for row in self.rows.evaluation]
-        else:
-            held_out = [one.ids for one in self._generate(self.rows.evaluation, 0.0, 0)]
+        held_out = self.held_out.gold_completions
+        if held_out is None:
+            held_out = [one.ids for one in self._generate(self.held_out, 0.0, 0)]
         if truncated:
             self.display.warn(
                 f"{truncated} of {len(learnt)} completions were cut at {self.max_new_tokens} "
@@ -241,49 +214,36 @@ class Job:
         work.replace(path)
         return kept
 
-    def _gold_evaluation(self) -> bool:
-        return all(row.output is not None for row in self.rows.evaluation)
-
-    def _generate(self, rows: Sequence[Row], temperature: float, sample: int) -> list[Generated]:
-        prompts = self.judged.prompts(METHODS[1], rows)
+    def _generate(self, prepared: PreparedRows, temperature: float, seed: int) -> list[Generated]:
+        prompts = prepared.teacher_prompts
         decoding = Decoding(
             max_new_tokens=self.max_new_tokens,
             temperature=temperature,
-            seed=self.recipe.seed + sample,
+            seed=seed,
             batch_size=self.recipe.evaluation.batch_size,
         )
         with (
             self.recorder.phase("generate"),
             self.judged.adapter(on=False),
-            self.display.bar("teacher writes completions", len(rows)) as bar,
+            self.display.bar("teacher writes completions", len(prompts)) as bar,
         ):
             advance = self._advance("generate", bar)
             return generate(
                 self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
             )
 
-    def pairs(
-        self, rows: Sequence[Row], completions: list[tuple[int, list[int]]]
-    ) -> list[AlignedPair]:
-        """Both sides of each (number of a row, completion), checked."""
-        with_context = self.judged.prompts(METHODS[1], rows)
-        without = self.judged.prompts(METHODS[0], rows)
-        pairs = [AlignedPair(n, with_context[n], without[n], ids) for n, ids in completions]
-        for pair in pairs:
-            pair.check(
-                teacher_window=self.judged.teacher.window, student_window=self.judged.student.window
-            )
-        return pairs
-
     def _target_rows(self, folder: Path, completions: _Completions) -> list[TargetRow]:
         """What training reads; the teacher scores it once."""
-        pairs = self.pairs(self.rows.inputs, completions.training)
+        learnt = sorted(completions.training)  # one order, whatever the objective
+        pairs = self.inputs.pairs(learnt, self.windows)
         if not self.recipe.objective.needs_targets:
             return [TargetRow(p.row, p.student_prompt, p.completion, None) for p in pairs]
         path, top_k = folder / TARGETS, self.recipe.teacher.top_k
         temperature = self.recipe.objective.temperature  # type: ignore[union-attr]
         fingerprint = self._fingerprint(
-            pairs=[[p.teacher_prompt, p.student_prompt, p.completion] for p in pairs],
+            rows=digest(self.inputs.rows),
+            prompt=self.recipe.prompt.model_dump(mode="json"),
+            completions=learnt,
             top_k=top_k,
             temperature=temperature,
         )
@@ -306,14 +266,14 @@ class Job:
                 )
                 targets.write(path, scored, fingerprint=fingerprint, temperature=temperature)
             kept = targets.read(path, fingerprint=fingerprint) or []
-        return kept
+        return sorted(kept, key=lambda row: (row.row, row.completion))
 
     def train(self, folder: Path, completions: _Completions) -> training.TrainingReport:
         """Trains the student on stored targets."""
         rows = self._target_rows(folder, completions)
         student = self.judged.student
         with self.recorder.phase("train"):
-            report = training.train(
+            return training.train(
                 cast(Any, student.network),
                 rows,
                 objective=self.recipe.objective,
@@ -321,10 +281,11 @@ class Job:
                 seed=self.recipe.seed,
                 pad_id=student.pad_id,
                 checkpoints=folder / CHECKPOINTS,
+                advance=lambda steps, tokens: self.recorder.count(
+                    "train", tokens=tokens, steps=steps
+                ),
                 display=self.display,
             )
-        self.recorder.count("train", tokens=report.tokens, steps=report.steps)
-        return report
 
     def evaluate(self, trained: training.TrainingReport, completions: _Completions) -> Finished:
         """Scores all methods on the held-out rows."""
@@ -333,11 +294,11 @@ class Job:
         decoding = Decoding(max_new_tokens=self.max_new_tokens, batch_size=size)
         methods: dict[MethodName, MethodResult] = {}
         predictions: list[Prediction] = []
-        rows = self.rows.evaluation
-        pairs = self.pairs(rows, list(enumerate(completions.held_out)))
+        rows = self.held_out
+        pairs = rows.pairs(list(enumerate(completions.held_out)), self.windows)
         with self.recorder.phase("evaluate"):
             for method in METHODS:
-                with self.display.bar(f"evaluating {method.label}", len(rows)) as bar:
+                with self.display.bar(f"evaluating {method.label}", len(pairs)) as bar:
                     advance = self._advance("evaluate", bar)
                     methods[method.name], made = evaluation.answer(
                         self.judged, method, rows, decoding, advance=advance
@@ -347,7 +308,7 @@ class Job:
                 fidelity = evaluation.fidelity(
                     self.judged,
                     pairs,
-                    gold=self._gold_evaluation(),
+                    gold=rows.gold_completions is not None,
                     batch_size=size,
                     advance=self._advance("evaluate", bar),
                 )
@@ -356,8 +317,8 @@ class Job:
                 drift = evaluation.drift(self.judged, advance=self._advance("evaluate", bar))
         return Finished(
             recipe=self.recipe,
-            inputs=self.rows.inputs,
-            held_out=self.rows.evaluation,
+            inputs=self.inputs.rows,
+            held_out=rows.rows,
             judged=self.judged,
             max_new_tokens=self.max_new_tokens,
             methods=methods,
@@ -369,3 +330,16 @@ class Job:
             truncated=completions.truncated,
             costs=self.recorder.costs(),
         )
+
+
+def _limit(sets: Sequence[PreparedRows], known: Sequence[int], windows: Windows) -> int:
+    """Limit of an answer where none is given: room to spare over the longest known one, as far as the windows allow."""
+    longest = max(known, default=0)
+    limit = 2 * longest + 8 if known else UNKNOWN_LENGTH
+    for window, prompts in (
+        (windows.teacher, [ids for rows in sets for ids in rows.teacher_prompts]),
+        (windows.student, [ids for rows in sets for ids in rows.student_prompts]),
+    ):
+        if window is not None:
+            limit = min(limit, window - max(map(len, prompts)))
+    return max(limit, longest, 1)

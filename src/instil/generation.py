@@ -68,9 +68,10 @@ def generate(
     Returns:
         One completion a prompt, in the prompts' order.
     """
-    set_seed(decoding.seed)
+    if decoding.temperature > 0:
+        set_seed(decoding.seed)
     settings = _settings(model, prompt_format, decoding)
-    prefix = SharedPrefix(model.network, prompts)
+    prefix = SharedPrefix(model.network, prompts, padded_after=True)
     advance(0, prefix.length)
     done: dict[int, Generated] = {}
     for numbers in prefix.batches([len(p) for p in prompts], batch_size=decoding.batch_size):
@@ -140,7 +141,9 @@ def _stops(ids: list[int], prompt_format: PromptFormat) -> bool:
 
 def _trim(ids: list[int], prompt_format: PromptFormat) -> Generated:
     """Cuts a decoded row after the token that ends it; what follows is padding."""
+    stops = _stops(ids, prompt_format)  # decoding every beginning is only worth it where one does
     for end in range(1, len(ids) + 1):
-        if ids[end - 1] in prompt_format.end_ids or _stops(ids[:end], prompt_format):
+        ended = ids[end - 1] in prompt_format.end_ids
+        if ended or (stops and _stops(ids[:end], prompt_format)):
             return Generated(ids[:end], finished=True)
     return Generated(ids, finished=False)

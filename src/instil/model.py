@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -75,9 +77,11 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     device = default_device()
     chosen = fastest_dtype(device) if dtype == "auto" else getattr(torch, dtype)
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=chosen)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        network = AutoModelForCausalLM.from_pretrained(
+            source, dtype=chosen, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UnknownModelError(
             f"{name} cannot be loaded as a causal language model",
             got=str(error).strip().splitlines()[0],
@@ -92,13 +96,16 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     # A slice of the hidden states is not contiguous; on CPU `linear` then turns into a batched product that copies the
     # whole output embedding once a row (0.9 GB for 16 rows of a vocabulary of 49k).
     output_embeddings(network).register_forward_pre_hook(_contiguous)
+    # The model's own settings may penalise repetition or cut the distribution; that would judge prompts of different
+    # length by different rules.
+    network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return LanguageModel(
         name=name,
         network=network,
         tokenizer=tokenizer,
-        window=getattr(network.config, "max_position_embeddings", None),
+        window=getattr(network.config.get_text_config(), "max_position_embeddings", None),
         fingerprint=_fingerprint(source, network.config),
     )
 
@@ -126,7 +133,7 @@ def resolve(name: str) -> str:
 
 def _check_hub(name: str) -> None:
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
@@ -139,7 +146,7 @@ def _check_hub(name: str) -> None:
             allowed=f"OWNER/NAME on the hub, a local folder, {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
             mend="check the path",
         ) from None
-    except HfHubHTTPError as error:
+    except RepositoryNotFoundError as error:  # or gated: a kind of this error
         raise UnknownModelError(
             f"the hub gives no model {name!r}",
             got=str(error).splitlines()[0],
@@ -188,10 +195,13 @@ def default_device() -> torch.device:
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where a small matrix multiplication shows that it pays, float32 elsewhere.
+    """bfloat16 where it pays, float32 elsewhere.
 
-    Some processors multiply bfloat16 five times faster than float32, on others it is slower.
+    An accelerator says so itself. Of processors some multiply bfloat16 five times faster than float32, and on others
+    it is slower: a small multiplication in both tells.
     """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
 
     def seconds(dtype: torch.dtype) -> float:
         a, b = (

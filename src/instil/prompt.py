@@ -163,6 +163,11 @@ class ChatPrompt(PromptFormat):
     def completion_ids(self, row: Row) -> list[int]:
         answer = (row.output or "").strip()
         prompt, ids = self.text(row.input), self.prompt_ids(row.input)
+        turns = [*self.messages(row.input), {"role": "assistant", "content": answer}]
+        whole = self._render(turns, generation_prompt=False)
+        if self.closing and whole.startswith(prompt) and answer in whole[len(prompt) :]:
+            # As the template writes it in a demonstration: some put a space before the answer.
+            answer = whole[len(prompt) :].rpartition(self.closing)[0]
         return [*self._continuation(prompt, ids, answer, special=False), self.end_of_turn]
 
     def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> str:
@@ -185,8 +190,8 @@ class ChatPrompt(PromptFormat):
         """The token with which the template closes an assistant's turn."""
         mark = "instil end of turn probe"
         turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
-        closing = self._render(turns, generation_prompt=False).rpartition(mark)[2].strip()
-        ids = self.tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
+        self.closing = self._render(turns, generation_prompt=False).rpartition(mark)[2].strip()
+        ids = self.tokenizer(self.closing, add_special_tokens=False)["input_ids"]
         if ids:
             return int(ids[0])
         if self.tokenizer.eos_token_id is None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import yaml
 
-from instil import __version__, card, environment
+from instil import __version__, bundled, card, environment
 from instil.config import Recipe
 from instil.evaluation import Judged
 from instil.method import METHODS
@@ -128,6 +128,7 @@ class Finished:
         text = card.render(
             results,
             base=resolve(self.recipe.model),
+            hub_id=bundled.hub_id(self.recipe.model),
             end_ids=form.end_ids,
             template_kwargs=form.template_kwargs if isinstance(form, ChatPrompt) else {},
             example=self.held_out[0].input,

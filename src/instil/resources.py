@@ -70,7 +70,9 @@ class Recorder:
             tally.cpu_system_seconds += after.system - before.system
             if self._path is not None and self._path.parent.exists():
                 tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
-                self._path.write_text(json.dumps(tallies), encoding="utf-8")
+                work = self._path.with_name(self._path.name + ".part")
+                work.write_text(json.dumps(tallies), encoding="utf-8")
+                work.replace(self._path)
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""

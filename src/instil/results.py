@@ -140,7 +140,8 @@ class Results(_Model):
     )
     methods: dict[MethodName, MethodResult]
     recovery: float | None = Field(
-        description="(distilled - zero-shot) / (in-context - zero-shot); null where in-context gains nothing"
+        description="(distilled - zero-shot) / (in-context - zero-shot); null where in-context gains nothing, "
+        "or without gold outputs"
     )
     fidelity: Fidelity
     drift: Drift

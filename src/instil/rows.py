@@ -184,6 +184,12 @@ def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
             if field == "output" and not need_output:  # an empty cell of a CSV
                 continue
             raise FieldError(f"{where}: field {field!r} is empty", mend="fill it or drop the row")
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DataFormatError(
+                f"{where}: field {field!r} holds half a character",
+                got="a lone surrogate, as a cut emoji leaves it",
+                mend="write the row again",
+            )
         values[field] = value
     return Row(values["input"], values.get("output"))
 
@@ -216,6 +222,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     line = 1
     try:

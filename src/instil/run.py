@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from instil.errors import (
     DiskFullError,
     InstilError,
+    OutputError,
     OutputExistsError,
     RecoveryError,
     UnfinishedRunError,
@@ -25,15 +27,18 @@ if TYPE_CHECKING:
     from instil.student import Student
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """A finished run.
 
-    Attributes:
+    Args:
         path: Its folder.
     """
 
     path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @cached_property
     def results(self) -> Results:
@@ -81,7 +86,7 @@ class Run:
         recovery = self.results.recovery
         if recovery is None:
             raise RecoveryError(
-                "recovery cannot be told: on these rows the context gains nothing over zero-shot",
+                "recovery cannot be told: the context gains nothing on these rows, or they have no outputs",
                 allowed=f"at least {least}",
                 mend="use a better context, or evaluation rows with outputs",
             )
@@ -101,10 +106,11 @@ class Staging:
 
     Args:
         output: The folder that the finished run will have.
-        overwrite: Replace an earlier run, finished or not.
+        overwrite: Replace a finished run, or an unfinished one with other settings.
 
     Raises:
         OutputExistsError: there is something at `output`.
+        OutputError: nothing can be written there.
     """
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
@@ -114,6 +120,13 @@ class Staging:
         if output.exists() and not overwrite:
             raise OutputExistsError(
                 f"{output} exists", mend="pass --overwrite to replace it, or name another folder"
+            )
+        parent = _nearest_folder(output)
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"{output} cannot be made",
+                got=f"{parent} is {'not writable' if parent.is_dir() else 'a file'}",
+                mend="name a folder that you may write to",
             )
 
     @contextmanager
@@ -150,20 +163,24 @@ class Staging:
             shutil.rmtree(self.path, ignore_errors=True)
             raise self._disk_full(needed_bytes) from None
 
-    def finish(self) -> None:
-        """Gives the folder its name; what was there before goes only now."""
-        (self.path / "identity").unlink()
+    def finish(self, *, without: Sequence[str] = ()) -> None:
+        """Gives the folder its name; what was there before goes only now.
+
+        Args:
+            without: Files and folders that only the making needed.
+        """
         old = self.output.with_name(self.output.name + ".old")
+        _remove(old)
         if self.output.exists():
             self.output.rename(old)
         self.path.rename(self.output)
-        shutil.rmtree(old, ignore_errors=True)
+        for name in ("identity", *without):
+            _remove(self.output / name)
+        _remove(old)
 
     def _check_space(self, needed_bytes: int) -> None:
-        folder = self.output.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        if shutil.disk_usage(folder).free < needed_bytes:
+        kept = sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+        if shutil.disk_usage(_nearest_folder(self.output)).free < needed_bytes - kept:
             raise self._disk_full(needed_bytes)
 
     def _disk_full(self, needed_bytes: int) -> DiskFullError:
@@ -172,6 +189,21 @@ class Staging:
             allowed=f"about {needed_bytes / 2**20:,.0f} MiB free",
             mend="free some space, or name a folder on another disk",
         )
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The innermost part of a path that exists."""
+    path = path.absolute().parent
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_disk_full(error: Exception) -> bool:

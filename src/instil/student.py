@@ -54,7 +54,12 @@ class Student:
 
         Args:
             queries: Inputs as in the training rows; the context is not sent.
+
+        Raises:
+            TypeError: one text in place of a list of texts.
         """
+        if isinstance(queries, str):
+            raise TypeError("queries is a list of texts, got one text; pass [text]")
         prompts = [self.prompt_format.prompt_ids(query) for query in queries]
         decoding = Decoding(max_new_tokens=self.max_new_tokens)
         made = generate(

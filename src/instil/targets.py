@@ -150,18 +150,26 @@ def read(path: Path, *, fingerprint: str) -> list[TargetRow] | None:
     if metadata[b"fingerprint"].decode() != fingerprint:
         return None
     temperature = float(metadata[b"temperature"])
-    return [
-        TargetRow(
-            row=record["row"],
-            student_prompt=record["student_prompt"],
-            completion=record["completion"],
-            targets=Targets(
-                ids_NK=torch.tensor(record["ids"]),
-                logprobs_NK=torch.tensor(record["logprobs"]),
-                log_tail_N=torch.tensor(record["log_tail"]),
-                logsumexp_N=torch.tensor(record["logsumexp"]),
-                temperature=temperature,
-            ),
+    rows = []
+    for number in range(len(table)):
+        record = {name: table[name][number].values for name in table.column_names[1:]}
+        rows.append(
+            TargetRow(
+                row=table["row"][number].as_py(),
+                student_prompt=record["student_prompt"].to_pylist(),
+                completion=record["completion"].to_pylist(),
+                targets=Targets(
+                    ids_NK=_matrix(record["ids"]).long(),
+                    logprobs_NK=_matrix(record["logprobs"]),
+                    log_tail_N=torch.tensor(record["log_tail"].to_numpy()),
+                    logsumexp_N=torch.tensor(record["logsumexp"].to_numpy()),
+                    temperature=temperature,
+                ),
+            )
         )
-        for record in table.to_pylist()
-    ]
+    return rows
+
+
+def _matrix(lists: pa.ListArray) -> Tensor:
+    """A list of equally long lists as a tensor, with no Python object an element."""
+    return torch.tensor(lists.flatten().to_numpy()).reshape(len(lists), -1)

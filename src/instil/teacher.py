@@ -50,6 +50,7 @@ def score(
             prefix=prefix.length,
         )
         logits_NV = completion_logits(teacher.network, batch, cache=prefix.cache(len(chosen)))
-        targets = Targets.of(logits_NV[:, :vocabulary].cpu(), top_k=top_k, temperature=temperature)
+        targets = Targets.of(logits_NV[:, :vocabulary], top_k=top_k, temperature=temperature)
+        targets = targets.to(torch.device("cpu"))
         advance(len(chosen), batch.tokens)
         yield from zip(chosen, targets.split([len(c) for c in completions]), strict=True)

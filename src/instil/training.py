@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import (
     Trainer,
@@ -21,7 +21,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from typing_extensions import override
 
 from instil import config
@@ -34,7 +33,11 @@ from instil.targets import TargetRow, Targets
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
 LONGEST_PACK = 1024  # tokens
+STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
+
+
+Advance = Callable[[int, int], None]  # (steps done, token positions computed)
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,10 @@ class TrainingReport:
 
     Attributes:
         steps: Optimiser steps.
-        tokens: Token positions that went forward and back, padding left out.
         loss: (step, mean loss a token since the point before).
     """
 
     steps: int
-    tokens: int
     loss: list[tuple[int, float]]
 
 
@@ -61,6 +62,7 @@ def train(
     seed: int,
     pad_id: int,
     checkpoints: Path,
+    advance: Advance,
     display: Display,
 ) -> TrainingReport:
     """Trains the student in place; goes on from the last checkpoint if there is one.
@@ -73,6 +75,7 @@ def train(
         seed: Of the order of rows and of dropout.
         pad_id: Fills masked positions.
         checkpoints: Folder for checkpoints.
+        advance: Told of progress.
         display: Shows progress.
 
     Raises:
@@ -105,44 +108,60 @@ def train(
     )
     # One process drives one device; several processes are accelerate's business.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    last: str | None = None
-    if checkpoints.exists():
-        last = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
+    last = _last_checkpoint(checkpoints)
+    if last is not None:
+        state = TrainerState.load_from_json(str(last / STATE))
+        if (
+            state.global_step >= steps
+        ):  # nothing is left to do, and the Trainer would take one step more
+            set_peft_model_state_dict(student, load_peft_weights(str(last), device="cpu"))
+            return _report(state)
     with display.bar("training the student", steps) as bar, _Interrupt() as interrupt:
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
             train_dataset=_Rows(rows),
             data_collator=_Collator(pad_id, packed=can_pack(student, rows)),
-            callbacks=[_Show(bar), interrupt],
+            callbacks=[_Show(bar, advance), interrupt],
             objective=objective,
+            advance=advance,
         )
         trainer.remove_callback(_printer())
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:
         raise KeyboardInterrupt
     student.eval()
-    log = [(int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e]
-    return TrainingReport(steps=trainer.state.global_step, tokens=trainer.tokens, loss=log)
+    return _report(trainer.state)
+
+
+def _report(state: TrainerState) -> TrainingReport:
+    log = [(int(e["step"]), float(e["loss"])) for e in state.log_history if "loss" in e]
+    return TrainingReport(steps=state.global_step, loss=log)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: the Trainer writes its state last."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def total_steps(settings: config.Training, rows: int) -> int:
     """Optimiser steps that the settings come to for that many rows."""
     if settings.max_steps is not None:
         return settings.max_steps
-    a_pass = rows / (settings.batch_size * settings.grad_accumulation)
+    a_pass = math.ceil(math.ceil(rows / settings.batch_size) / settings.grad_accumulation)
     if settings.epochs is None:
-        return max(DEFAULT_STEPS, math.ceil(a_pass))
-    return max(1, math.ceil(settings.epochs * a_pass))
+        return max(DEFAULT_STEPS, a_pass)
+    return math.ceil(settings.epochs * a_pass)
 
 
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
 
-    def __init__(self, *, objective: Objective, **kwargs: Any) -> None:
+    def __init__(self, *, objective: Objective, advance: Advance, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.objective: Objective = objective
-        self.tokens = 0
+        self.advance: Advance = advance
         # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
         self.model_accepts_loss_kwargs = True
 
@@ -161,9 +180,11 @@ class DistillationTrainer(Trainer):
         loss_N = self.objective(
             logits_NV, batch.completion_N.to(device), targets.to(device) if targets else None
         )
-        self.tokens += batch.tokens
+        self.advance(0, batch.tokens)
         count = num_items_in_batch if num_items_in_batch is not None else len(loss_N)
         loss: Tensor = loss_N.sum() / count
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
         if not torch.isfinite(loss):
             raise NotFiniteLossError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}",
@@ -201,7 +222,8 @@ def can_pack(network: Any, rows: Sequence[TargetRow]) -> bool:
         )[len(first.completion) :]
         for prompt in (first.student_prompt, other)
     ]
-    return torch.allclose(*logits, rtol=0, atol=1e-3 * float(logits[0].abs().max()))
+    before, after = logits
+    return torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max()))
 
 
 class _Collator:
@@ -230,12 +252,14 @@ class _Collator:
 
 
 class _Show(TrainerCallback):
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: Bar, advance: Advance) -> None:
         self.bar = bar
+        self.advance = advance
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.advance(1, 0)
         losses = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
         self.bar.reach(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
 

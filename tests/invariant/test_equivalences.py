@@ -266,6 +266,7 @@ def train_on(
             seed=0,
             pad_id=judged.student.pad_id,
             checkpoints=folder or Path(name),
+            advance=nothing,
             display=QUIET,
         )
 

@@ -87,7 +87,8 @@ def test_quiet_prints_the_result_only(
     status, out, err = run(command, "--quiet", capfd=capfd)
     assert status == 0
     assert "distilled" in out
-    assert err == ""
+    assert err.startswith("warning: ") or not err  # a tiny model never ends its answers
+    assert "training" not in err
 
 
 def test_every_format_of_context_and_objective_runs(
@@ -204,6 +205,11 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "'something'",
     ),
     "unknown model": (lambda c, t: {"--model": str(t / "gone")}, "UnknownModelError", "gone"),
+    "output below a file": (
+        lambda c, t: {"--output": _text(t / "file", "x") + "/run"},
+        "OutputError",
+        "a file",
+    ),
     "existing output": (
         lambda c, t: {"--output": _folder(t / "there")},
         "OutputExistsError",
@@ -255,8 +261,10 @@ def test_debug_shows_the_traceback(
     command: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     command["--k"] = "9"
-    with pytest.raises(Exception, match="k = 9"):
-        run(command, "--debug", capfd=capfd)
+    status, _, err = run(command, "--debug", capfd=capfd)
+    assert status == 2
+    assert "Traceback" in err
+    assert "ContextError: k = 9" in err
 
 
 def test_allow_overlap_goes_on(command: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:

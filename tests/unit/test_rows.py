@@ -80,6 +80,12 @@ BAD_FILES = {
     ),
     "misnamed field": ("x.csv", b"question,answer\na,b\n", FieldError, "'question', 'answer'"),
     "empty field": ("x.jsonl", b'{"input": " ", "output": "b"}\n', FieldError, "'input' is empty"),
+    "half an emoji": (
+        "x.jsonl",
+        b'{"input": "a", "output": "\\ud83d"}\n',
+        DataFormatError,
+        "half a character",
+    ),
     "number for text": ("x.jsonl", b'{"input": "a", "output": 5}\n', FieldError, "int 5"),
 }
 
