@@ -10,7 +10,10 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -81,6 +84,19 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("instil")
 
 
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Lets transformers parse a GGUF file once: it does so for config, weights and tokenizer each, at 5 s a time."""
+    import gguf
+
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+
+
 def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,15 +104,17 @@ def _convert(gguf: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-        )
+        with _parsed_once():
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         # The weights are plain now, but the model still says that it is quantised and refuses to be saved.
         del model.config.quantization_config
         model.hf_quantizer = None  # type: ignore[assignment]
         model.config._name_or_path = ""
         model.save_pretrained(work)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(work)
+        tokenizer.save_pretrained(work)
         try:
             work.rename(target)
         except OSError:

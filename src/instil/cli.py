@@ -194,6 +194,7 @@ def demo(
         "context": {"demos": folder / "demonstrations.jsonl"},
         "data": {"inputs": folder / "inputs.jsonl", "eval": folder / "eval.jsonl"},
         "prompt": {"format": "plain"},
+        "training": {"batch_size": 8},  # half the default: the demo is to end within two minutes
     }
     with _errors(debug):
         _print_run(_run(recipe, output=output, overwrite=overwrite, quiet=quiet))

@@ -26,7 +26,7 @@ from instil.results import Drift, Fidelity, MethodResult, Pair, Prediction
 Advance = Callable[[int, int], None]  # (rows done, token positions computed)
 
 # Rows answered one at a time to learn what a query costs when it comes alone.
-LATENCY_ROWS = 5
+LATENCY_ROWS = 3
 DRIFT_WINDOW = 256  # tokens a piece of unrelated text
 KL_POSITIONS = 128  # whole distributions held at a time
 
