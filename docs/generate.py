@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from instil import cli, results
 from instil.config import Recipe
+from instil.method import METHODS
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,11 +22,72 @@ ROOT = Path(__file__).parent.parent
 def pages() -> dict[Path, str]:
     """Path -> content of everything that is generated."""
     return {
+        ROOT / "README.md": readme(),
         ROOT / "docs/reference/cli.md": cli_page(),
         ROOT / "docs/reference/recipe.md": recipe_page(),
         ROOT / "src/instil/schemas/results.schema.json": results.json_schema(),
         ROOT / "src/instil/schemas/recipe.schema.json": recipe_schema(),
     }
+
+
+def readme() -> str:
+    """The README with its tables filled in from committed results."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, table in (("demo", _demo_table()), ("bench", _bench_table())):
+        before, rest = text.split(f"<!-- {name}:begin -->\n")
+        after = rest.split(f"<!-- {name}:end -->")[1]
+        text = f"{before}<!-- {name}:begin -->\n{table}<!-- {name}:end -->{after}"
+    return text
+
+
+def _demo_table() -> str:
+    record = json.loads((ROOT / "benchmarks/results/demo.json").read_text(encoding="utf-8"))
+    run = results.Results.model_validate(record["results"])
+    lines = [
+        "| | accuracy (95 % interval) | prompt tokens a query | seconds a query |",
+        "| --- | --- | --- | --- |",
+    ]
+    for method in METHODS:
+        told = run.methods[method.name]
+        score = told.accuracy
+        assert score is not None
+        lines.append(
+            f"| {method.label} | {score.value:.2f} ({score.low:.2f} to {score.high:.2f}) | "
+            f"{told.prompt_tokens_mean:.0f} | {told.seconds_per_query:.2f} |"
+        )
+    kl = run.fidelity.kl_to_teacher
+    lines.append(
+        f"\n{record['wall_seconds']:.0f} seconds from nothing but the installed packages, {run.training.steps} steps; KL to the "
+        f"prompted teacher {kl.zero_shot:.2f} → {kl.distilled:.2f} nats a token.\n"
+    )
+    return "\n".join(lines)
+
+
+def _bench_table() -> str:
+    record = json.loads(
+        (ROOT / "benchmarks/results/function_vectors.json").read_text(encoding="utf-8")
+    )
+    lines = [
+        "| task | zero-shot | in-context (8) | distilled | KL to the teacher, of zero-shot's | wall | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for task in dict.fromkeys(run["task"] for run in record["runs"]):
+        runs = [run for run in record["runs"] if run["task"] == task]
+
+        def mean(name: str, runs: list[dict[str, Any]] = runs) -> float:
+            return float(sum(run[name] for run in runs)) / len(runs)
+
+        lines.append(
+            f"| {task} ({runs[0]['inputs']} inputs) | {mean('zero_shot'):.2f} | {mean('in_context'):.2f} | "
+            f"{mean('distilled'):.2f} | {mean('kl_share'):.1%} | {mean('wall_seconds'):.0f} s | "
+            f"{max(run['peak_rss_mb'] for run in runs) / 1024:.1f} GiB |"
+        )
+    total = record["summary"]
+    lines.append(
+        f"| **mean** | {total['zero_shot']:.2f} | {total['in_context']:.2f} | **{total['distilled']:.2f}** | "
+        f"{total['kl_share_mean']:.1%} | {total['wall_seconds_mean']:.0f} s | |"
+    )
+    return "\n".join(lines) + "\n"
 
 
 def cli_page() -> str:

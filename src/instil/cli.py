@@ -94,6 +94,9 @@ def distill(
     completion_pattern: Annotated[
         str | None, typer.Option(help=r"Plain completion. Default: ' {output}\n'.")
     ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help=r"Plain, between demonstrations. Default: '\n'.")
+    ] = None,
     chat_template_kwargs: Annotated[
         str | None,
         typer.Option(help="JSON object, passed to the chat template as keyword arguments."),
@@ -148,6 +151,7 @@ def distill(
             format=format,
             pattern=_unescape(pattern),
             completion=_unescape(completion_pattern),
+            separator=_unescape(separator),
         ),
         "teacher": _given(
             model=teacher_model,

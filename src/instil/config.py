@@ -52,6 +52,9 @@ class Prompt(_Section):
     format: Literal["auto", "chat", "plain"] = "auto"
     pattern: str = "Q: {input}\nA:"
     completion: str = " {output}\n"
+    separator: str = Field(
+        "\n", description="plain: stands between a demonstration and what follows"
+    )
     chat_template_kwargs: dict[str, Any] = {}
 
     @field_validator("pattern")

@@ -75,9 +75,10 @@ class PlainPrompt(PromptFormat):
     name = "plain"
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, pattern: str, completion: str
+        self, tokenizer: PreTrainedTokenizerBase, *, pattern: str, completion: str, separator: str
     ) -> None:
         super().__init__(tokenizer)
+        self.separator = separator
         self.pattern = pattern
         self.completion = completion
         self.stop = [completion.partition("{output}")[2]]
@@ -87,7 +88,8 @@ class PlainPrompt(PromptFormat):
     def text(self, query: str, context: Context = NO_CONTEXT) -> str:
         preamble = f"{context.preamble}\n\n" if context.preamble else ""
         shots = "".join(
-            self._prompt(row.input) + self._answer(row) for row in context.demonstrations
+            self._prompt(row.input) + self._answer(row) + self.separator
+            for row in context.demonstrations
         )
         return preamble + shots + self._prompt(query)
 
@@ -213,4 +215,9 @@ def prompt_format(tokenizer: PreTrainedTokenizerBase, settings: config.Prompt) -
         name = "chat" if tokenizer.chat_template else "plain"
     if name == "chat":
         return ChatPrompt(tokenizer, template_kwargs=settings.chat_template_kwargs)
-    return PlainPrompt(tokenizer, pattern=settings.pattern, completion=settings.completion)
+    return PlainPrompt(
+        tokenizer,
+        pattern=settings.pattern,
+        completion=settings.completion,
+        separator=settings.separator,
+    )

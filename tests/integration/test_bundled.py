@@ -79,7 +79,7 @@ def test_peft_and_transformers_alone_count_the_same(run: instil.Run) -> None:
         json.loads(line) for line in (run.path / "predictions.jsonl").read_text().splitlines()
     ]
     shots = "".join(
-        f"Q: {row['input']}\nA: {row['output']}\n" for row in lines("demonstrations.jsonl")
+        f"Q: {row['input']}\nA: {row['output']}\n\n" for row in lines("demonstrations.jsonl")
     )
 
     def answer(prompt: str) -> str:
@@ -122,7 +122,7 @@ def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
     )
     model.eval()
     shots = "".join(
-        f"Q: {row['input']}\nA: {row['output']}\n" for row in lines("demonstrations.jsonl")
+        f"Q: {row['input']}\nA: {row['output']}\n\n" for row in lines("demonstrations.jsonl")
     )
     totals, tokens = {"zero_shot": 0.0, "distilled": 0.0}, 0
 

@@ -40,7 +40,9 @@ def nothing(rows: int, tokens: int) -> None:
 
 
 def form_of(model: LanguageModel) -> PlainPrompt:
-    return PlainPrompt(model.tokenizer, pattern="Q: {input}\nA:", completion=" {output}\n")
+    return PlainPrompt(
+        model.tokenizer, pattern="Q: {input}\nA:", completion=" {output}\n", separator="\n"
+    )
 
 
 def pairs_of(model: LanguageModel, context: Context = CONTEXT) -> list[AlignedPair]:

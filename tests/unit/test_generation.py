@@ -9,7 +9,9 @@ from instil.prompt import PlainPrompt
 
 
 def form_of(model: LanguageModel, completion: str = " {output}\n") -> PlainPrompt:
-    return PlainPrompt(model.tokenizer, pattern="Q: {input}\nA:", completion=completion)
+    return PlainPrompt(
+        model.tokenizer, pattern="Q: {input}\nA:", completion=completion, separator="\n"
+    )
 
 
 def nothing(rows: int, tokens: int) -> None:

@@ -18,7 +18,9 @@ words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 
 def plain() -> PlainPrompt:
-    return PlainPrompt(byte_tokenizer(), pattern="Q: {input}\nA:", completion=" {output}\n")
+    return PlainPrompt(
+        byte_tokenizer(), pattern="Q: {input}\nA:", completion=" {output}\n", separator="\n"
+    )
 
 
 def chat(**template_kwargs: object) -> ChatPrompt:
@@ -28,7 +30,7 @@ def chat(**template_kwargs: object) -> ChatPrompt:
 def test_plain_text_with_every_part() -> None:
     context = Context.of([SHOTS, Instruction("Write digits."), Document("Numbers.")])
     assert plain().text("six", context) == (
-        "Numbers.\n\nWrite digits.\n\nQ: one\nA: 1\nQ: two\nA: 2\nQ: six\nA:"
+        "Numbers.\n\nWrite digits.\n\nQ: one\nA: 1\n\nQ: two\nA: 2\n\nQ: six\nA:"
     )
     assert plain().text("six") == "Q: six\nA:"
 

@@ -205,7 +205,8 @@ def _paired(rows: list[EvaluationRow], methods: list[MethodName]) -> str:
 def _facts(results: Results) -> list[tuple[str, str]]:
     teacher = results.teacher_model or "the same weights, adapter off"
     facts = [("model", results.model), ("teacher", teacher)]
-    facts += [(key.replace("_", " "), value) for key, value in _flat(results.context)]
+    names = {"description": "context", "tokens": "context tokens"}
+    facts += [(names[key], value) for key, value in _flat(results.context) if key in names]
     facts += [
         ("prompts", results.format),
         ("dtype", results.dtype),
