@@ -55,11 +55,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     arguments = parser.parse_args()
     results: dict[str, object] = {}
+    linear = torch.nn.functional.linear
     for dtype in ("bfloat16", "float32"):
         model = load(MODEL, dtype=dtype)
         weight = model.network.get_output_embeddings().weight.detach()
         hidden = torch.randn(ROWS, 14, weight.shape[1], dtype=weight.dtype)[:, -KEPT:]
-        linear = torch.nn.functional.linear
         results[f"output embedding, {dtype}: slice / contiguous"] = paired(
             lambda h=hidden, w=weight: linear(h, w),
             lambda h=hidden, w=weight: linear(h.contiguous(), w),

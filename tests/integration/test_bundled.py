@@ -18,6 +18,7 @@ from instil.results import Results
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMO = Path(instil.__file__).parent / "demo"
+ROWS = 24  # evaluation rows
 
 pytestmark = [
     pytest.mark.bundled,
@@ -40,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> instil.Run:
         MODEL,
         context=instil.FewShot(lines("demonstrations.jsonl")),
         inputs=lines("inputs.jsonl")[:96],
-        eval=lines("eval.jsonl")[:40],
+        eval=lines("eval.jsonl")[:ROWS],
         output=tmp_path_factory.mktemp("runs") / "demo",
         prompt={"format": "plain"},
         training={"max_steps": 16},
@@ -98,7 +99,7 @@ def test_peft_and_transformers_alone_count_the_same(run: instil.Run) -> None:
 
     ours = {(p["method"], p["row"]): p["output"] for p in predicted}
     right = {"distilled": 0, "zero_shot": 0, "in_context": 0}
-    for number, row in enumerate(lines("eval.jsonl")[:40]):
+    for number, row in enumerate(lines("eval.jsonl")[:ROWS]):
         prompt = results["student_prompt"].replace("{input}", row["input"])
         with model.disable_adapter():
             outputs = {"zero_shot": answer(prompt), "in_context": answer(shots + prompt)}
@@ -107,7 +108,7 @@ def test_peft_and_transformers_alone_count_the_same(run: instil.Run) -> None:
             assert output == ours[method, number]
             right[method] += output == row["output"]
     for method, count in right.items():
-        assert results["methods"][method]["accuracy"]["value"] == pytest.approx(count / 40)
+        assert results["methods"][method]["accuracy"]["value"] == pytest.approx(count / ROWS)
 
 
 def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
@@ -132,7 +133,7 @@ def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
         logits = model(torch.tensor([ids + completion])).logits[0].double()
         return logits[len(ids) - 1 : -1].log_softmax(-1)
 
-    for row in lines("eval.jsonl")[:40]:
+    for row in lines("eval.jsonl")[:ROWS]:
         prompt = f"Q: {row['input']}\nA:"
         completion = tokenizer(f" {row['output']}\n", add_special_tokens=False)["input_ids"]
         tokens += len(completion)
