@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import platformdirs
 
@@ -91,12 +92,9 @@ def _parsed_once() -> Iterator[None]:
     """Lets transformers parse a GGUF file once: it does so for config, weights and tokenizer each, at 5 s a time."""
     import gguf
 
-    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(names)
-    try:
+    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with patch.multiple(gguf, **once):
         yield
-    finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 def _convert(gguf: Path, target: Path) -> None:
