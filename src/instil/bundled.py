@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import platformdirs
@@ -92,7 +93,8 @@ def _parsed_once() -> Iterator[None]:
     """Lets transformers parse a GGUF file once: it does so for config, weights and tokenizer each, at 5 s a time."""
     import gguf
 
-    once = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    names = ("GGUFReader", "get_tensor_name_map")
+    once: dict[str, Any] = {name: cache(getattr(gguf, name)) for name in names}
     with patch.multiple(gguf, **once):
         yield
 
