@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -20,10 +20,9 @@ from instil.method import Method
 from instil.metrics import exact_match, proportion
 from instil.model import LanguageModel, completion_logits
 from instil.prepared import PreparedRows
+from instil.progress import Advance
 from instil.prompt import PromptFormat
 from instil.results import Drift, Fidelity, MethodResult, Pair, Prediction
-
-Advance = Callable[[int, int], None]  # (rows done, token positions computed)
 
 # Rows answered one at a time to learn what a query costs when it comes alone.
 LATENCY_ROWS = 3

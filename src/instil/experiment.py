@@ -23,7 +23,7 @@ from instil.generation import Decoding, Generated, generate
 from instil.method import METHODS
 from instil.model import check_same_tokens, load, output_embeddings, resolve
 from instil.prepared import PreparedRows, Windows
-from instil.progress import Bar, Display
+from instil.progress import Advance, Bar, Display
 from instil.prompt import prompt_format
 from instil.record import Finished
 from instil.resources import Recorder
@@ -177,7 +177,7 @@ class Job:
         stored = longest * kept * 8 if self.recipe.objective.needs_targets else 0
         return FIXED_BYTES + self.trainable * 4 * 7 + stored
 
-    def _advance(self, phase: Phase, bar: Bar) -> evaluation.Advance:
+    def _advance(self, phase: Phase, bar: Bar) -> Advance:
         def advance(rows: int, tokens: int) -> None:
             bar.advance(rows)
             self.recorder.count(phase, tokens=tokens, steps=int(rows > 0))

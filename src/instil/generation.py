@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,9 +12,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from instil.cache import SharedPrefix
 from instil.model import LanguageModel
+from instil.progress import Advance
 from instil.prompt import PromptFormat
-
-Advance = Callable[[int, int], None]  # (rows done, token positions computed)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from instil.alignment import AlignedPair, collate
 from instil.cache import SharedPrefix
 from instil.model import LanguageModel, completion_logits
+from instil.progress import Advance
 from instil.targets import Targets
-
-Advance = Callable[[int, int], None]  # (rows done, token positions computed)
 
 
 @torch.inference_mode()

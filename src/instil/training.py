@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,16 +28,13 @@ from instil.alignment import Batch, collate, pack
 from instil.errors import NotFiniteLossError
 from instil.model import completion_logits
 from instil.objective import Objective
-from instil.progress import Bar, Display
+from instil.progress import Advance, Bar, Display
 from instil.targets import TargetRow, Targets
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
 LONGEST_PACK = 1024  # tokens
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
-
-
-Advance = Callable[[int, int], None]  # (steps done, token positions computed)
 
 
 @dataclass(frozen=True)
