@@ -6,6 +6,7 @@ python docs/generate.py
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ import typer.main
 from pydantic import BaseModel
 
 from instil import cli, results
-from instil.config import Recipe
+from instil.cell import json_schema as cell_schema
+from instil.grid import RecipeFile
 from instil.method import METHODS
+from instil.report import read_study
+from instil.report.analysis import analyse
+from instil.report.groups import SetSummary
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+HEADLINE = [name for name in ("sentiment-smollm2", "topic-smollm2") if (RESULTS / name).exists()]
+STUDIES = [name for name in (*HEADLINE, "nli-smollm2") if (RESULTS / name).exists()]
 
 
 def pages() -> dict[Path, str]:
     """Path -> content of everything that is generated."""
     return {
         ROOT / "README.md": readme(),
+        ROOT / "docs/results.md": results_page(),
         ROOT / "docs/reference/cli.md": cli_page(),
         ROOT / "docs/reference/recipe.md": recipe_page(),
+        ROOT / "src/instil/schemas/cell.schema.json": cell_schema(),
         ROOT / "src/instil/schemas/results.schema.json": results.json_schema(),
         ROOT / "src/instil/schemas/recipe.schema.json": recipe_schema(),
     }
@@ -32,12 +42,81 @@ def pages() -> dict[Path, str]:
 
 def readme() -> str:
     """The README with its tables filled in from committed results."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in (("demo", _demo_table()), ("bench", _bench_table())):
+    return _filled(ROOT / "README.md", {"demo": _demo_table(), "bench": _bench_table()})
+
+
+def results_page() -> str:
+    """The page of study results with its tables filled in."""
+    tables = {name: _study_table(name) for name in STUDIES}
+    return _filled(ROOT / "docs/results.md", tables | {"bars": _bars_table()})
+
+
+def _filled(path: Path, tables: dict[str, str]) -> str:
+    """A page whose marked places hold these tables."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in tables.items():
         before, rest = text.split(f"<!-- {name}:begin -->\n")
         after = rest.split(f"<!-- {name}:end -->")[1]
         text = f"{before}<!-- {name}:begin -->\n{table}<!-- {name}:end -->{after}"
     return text
+
+
+def _study_table(name: str) -> str:
+    """Accuracy of every group of a study on every set, mean and standard deviation over seeds."""
+    found = analyse(read_study([RESULTS / name]))
+    lines = [
+        "| | " + " | ".join(one.name for one in found.sets) + " |",
+        "| --- |" + " --- |" * len(found.sets),
+    ]
+    for group in found.groups:
+        scores = [group.scores.get(one.name) for one in found.sets]
+        shown = (_score(score) if score else "–" for score in scores)
+        lines.append(f"| {group.label()} | " + " | ".join(shown) + " |")
+    floors = (f"{one.chance:.2f}, {one.majority:.2f}" for one in found.sets)
+    lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
+    rows = (str(found.scored(one.name)[0][1].rows) for one in found.sets)
+    lines.append("| *rows a seed* | " + " | ".join(rows) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _score(score: SetSummary) -> str:
+    spread = "" if score.deviation is None else f" ± {score.deviation:.3f}"
+    return f"{score.mean:.3f}{spread}"
+
+
+def _bars_table() -> str:
+    """Of each study of averaged contexts: the student against its teacher and the single contexts."""
+    lines = [
+        "| | seed | zero-shot | single contexts, mean (lowest to highest) | averaged teacher | "
+        "student, zero-shot | gain over single contexts | behind its teacher |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in HEADLINE:
+        cells = read_study([RESULTS / name]).cells
+        told = []
+        for cell in cells:
+            if cell.recipe["student"]["keep_layers"] or cell.method != "distillation":
+                continue
+            taught = cell.teacher[0]
+            if not taught.single_contexts:
+                continue
+            singles = [one.accuracy for one in taught.single_contexts]
+            (untrained,) = (c for c in cells if c.method == "zero_shot" and c.seed == cell.seed)
+            mean = sum(singles) / len(singles)
+            student, teacher = cell.scores[0].accuracy.value, taught.accuracy.value
+            told.append((untrained.scores[0].accuracy.value, mean, teacher, student))
+            lines.append(
+                f"| {name} | {cell.seed} | {told[-1][0]:.3f} | {mean:.3f} ({min(singles):.2f} to {max(singles):.2f}) | "
+                f"{teacher:.3f} | {student:.3f} | {student - mean:+.3f} | {teacher - student:+.3f} |"
+            )
+        zero, single, teacher, student = (
+            sum(column) / len(told) for column in zip(*told, strict=True)
+        )
+        lines.append(
+            f"| **{name}** | mean | {zero:.3f} | {single:.3f} | {teacher:.3f} | **{student:.3f}** | "
+            f"**{student - single:+.3f}** | {teacher - student:+.3f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _demo_table() -> str:
@@ -91,18 +170,29 @@ def _bench_table() -> str:
 
 
 def cli_page() -> str:
-    """Every command with its options, as Markdown."""
+    """Every command with its arguments and options, as Markdown."""
     group: Any = typer.main.get_command(cli.app)
     parts = ["# The command line\n\nGenerated by `python docs/generate.py`.\n"]
-    for name, command in group.commands.items():
-        parts.append(
-            f"## `instil {name}`\n\n{command.help}\n\n| option | default | what |\n| --- | --- | --- |"
-        )
-        for option in command.params:
-            default = "required" if option.required else _shown(option.default)
-            parts.append(f"| `{option.opts[0]}` | {default} | {_cell(option.help or '')} |")
-        parts.append("")
+    parts += [part for command in _commands(group, "instil") for part in command]
     return "\n".join(parts)
+
+
+def _commands(group: Any, before: str) -> Iterator[list[str]]:
+    for name, command in group.commands.items():
+        whole = f"{before} {name}"
+        if hasattr(command, "commands"):
+            yield from _commands(command, whole)
+            continue
+        lines = [
+            f"## `{whole}`\n\n{command.help}\n",
+            "| argument or option | default | what |",
+            "| --- | --- | --- |",
+        ]
+        for option in command.params:
+            shown = option.opts[0] if option.opts[0].startswith("-") else option.opts[0].upper()
+            default = "required" if option.required else _shown(option.default)
+            lines.append(f"| `{shown}` | {default} | {_cell(option.help or '')} |")
+        yield [*lines, ""]
 
 
 def recipe_page() -> str:
@@ -112,8 +202,8 @@ def recipe_page() -> str:
         "written out.\nIn Python, sections are keyword arguments of `instil.distill`. "
         "The JSON Schema is `src/instil/schemas/recipe.schema.json`.\n"
     ]
-    definitions = Recipe.model_json_schema()["$defs"]
-    parts += _section("The recipe itself", Recipe, definitions)
+    definitions = RecipeFile.model_json_schema()["$defs"]
+    parts += _section("The recipe itself", RecipeFile, definitions)
     for name, schema in definitions.items():
         text = str(schema.get("description", "")).partition("\n")[0]
         parts += [
@@ -128,7 +218,7 @@ def recipe_page() -> str:
 
 def recipe_schema() -> str:
     """The JSON Schema with which an editor completes a recipe."""
-    schema = Recipe.model_json_schema()
+    schema = RecipeFile.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=1) + "\n"
 

@@ -104,7 +104,7 @@ class Batch:
     Attributes:
         input_ids_BL: Token ids without the shared prefix.
         attention_mask: Padded: 1 for tokens that may be read, (B, prefix + L). Packed: what is added to the attention
-            scores, 0 or -inf, (1, 1, L, L).
+            scores, 0 or -inf, (1, 1, L, prefix + L).
         position_ids_BL: Position of each token in its whole sequence.
         predicts_BL: True where the logits predict a completion token: one position before each.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
@@ -152,16 +152,20 @@ def collate(
     )
 
 
-def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
+def pack(
+    prompts: Sequence[list[int]], completions: Sequence[list[int]], *, prefix: int = 0
+) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
-    A token reads the tokens of its own sequence only. Short rows of different length then cost what they hold.
+    A token reads the shared prefix and the tokens of its own sequence only. Short rows of different length then cost
+    what they hold.
 
     Args:
         prompts: Whole prompts, in token ids.
         completions: One completion for each.
+        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
     """
-    rows = [p + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
     lengths = torch.tensor([len(row) for row in rows])
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])
@@ -169,12 +173,11 @@ def pack(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batc
         [len(row) - len(c) for row, c in zip(rows, completions, strict=True)]
     ).repeat_interleave(lengths)
     readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
+    mask_LL = torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)
     return Batch(
         input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
-        attention_mask=torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)[
-            None, None
-        ],
-        position_ids_BL=position_L[None],
+        attention_mask=torch.nn.functional.pad(mask_LL, (prefix, 0))[None, None],
+        position_ids_BL=(prefix + position_L)[None],
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=len(position_L),

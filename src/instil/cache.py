@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from instil.alignment import shared_prefix
 
@@ -33,6 +35,7 @@ class SharedPrefix:
     ) -> None:
         self.length = shared_prefix(prompts) if len(prompts) > 1 else 0
         self._cache = DynamicCache(config=network.config)
+        self.can_lend = all(type(layer) is DynamicLayer for layer in self._cache.layers)
         slides = any(getattr(layer, "is_sliding", False) for layer in self._cache.layers)
         copies = all(hasattr(layer, "batch_repeat_interleave") for layer in self._cache.layers)
         if not copies or (slides and padded_after):
@@ -48,6 +51,17 @@ class SharedPrefix:
         expanded = copy.deepcopy(self._cache)
         expanded.batch_repeat_interleave(rows)
         return expanded
+
+    @contextmanager
+    def lent(self) -> Iterator[DynamicCache | None]:
+        """The cache itself for a packed batch, without a copy; what the batch adds is taken off again."""
+        if not self.length:
+            yield None
+            return
+        try:
+            yield self._cache
+        finally:
+            self._cache.crop(self.length - self._cache.get_seq_length())
 
     def batches(
         self, lengths: Sequence[int], *, batch_size: int, scored: Sequence[int] | None = None

@@ -19,10 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from instil.cell import StudyMethod
 from instil.errors import ConfigError
 from instil.objective import Objective
 from instil.objective.forward_kl import ForwardKL
-from instil.tuning import LoRA
+from instil.objective.label_kl import LabelKL
+from instil.task import Task
+from instil.tuning import LoRA, Tuning
 
 
 class _Section(BaseModel):
@@ -38,6 +41,26 @@ class ContextFiles(_Section):
     k: int | None = Field(None, ge=1, description="take the first k demonstrations")
 
 
+class Demonstrations(_Section):
+    """How a task's demonstrations are drawn from its training set."""
+
+    k: int = Field(8, ge=0, description="demonstrations a context; 0 makes a zero-shot teacher")
+    pool: int = Field(3000, ge=1, description="rows that they are drawn from")
+    draw: Literal["fixed", "per_query"] = Field(
+        "fixed", description="once for all queries, or anew for each"
+    )
+    balanced: bool = Field(True, description="as many of each label as can be")
+    answers: Literal["gold", "shuffled"] = Field(
+        "gold", description="shuffled: a control whose answers are dealt out anew among the queries"
+    )
+
+    @model_validator(mode="after")
+    def _enough_to_shuffle(self) -> Self:
+        if self.answers == "shuffled" and self.k == 1:
+            raise ValueError("answers: shuffled needs k > 1: one answer stays where it is")
+        return self
+
+
 class Data(_Section):
     """Where the rows are read from."""
 
@@ -49,7 +72,9 @@ class Data(_Section):
 class Prompt(_Section):
     """How a query is put to the model."""
 
-    format: Literal["auto", "chat", "plain"] = "auto"
+    format: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="auto: chat where there is a template; with a task, plain"
+    )
     pattern: str = "Q: {input}\nA:"
     completion: str = " {output}\n"
     separator: str = Field(
@@ -89,6 +114,13 @@ class Teacher(_Section):
     top_k: int = Field(
         256, ge=1, description="log-probabilities kept a token; the tail is one more"
     )
+    contexts: int = Field(
+        1, ge=1, description="of a task: sets of demonstrations whose predictions are averaged"
+    )
+    calibration: Literal["none", "contextual", "batch"] = Field(
+        "none",
+        description="of a task: divide by the prediction for an input without content, or by the mean over the inputs",
+    )
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -103,9 +135,24 @@ class Teacher(_Section):
         return self
 
 
+class Student(_Section):
+    """Who learns."""
+
+    keep_layers: int | tuple[int, ...] | None = Field(
+        None,
+        description="of a task: how many layers of the model, evenly spread, or which ones, make the student",
+    )
+    save: bool = Field(True, description="of a task: keep the trained weights with the cell")
+
+
 class Training(_Section):
     """How the student is optimised."""
 
+    rows: int | None = Field(
+        None,
+        ge=1,
+        description="of a task: inputs to learn from; null: 400, or half of a smaller training set",
+    )
     learning_rate: float = Field(1e-3, gt=0)
     epochs: float | None = Field(None, gt=0, description="null: max_steps decides")
     max_steps: int | None = Field(
@@ -117,6 +164,7 @@ class Training(_Section):
     grad_accumulation: int = Field(1, ge=1)
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -129,22 +177,97 @@ class Evaluation(_Section):
     """How the student is judged."""
 
     batch_size: int = Field(64, ge=1, description="most rows decoded or scored together")
+    rows: int | None = Field(None, ge=1, description="of a task: rows of each set; null: 500")
+    rows_out_of_domain: int | None = Field(
+        None, ge=1, description="of a task: rows of each set from elsewhere; null: as many"
+    )
+
+
+_UNREAD_WITH_TASK = (
+    "context",
+    "data",
+    "prompt.pattern",
+    "teacher.completions",
+    "teacher.samples",
+    "teacher.sampling_temperature",
+    "teacher.max_new_tokens",
+)
+_ONLY_WITH_TASK = (
+    "method",
+    "demonstrations",
+    "student",
+    "teacher.contexts",
+    "teacher.calibration",
+    "training.rows",
+    "evaluation.rows",
+    "evaluation.rows_out_of_domain",
+)
 
 
 class Recipe(_Section):
     """All settings of one run. Every section has defaults that give a good adapter."""
 
     model: str
+    task: Task | None = Field(None, description="null: the context and the rows come from files")
+    method: StudyMethod = Field("distillation", description="of a task")
     context: ContextFiles = ContextFiles()
     data: Data = Data()
+    demonstrations: Demonstrations = Demonstrations()
     prompt: Prompt = Prompt()
     teacher: Teacher = Teacher()
+    student: Student = Student()
     objective: Objective = ForwardKL()
-    tuning: LoRA = LoRA()
+    tuning: Tuning = LoRA()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_defaults(cls, settings: Any) -> Any:
+        """A section that is chosen by name has one if none is given: `tuning: {r: 4}` is LoRA."""
+        if not isinstance(settings, Mapping):
+            return settings
+        names = {
+            "objective": "label_kl" if settings.get("task") else "forward_kl",
+            "tuning": "lora",
+        }
+        named = {
+            section: {"name": name, **value}
+            for section, name in names.items()
+            if isinstance(value := settings.get(section, {}), Mapping)
+        }
+        return {**settings, **named}
+
+    @model_validator(mode="after")
+    def _task_or_files(self) -> Self:
+        """Refuses settings that the kind of run would not read."""
+        unread = _UNREAD_WITH_TASK if self.task else _ONLY_WITH_TASK
+        for place in unread:
+            section, _, field = place.partition(".")
+            value, plain = getattr(self, section), type(self).model_fields[section].default
+            if field:
+                value, plain = getattr(value, field), getattr(plain, field)
+            if value != plain:
+                raise ValueError(
+                    f"{place}: not read {'with' if self.task else 'without'} a task (got {value!r})"
+                )
+        if self.task is None:
+            if not isinstance(self.tuning, LoRA):
+                raise ValueError("tuning: without a task only lora, whose base stays at hand")
+        elif not isinstance(self.objective, LabelKL):
+            raise ValueError(f"objective: {self.objective.name} is not for a task; use label_kl")
+        elif self.objective.over == "vocabulary" and (
+            self.teacher.contexts > 1 or self.teacher.calibration != "none"
+        ):
+            raise ValueError(
+                "teacher.contexts and teacher.calibration work on label distributions: "
+                "they need objective.over: labels"
+            )
+        if self.task is None and isinstance(self.objective, LabelKL):
+            raise ValueError("objective: label_kl needs a task")
+        return self
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Recipe:
@@ -156,15 +279,18 @@ class Recipe(_Section):
         Raises:
             ConfigError: names every problem, with the nearest known key for an unknown one.
         """
+        recipe, problems = cls.check(settings)
+        if recipe is None:
+            raise ConfigError.listing(problems)
+        return recipe
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
+        """The recipe, or every problem of it in a clause each."""
         try:
-            return cls.model_validate(settings)
+            return cls.model_validate(settings), []
         except ValidationError as error:
-            problems = [_problem(cls, dict(e)) for e in error.errors()]
-            raise ConfigError(
-                f"the recipe has {len(problems)} problem{'s' * (len(problems) > 1)}: "
-                + "; ".join(problems),
-                mend="see docs/reference/recipe.md",
-            ) from None
+            return None, [_problem(cls, dict(e)) for e in error.errors()]
 
 
 def _problem(recipe: type[BaseModel], error: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ InstilError
 ├── OverlapError            (ValueError)          an evaluation row is also a demonstration or a training input
 ├── AlignmentError          (ValueError)          teacher and student prompt do not fit the model or each other
 ├── ChatTemplateError       (ValueError)          no chat template, or one that cannot render the turns
+├── VerbalizerError         (ValueError)          a verbalizer whose labels are, in tokens, not told apart
+├── TuningError             (ValueError)          a tuning that the model or the task does not allow
 ├── TokenizerMismatchError  (ValueError)          teacher and student cut text into different tokens
 ├── UnknownModelError       (LookupError)         no such model
 ├── HubUnreachableError     (ConnectionError)     a hub id, and no way to reach the hub
@@ -24,6 +26,7 @@ InstilError
 A leaf also inherits the standard library's error that it resembles, so `except ValueError` works too.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -57,6 +60,15 @@ class InstilError(Exception):
 class ConfigError(InstilError, ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
+    @classmethod
+    def listing(cls, problems: Sequence[str]) -> "ConfigError":
+        """One error for all problems of a recipe."""
+        return cls(
+            f"the recipe has {len(problems)} problem{'s' * (len(problems) > 1)}: "
+            + "; ".join(problems),
+            mend="see docs/reference/recipe.md",
+        )
+
 
 class DataFileError(InstilError, OSError):
     """A data file is missing, empty or cannot be read."""
@@ -86,6 +98,14 @@ class AlignmentError(InstilError, ValueError):
 
 class ChatTemplateError(InstilError, ValueError):
     """The tokenizer has no chat template, or one that cannot render the turns."""
+
+
+class VerbalizerError(InstilError, ValueError):
+    """Two labels' surface forms are the same in tokens, or one begins the other."""
+
+
+class TuningError(InstilError, ValueError):
+    """The model or the kind of run does not allow this tuning."""
 
 
 class TokenizerMismatchError(InstilError, ValueError):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from instil.results import Proportion
 
+CALIBRATION_BINS = 10
+
 
 def exact_match(output: str, expected: str) -> bool:
     """Whether two texts are equal, outer white space aside."""
@@ -32,3 +34,27 @@ def recovery(*, zero_shot: float, in_context: float, distilled: float) -> float 
     """How much of what the context gains the student keeps; None where the context gains nothing."""
     gain = in_context - zero_shot
     return (distilled - zero_shot) / gain if gain > 0 else None
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
+    """Expected calibration error (Naeini et al. 2015): confidence against accuracy in 10 equally wide bins.
+
+    Args:
+        confidences: Probability of each predicted label.
+        right: Whether it was right.
+    """
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, correct in zip(confidences, right, strict=True):
+        bins.setdefault(min(int(confidence * CALIBRATION_BINS), CALIBRATION_BINS - 1), []).append(
+            (confidence, correct)
+        )
+    gaps = (abs(sum(c for c, _ in kept) - sum(ok for _, ok in kept)) for kept in bins.values())
+    return sum(gaps) / len(right)
+
+
+def confusion(
+    labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Gold label -> predicted label -> rows; every label occurs in both places."""
+    pairs = list(zip(gold, predicted, strict=True))
+    return {one: {other: pairs.count((one, other)) for other in labels} for one in labels}

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -22,10 +27,34 @@ from transformers import (
 )
 
 from instil import bundled
-from instil.errors import HubUnreachableError, TokenizerMismatchError, UnknownModelError
+from instil.errors import (
+    HubUnreachableError,
+    TokenizerMismatchError,
+    TuningError,
+    UnknownModelError,
+)
 
 # A bfloat16 speed-up below this is not worth its rounding.
 WORTHWHILE_SPEEDUP = 1.3
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What can be told of a model without its weights.
+
+    Attributes:
+        name: As the user gave it.
+        source: What transformers loads.
+        tokenizer: The tokenizer, with a padding token.
+        window: Longest sequence in tokens, or None if the model names no limit.
+        fingerprint: Changes when the weights or the tokenizer may have changed.
+    """
+
+    name: str
+    source: str
+    tokenizer: PreTrainedTokenizerBase
+    window: int | None
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +91,31 @@ class LanguageModel:
         return int(self.tokenizer.pad_token_id or 0)
 
 
+def outline(name: str) -> Outline:
+    """Reads a model's configuration and tokenizer.
+
+    Args:
+        name: Hub id, local folder, or `bundled:NAME`.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        HubUnreachableError: it is a hub id and the hub cannot be reached.
+    """
+    source = resolve(name)
+    with _loading(name):
+        network_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return Outline(
+        name=name,
+        source=source,
+        tokenizer=tokenizer,
+        window=getattr(network_config.get_text_config(), "max_position_embeddings", None),
+        fingerprint=_fingerprint(source, network_config),
+    )
+
+
 def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     """Loads a model for inference; nothing in it runs code from the hub.
 
@@ -73,21 +127,15 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
         UnknownModelError: there is no such model.
         HubUnreachableError: it is a hub id and the hub cannot be reached.
     """
-    source = resolve(name)
+    known = outline(name)
     device = default_device()
-    chosen = fastest_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-    try:
+    with _loading(name):
         network = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, use_safetensors=True, trust_remote_code=False
+            known.source,
+            dtype=resolve_dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UnknownModelError(
-            f"{name} cannot be loaded as a causal language model",
-            got=str(error).strip().splitlines()[0],
-            allowed="a folder or hub id with config.json, weights in safetensors and a tokenizer",
-            mend="check the name; save the tokenizer beside the model if it is missing",
-        ) from None
     if network.can_generate() is False:
         raise UnknownModelError(
             f"{name} is not a causal language model", got=type(network).__name__
@@ -99,15 +147,64 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     # The model's own settings may penalise repetition or cut the distribution; that would judge prompts of different
     # length by different rules.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return LanguageModel(
         name=name,
         network=network,
-        tokenizer=tokenizer,
-        window=getattr(network.config.get_text_config(), "max_position_embeddings", None),
-        fingerprint=_fingerprint(source, network.config),
+        tokenizer=known.tokenizer,
+        window=known.window,
+        fingerprint=known.fingerprint,
     )
+
+
+def load_for_training(name: str, *, dtype: str) -> LanguageModel:
+    """Loads a model whose own weights will be trained: they are float32, and computed with in `dtype`.
+
+    In bfloat16 itself a weight takes steps of 2^-8 of its size, and an update of 1e-5 is rounded away.
+
+    Args:
+        name: Hub id, local folder, or `bundled:NAME`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        TuningError: float16, whose gradients vanish without a scaler.
+    """
+    computed = resolve_dtype(dtype)
+    if computed == torch.float16:
+        raise TuningError(
+            "full and bitfit train in float32 or bfloat16",
+            got="dtype: float16",
+            mend="use dtype: bfloat16, or tuning: {name: lora}",
+        )
+    model = load(name, dtype="float32")
+    if computed != torch.float32:
+        cast = torch.autocast(model.device.type, dtype=computed)
+        model.network.forward = cast(model.network.forward)
+    return model
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own bars and notes off the screen; ours are there."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Says in our words what transformers says when a model cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UnknownModelError(
+            f"{name} cannot be loaded as a causal language model",
+            got=str(error).strip().splitlines()[0],
+            allowed="a folder or hub id with config.json, weights in safetensors and a tokenizer",
+            mend="check the name; save the tokenizer beside the model if it is missing",
+        ) from None
 
 
 def resolve(name: str) -> str:
@@ -161,7 +258,7 @@ def _check_hub(name: str) -> None:
         ) from None
 
 
-def check_same_tokens(teacher: LanguageModel, student: LanguageModel) -> None:
+def check_same_tokens(teacher: LanguageModel | Outline, student: LanguageModel | Outline) -> None:
     """Refuses two models whose token ids mean different texts.
 
     Raises:
@@ -192,6 +289,12 @@ def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
+
+
+@cache
+def resolve_dtype(name: str) -> torch.dtype:
+    """The dtype of that name; `auto` is the fastest one on this machine."""
+    return fastest_dtype(default_device()) if name == "auto" else getattr(torch, name)
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

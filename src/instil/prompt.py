@@ -47,6 +47,10 @@ class PromptFormat(ABC):
     def completion_ids(self, row: Row) -> list[int]:
         """The row's gold output as token ids, with what ends it."""
 
+    @abstractmethod
+    def answer_ids(self, row: Row) -> list[int]:
+        """The row's output alone as token ids, as it follows the row's prompt, without what ends it."""
+
     def decode(self, completion: list[int]) -> str:
         """The answer in a completion: cut at the first stop string, special tokens and outer space gone."""
         text = str(self.tokenizer.decode(completion, skip_special_tokens=True))
@@ -103,6 +107,14 @@ class PlainPrompt(PromptFormat):
         prompt = self.text(row.input)
         return self._continuation(
             prompt, self.prompt_ids(row.input), self._answer(row), special=True
+        )
+
+    @override
+    def answer_ids(self, row: Row) -> list[int]:
+        before = self.completion.partition("{output}")[0]
+        prompt = self.text(row.input)
+        return self._continuation(
+            prompt, self.prompt_ids(row.input), before + (row.output or ""), special=True
         )
 
     def _prompt(self, query: str) -> str:
@@ -171,6 +183,10 @@ class ChatPrompt(PromptFormat):
             # As the template writes it in a demonstration: some put a space before the answer.
             answer = whole[len(prompt) :].rpartition(self.closing)[0]
         return [*self._continuation(prompt, ids, answer, special=False), self.end_of_turn]
+
+    @override
+    def answer_ids(self, row: Row) -> list[int]:
+        return self.completion_ids(row)[:-1]
 
     def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> str:
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -16,6 +18,7 @@ from instil.results import Phase, PhaseCost
 
 SAMPLE_SECONDS = 0.05
 MEBIBYTE = 2**20
+PEAKS = ("peak_rss_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
 
 
 @dataclass
@@ -24,6 +27,8 @@ class _Tally:
     cpu_user_seconds: float = 0.0
     cpu_system_seconds: float = 0.0
     peak_rss_bytes: int = 0
+    peak_allocated_bytes: int = 0
+    peak_reserved_bytes: int = 0
     rss_byte_samples: int = 0
     samples: int = 0
     tokens: int = 0
@@ -32,7 +37,8 @@ class _Tally:
     def plus(self, other: _Tally) -> _Tally:
         mine, theirs = asdict(self), asdict(other)
         total = _Tally(**{field: mine[field] + theirs[field] for field in mine})
-        total.peak_rss_bytes = max(self.peak_rss_bytes, other.peak_rss_bytes)
+        for peak in PEAKS:
+            setattr(total, peak, max(mine[peak], theirs[peak]))
         return total
 
 
@@ -58,6 +64,9 @@ class Recorder:
         stop = threading.Event()
         sampler = threading.Thread(target=self._sample, args=(tally, stop), daemon=True)
         before, start = self._process.cpu_times(), time.perf_counter()
+        device = _device_memory()
+        if device is not None:
+            device.reset_peak_memory_stats()
         sampler.start()
         try:
             yield
@@ -65,6 +74,10 @@ class Recorder:
             stop.set()
             sampler.join()
             after = self._process.cpu_times()
+            if device is not None:
+                peaks = (device.max_memory_allocated(), device.max_memory_reserved())
+                tally.peak_allocated_bytes = max(tally.peak_allocated_bytes, peaks[0])
+                tally.peak_reserved_bytes = max(tally.peak_reserved_bytes, peaks[1])
             tally.wall_seconds += time.perf_counter() - start
             tally.cpu_user_seconds += after.user - before.user
             tally.cpu_system_seconds += after.system - before.system
@@ -73,6 +86,14 @@ class Recorder:
                 work = self._path.with_name(self._path.name + ".part")
                 work.write_text(json.dumps(tallies), encoding="utf-8")
                 work.replace(self._path)
+
+    def add(self, name: Phase, spent: dict[str, float]) -> None:
+        """Adds what another recorder measured, as its `spent` gave it."""
+        self._tallies[name] = self._tally(name).plus(_Tally(**spent))  # type: ignore[arg-type]
+
+    def spent(self, name: Phase) -> dict[str, float]:
+        """The sums of a phase, to be stored and added again."""
+        return asdict(self._tally(name))
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""
@@ -87,6 +108,8 @@ class Recorder:
                 cpu_user_seconds=tally.cpu_user_seconds,
                 cpu_system_seconds=tally.cpu_system_seconds,
                 peak_rss_mb=tally.peak_rss_bytes / MEBIBYTE,
+                peak_allocated_mb=tally.peak_allocated_bytes / MEBIBYTE or None,
+                peak_reserved_mb=tally.peak_reserved_bytes / MEBIBYTE or None,
                 mean_rss_mb=tally.rss_byte_samples / max(tally.samples, 1) / MEBIBYTE,
                 tokens=tally.tokens,
                 steps=tally.steps,
@@ -105,3 +128,9 @@ class Recorder:
             tally.samples += 1
             if stop.wait(SAMPLE_SECONDS):
                 return
+
+
+def _device_memory() -> Any:
+    """What counts the accelerator's memory; None on a machine without one."""
+    torch = sys.modules.get("torch")  # costs are measured without torch, too
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None

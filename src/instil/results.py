@@ -81,6 +81,12 @@ class PhaseCost(_Model):
     cpu_system_seconds: float
     peak_rss_mb: float = Field(description="highest resident memory seen in the phase, MiB")
     mean_rss_mb: float = Field(description="mean resident memory over the phase's samples, MiB")
+    peak_allocated_mb: float | None = Field(
+        None, description="highest memory of tensors on the accelerator, MiB; null on a CPU"
+    )
+    peak_reserved_mb: float | None = Field(
+        None, description="highest memory held from the accelerator, MiB; null on a CPU"
+    )
     tokens: int = Field(description="token positions computed by a forward pass, padding left out")
     steps: int = Field(
         description="batches in `generate`, `teach` and `evaluate`; optimiser steps in `train`"

@@ -33,6 +33,25 @@ def read_rows(path: Path, *, need_output: bool) -> list[Row]:
         DataFormatError: it is binary, mis-encoded or truncated, or a line is malformed.
         FieldError: a row lacks a field, or the field is empty.
     """
+    rows = [_row(fields, where, need_output=need_output) for where, fields in read_fields(path)]
+    if not rows:
+        raise DataFileError(f"{path} has no rows", mend="add at least one row")
+    return rows
+
+
+def read_fields(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Reads what the rows of a file hold, whatever their fields are called.
+
+    Args:
+        path: JSON Lines (.jsonl), CSV with a header (.csv) or Parquet (.parquet).
+
+    Returns:
+        Of each row where it stands, for messages, and its fields; a file without rows gives none.
+
+    Raises:
+        DataFileError: the file is missing, empty or cannot be read.
+        DataFormatError: it is binary, mis-encoded or truncated, or, while it is read, a line is malformed.
+    """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -43,10 +62,7 @@ def read_rows(path: Path, *, need_output: bool) -> list[Row]:
             mend="convert the file, or give it the ending of what it holds",
         )
     check_file(path)
-    rows = [_row(fields, where, need_output=need_output) for where, fields in reader(path)]
-    if not rows:
-        raise DataFileError(f"{path} has no rows", mend="add at least one row")
-    return rows
+    return reader(path)
 
 
 def as_rows(
@@ -119,6 +135,24 @@ def read_text(path: Path) -> str:
         ) from None
 
 
+def check_characters(text: str, what: str) -> None:
+    """Refuses text that no tokenizer reads.
+
+    Args:
+        text: The text.
+        what: What it is, for the message.
+
+    Raises:
+        DataFormatError: it holds half a character.
+    """
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataFormatError(
+            f"{what} holds half a character",
+            got="a lone surrogate, as a cut emoji leaves it",
+            mend="write the row again",
+        )
+
+
 def check_overlap(
     evaluation: Sequence[Row], others: Mapping[str, Sequence[Row]], *, allow: bool
 ) -> None:
@@ -184,12 +218,7 @@ def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
             if field == "output" and not need_output:  # an empty cell of a CSV
                 continue
             raise FieldError(f"{where}: field {field!r} is empty", mend="fill it or drop the row")
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise DataFormatError(
-                f"{where}: field {field!r} holds half a character",
-                got="a lone surrogate, as a cut emoji leaves it",
-                mend="write the row again",
-            )
+        check_characters(value, f"{where}: field {field!r}")
         values[field] = value
     return Row(values["input"], values.get("output"))
 
@@ -208,14 +237,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             raise DataFormatError(
                 f"{where}: not a JSON object",
                 got=f"{error.msg} at column {error.colno}",
-                allowed='{"input": "…", "output": "…"}, one a line',
+                allowed='one JSON object a line, such as {"input": "…", "output": "…"}',
                 mend="the file looks cut off here; write it again" if cut else "mend the line",
             ) from None
         if not isinstance(fields, dict):
             raise DataFormatError(
                 f"{where}: not a JSON object",
                 got=type(fields).__name__,
-                allowed='{"input": "…", "output": "…"}, one a line',
+                allowed='one JSON object a line, such as {"input": "…", "output": "…"}',
                 mend="mend the line",
             )
         yield where, fields

@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from instil.config import Recipe
 from instil.context import Context
-from instil.errors import ContextError
-from instil.rows import Row, check_overlap, key
+from instil.errors import ConfigError, ContextError
+from instil.rows import Row, check_overlap, key, read_rows
 
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
 
@@ -19,6 +20,42 @@ class Rows:
 
     inputs: list[Row]
     evaluation: list[Row]
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a recipe without a task reads from files.
+
+    Attributes:
+        context: What the teacher reads.
+        inputs: Queries to learn from.
+        held_out: Rows to judge on, if a file of them is named.
+    """
+
+    context: Context
+    inputs: list[Row]
+    held_out: list[Row] | None
+
+    @classmethod
+    def read(cls, recipe: Recipe) -> Files:
+        """Reads the files that a recipe names.
+
+        Raises:
+            ConfigError: it names no inputs.
+            InstilError: a file is at fault.
+        """
+        if recipe.data.inputs is None:
+            raise ConfigError(
+                "a recipe without a task needs data.inputs",
+                allowed="a .jsonl, .csv or .parquet file with a field `input`",
+                mend="name the file, or a task",
+            )
+        gold = recipe.teacher.completions == "gold"
+        return cls(
+            context=Context.read(recipe.context),
+            inputs=read_rows(recipe.data.inputs, need_output=gold),
+            held_out=read_rows(recipe.data.eval, need_output=True) if recipe.data.eval else None,
+        )
 
 
 def split(

@@ -98,6 +98,16 @@ class TargetRow:
     completion: list[int]
     targets: Targets | None
 
+    @property
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """What the student reads: one prompt with its completion."""
+        return [(self.student_prompt, self.completion)]
+
+    @property
+    def terms(self) -> int:
+        """Terms that the row adds to the loss: its completion's tokens."""
+        return len(self.completion)
+
 
 _SCHEMA = pa.schema(
     [

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import (
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -28,13 +29,29 @@ from instil.alignment import Batch, collate, pack
 from instil.errors import NotFiniteLossError
 from instil.model import completion_logits
 from instil.objective import Objective
+from instil.packing import keeps_apart
 from instil.progress import Advance, Bar, Display
-from instil.targets import TargetRow, Targets
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
 LONGEST_PACK = 1024  # tokens
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
+
+
+class Lesson(Protocol):
+    """One training row."""
+
+    @property
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """(prompt, completion) pairs in token ids that the student reads for it."""
+
+    @property
+    def terms(self) -> int:
+        """Terms that it adds to the loss, which is their mean."""
+
+    @property
+    def targets(self) -> Any:
+        """What its objective compares the student with; of a type with `cat` and `to`. None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +68,29 @@ class TrainingReport:
 
 
 def train(
-    student: PeftModel,
-    rows: Sequence[TargetRow],
+    student: PreTrainedModel | PeftModel,
+    rows: Sequence[Lesson],
     *,
     objective: Objective,
     settings: config.Training,
     seed: int,
     pad_id: int,
     checkpoints: Path,
+    resumable: bool = True,
     advance: Advance,
     display: Display,
 ) -> TrainingReport:
     """Trains the student in place; goes on from the last checkpoint if there is one.
 
     Args:
-        student: The model with its adapter.
+        student: The model, with some of its weights or an adapter trainable.
         rows: What it is to learn.
         objective: The loss.
         settings: Optimisation.
         seed: Of the order of rows and of dropout.
         pad_id: Fills masked positions.
         checkpoints: Folder for checkpoints.
+        resumable: Write checkpoints; they take an adapter's weights, not a base model's.
         advance: Told of progress.
         display: Shows progress.
 
@@ -89,7 +108,7 @@ def train(
         max_steps=steps,
         warmup_steps=math.ceil(settings.warmup_share * steps),
         lr_scheduler_type=settings.schedule,
-        weight_decay=0.0,
+        weight_decay=settings.weight_decay,
         seed=seed,
         data_seed=seed,
         use_cpu=accelerator is None,
@@ -97,7 +116,7 @@ def train(
         remove_unused_columns=False,
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
-        save_strategy="steps",
+        save_strategy="steps" if resumable else "no",
         save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
         save_total_limit=1,
         report_to="none",
@@ -118,7 +137,9 @@ def train(
             model=student,
             args=arguments,
             train_dataset=_Rows(rows),
-            data_collator=_Collator(pad_id, packed=can_pack(student, rows)),
+            data_collator=_Collator(
+                pad_id, packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0])
+            ),
             callbacks=[_Show(bar, advance), interrupt],
             objective=objective,
             advance=advance,
@@ -155,9 +176,11 @@ def total_steps(settings: config.Training, rows: int) -> int:
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
 
-    def __init__(self, *, objective: Objective, advance: Advance, **kwargs: Any) -> None:
+    def __init__(
+        self, *, objective: Callable[..., Tensor], advance: Advance, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.objective: Objective = objective
+        self.objective: Callable[..., Tensor] = objective
         self.advance: Advance = advance
         # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
         self.model_accepts_loss_kwargs = True
@@ -171,7 +194,7 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         batch: Batch = inputs["batch"]
-        targets: Targets | None = inputs["targets"]
+        targets: Any = inputs["targets"]
         logits_NV = completion_logits(model, batch)
         device = logits_NV.device
         loss_N = self.objective(
@@ -191,36 +214,15 @@ class DistillationTrainer(Trainer):
         return loss
 
 
-class _Rows(torch.utils.data.Dataset[TargetRow]):
-    def __init__(self, rows: Sequence[TargetRow]) -> None:
+class _Rows(torch.utils.data.Dataset[Lesson]):
+    def __init__(self, rows: Sequence[Lesson]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> TargetRow:
+    def __getitem__(self, index: int) -> Lesson:
         return self.rows[index]
-
-
-@torch.inference_mode()
-def can_pack(network: Any, rows: Sequence[TargetRow]) -> bool:
-    """Whether the model keeps packed sequences apart: the first one must not change what the second one predicts.
-
-    Not so where layers carry a state along or look back a fixed distance whatever the mask says.
-    """
-    text_config = network.config.get_text_config()
-    if getattr(text_config, "sliding_window", None) or network.training:
-        return False
-    first, second = rows[0], rows[-1]
-    other = [token + 1 if token == 0 else token - 1 for token in first.student_prompt]
-    logits = [
-        completion_logits(
-            network, pack([prompt, second.student_prompt], [first.completion, second.completion])
-        )[len(first.completion) :]
-        for prompt in (first.student_prompt, other)
-    ]
-    before, after = logits
-    return torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max()))
 
 
 class _Collator:
@@ -228,10 +230,8 @@ class _Collator:
         self.pad_id = pad_id
         self.packed = packed
 
-    def __call__(self, rows: Sequence[TargetRow]) -> dict[str, Any]:
-        prompts, completions = zip(
-            *((row.student_prompt, row.completion) for row in rows), strict=True
-        )
+    def __call__(self, rows: Sequence[Lesson]) -> dict[str, Any]:
+        prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
         # Packing pays while attention, whose cost grows with the square of the length, is small.
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= LONGEST_PACK
         if self.packed and fits:
@@ -239,12 +239,13 @@ class _Collator:
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]
+        # Only counted: the Trainer divides by their number. They are in place already, not one late.
+        terms = torch.zeros(sum(row.terms for row in rows), dtype=torch.long)
         return {
             "batch": batch,
-            "targets": Targets.cat(targets) if targets else None,
-            # Only counted: the Trainer divides by their number. They are in place already, not one late.
-            "labels": batch.completion_N,
-            "shift_labels": batch.completion_N,
+            "targets": type(targets[0]).cat(targets) if targets else None,
+            "labels": terms,
+            "shift_labels": terms,
         }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from instil import config, evaluation, targets, teacher, training
+from instil import config, evaluation, packing, targets, teacher, training
 from instil.alignment import AlignedPair, collate, pack
 from instil.cache import SharedPrefix
 from instil.context import Context, FewShot
@@ -114,8 +114,9 @@ def test_packed_rows_predict_what_padded_rows_predict(any_model: LanguageModel) 
 
 
 def test_a_model_that_mixes_packed_rows_is_found_out(any_model: LanguageModel) -> None:
-    rows = [TargetRow(p.row, p.student_prompt, p.completion, None) for p in pairs_of(any_model)]
-    assert training.can_pack(any_model.network, rows)
+    pairs = pairs_of(any_model)
+    one, other = ((p.student_prompt, p.completion) for p in (pairs[0], pairs[-1]))
+    assert packing.keeps_apart(any_model.network, one, other)
 
     def forget_the_mask(
         module: Any, args: Any, kwargs: dict[str, Any]
@@ -126,7 +127,7 @@ def test_a_model_that_mixes_packed_rows_is_found_out(any_model: LanguageModel) -
         }
 
     any_model.network.register_forward_pre_hook(forget_the_mask, with_kwargs=True)
-    assert not training.can_pack(any_model.network, rows)
+    assert not packing.keeps_apart(any_model.network, one, other)
 
 
 def test_training_on_packed_rows_ends_where_padded_rows_end(
@@ -134,7 +135,7 @@ def test_training_on_packed_rows_ends_where_padded_rows_end(
 ) -> None:
     packed = judged_of(llama, CONTEXT)
     train_on(packed, target_rows(packed), steps=4, batch_size=3)
-    monkeypatch.setattr(training, "can_pack", lambda network, rows: False)
+    monkeypatch.setattr(training, "keeps_apart", lambda network, one, other: False)
     padded = judged_of(load(llama.name, dtype="float32"), CONTEXT)
     train_on(padded, target_rows(padded), steps=4, batch_size=3)
     for name, value in weights(packed).items():

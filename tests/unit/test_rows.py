@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instil.errors import DataFileError, DataFormatError, FieldError, InstilError, OverlapError
-from instil.rows import Row, as_rows, check_overlap, read_rows
+from instil.rows import Row, as_rows, check_overlap, read_fields, read_rows
 
 GOOD = [
     {"input": "apple", "output": "apples"},
@@ -145,3 +145,14 @@ def test_a_leak_is_found_whatever_case_and_space_and_can_be_allowed() -> None:
         check_overlap(held_out, {"demonstrations": [Row("seen before")]}, allow=False)
     check_overlap(held_out, {"demonstrations": [Row("seen before")]}, allow=True)
     check_overlap(held_out, {"inputs": [Row("other")]}, allow=False)
+
+
+def test_fields_are_read_whatever_they_are_called(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": 1}\n\n{"other": null}\n')
+    assert list(read_fields(path)) == [
+        (f"{path}, line 1", {"text": "a", "label": 1}),
+        (f"{path}, line 3", {"other": None}),
+    ]
+    with pytest.raises(DataFileError, match="no such file"):
+        read_fields(tmp_path / "gone.jsonl")

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from instil.objective.cross_entropy import CrossEntropy
 from instil.objective.forward_kl import ForwardKL
+from instil.objective.label_kl import LabelKL
 
-Objective = Annotated[ForwardKL | CrossEntropy, Field(discriminator="name")]
+Objective = Annotated[ForwardKL | CrossEntropy | LabelKL, Field(discriminator="name")]
 
-__all__ = ["CrossEntropy", "ForwardKL", "Objective"]
+__all__ = ["CrossEntropy", "ForwardKL", "LabelKL", "Objective"]

@@ -1,19 +1,12 @@
-"""The figures, drawn by matplotlib and returned as inline SVG.
-
-matplotlib knows no CSS, so a figure is drawn in stand-in colours that nothing else uses, and these
-are then replaced by `currentColor` and the page's custom properties: one SVG serves a light page, a
-dark one and paper. Text stays text (`svg.fonttype: none`), set in the page's own font.
-"""
+"""The figures of a run, drawn by matplotlib and returned as inline SVG."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from instil.report.drawing import STAND_INS, Figure, Sketch
 from instil.report.numerals import count, fixed, interval, number, percent
 from instil.results import PHASES, MethodName, Pair, Proportion, Results
 
@@ -27,67 +20,12 @@ TITLES: dict[MethodName, str] = {
     "distilled": "Distilled",
 }
 
-# Stand-ins. They differ from one another and from anything matplotlib draws by default.
-_INK, _RULE, _PLAIN = "#010203", "#010204", "#010205"
+_PLAIN = STAND_INS["plain"]
 _METHOD_INK: dict[MethodName, str] = {
-    "zero_shot": "#010206",
-    "in_context": "#010207",
-    "distilled": "#010208",
+    "zero_shot": STAND_INS["zero-shot"],
+    "in_context": STAND_INS["in-context"],
+    "distilled": STAND_INS["distilled"],
 }
-_CSS = {
-    _INK: "currentColor",
-    _RULE: "var(--rule)",
-    _PLAIN: "var(--plain)",
-    _METHOD_INK["zero_shot"]: "var(--zero-shot)",
-    _METHOD_INK["in_context"]: "var(--in-context)",
-    _METHOD_INK["distilled"]: "var(--distilled)",
-}
-
-_WIDTH = 4.4
-"""Inches. At 360 px of screen this is shown at four fifths, where 9 points are still legible."""
-
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "xtick.color": _RULE,
-    "ytick.color": _RULE,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "axes.edgecolor": _RULE,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "grid.color": _RULE,
-    "grid.linewidth": 0.6,
-    "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawn figure.
-
-    Attributes:
-        name: An identifier, unique in the page.
-        title: What it shows, in a few words.
-        description: The same in full sentences, with the numbers, for who cannot see it.
-        svg: An `<svg>` element.
-    """
-
-    name: str
-    title: str
-    description: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -259,36 +197,7 @@ def _name_lines(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.45, -0.55)
 
 
-@contextmanager
-def _settings(name: str) -> Iterator[None]:
-    # Imported here: matplotlib costs half a second that a reader of this module need not pay. The
-    # style starts from matplotlib's defaults so that no matplotlibrc on the machine shows through.
-    from matplotlib import style
-
-    with style.context(["default", {**_STYLE, "svg.hashsalt": f"instil-{name}"}]):
-        yield
-
-
 def _figure(
     name: str, title: str, description: str, draw: Callable[[Canvas], None], height: float
 ) -> Figure:
-    # `Figure` without pyplot: no global state, no display, whatever backend the process uses.
-    from matplotlib.figure import Figure as Canvas
-
-    with _settings(name):
-        canvas = Canvas(figsize=(_WIDTH, height), layout="constrained")
-        draw(canvas)
-        written = io.StringIO()
-        canvas.savefig(written, format="svg", metadata={"Date": None})
-    return Figure(name, title, description, _inline(name, written.getvalue()))
-
-
-def _inline(name: str, document: str) -> str:
-    """An SVG document as an element of an HTML page, in the page's colours."""
-    svg = document[document.index("<svg") :].rstrip()
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Every figure numbers its parts from one; in one page the names must differ.
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for stand_in, css in _CSS.items():
-        svg = svg.replace(stand_in, css)
-    return svg
+    return Sketch(name, title, description, lambda canvas, _: draw(canvas), height).inline()

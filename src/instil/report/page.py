@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from instil.report import figures
-from instil.report.figures import TITLES, Figure
+from instil.report.drawing import Figure
+from instil.report.figures import TITLES
 from instil.report.numerals import (
     MISSING,
     NBSP,
@@ -26,29 +21,13 @@ from instil.report.numerals import (
     points,
     whole_percent,
 )
+from instil.report.table import Cell, Row
+from instil.report.templates import as_json, templates
 from instil.report.verdict import KEPT, NOTICEABLE_DRIFT, caveats, judge, share_closed
 from instil.results import PHASES, MethodName, Prediction, Results
 
 PAGE_SIZE = 50
 """Evaluation rows shown at once."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value of a sortable table: as it is read and as it is compared."""
-
-    text: str
-    key: float | str | None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table: its name, the method it belongs to, its cells."""
-
-    name: str
-    method: str
-    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +86,7 @@ def render(
     rows = evaluation_rows(predictions, methods)
     graded = any(a and a.correct is not None for row in rows for a in row.answers)
     quality = figures.accuracy(results) or figures.fidelity(results)
-    template = _jinja().get_template("page.html.j2")
+    template = templates().get_template("page.html.j2")
     return template.render(
         results=results,
         verdict=judge(results),
@@ -216,7 +195,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return facts
 
 
-def _method_rows(results: Results) -> list[TableRow]:
+def _method_rows(results: Results) -> list[Row]:
     rows = []
     for method, title in TITLES.items():
         if method not in results.methods:
@@ -225,7 +204,7 @@ def _method_rows(results: Results) -> list[TableRow]:
         accuracy = scored.accuracy
         tokens, seconds = scored.prompt_tokens_mean, scored.seconds_per_query
         rows.append(
-            TableRow(
+            Row(
                 name=title,
                 method=method,
                 cells=(
@@ -241,7 +220,7 @@ def _method_rows(results: Results) -> list[TableRow]:
     return rows
 
 
-def _phase_rows(results: Results) -> list[TableRow]:
+def _phase_rows(results: Results) -> list[Row]:
     rows = []
     for order, phase in enumerate(PHASES):
         if phase not in results.phases:
@@ -250,7 +229,7 @@ def _phase_rows(results: Results) -> list[TableRow]:
         seconds = (cost.wall_seconds, cost.cpu_user_seconds, cost.cpu_system_seconds)
         memory = (cost.peak_rss_mb, cost.mean_rss_mb)
         rows.append(
-            TableRow(
+            Row(
                 name=phase,
                 method=str(order),
                 cells=(
@@ -362,28 +341,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
         elif isinstance(value, str):
             yield f"{prefix}{key}", value
         else:
-            yield f"{prefix}{key}", _json(value)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _digest(script: str) -> str:
-    """The hash under which the page's policy lets its own script run, and no other."""
-    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-
-
-def _jinja() -> Environment:
-    jinja = Environment(
-        loader=PackageLoader("instil.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # Only what matplotlib wrote is let through as markup, and no text from data is drawn.
-    jinja.filters["svg"] = lambda figure: Markup(figure.svg)
-    jinja.filters["digest"] = _digest
-    jinja.filters["json"] = _json
-    return jinja
+            yield f"{prefix}{key}", as_json(value)

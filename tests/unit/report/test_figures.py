@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from instil.report import figures, render
-from instil.report.figures import Figure
+from instil.report.drawing import Figure
 from instil.results import Prediction, Results
 
 MakeResults = Callable[..., Results]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from instil.report import figures, render
-from instil.report.figures import Figure
+from instil.report.drawing import Figure
 from instil.report.page import PAGE_SIZE
 from instil.results import Prediction, Results
 

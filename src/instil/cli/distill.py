@@ -1,63 +1,23 @@
-"""The command line. Heavy imports wait inside the commands, so that `--help` answers at once."""
+"""`instil distill` and `instil demo`: one context into one adapter."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import traceback
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instil import __version__
-from instil.errors import ConfigError, InstilError
+from instil.cli.console import Debug, Overwrite, Quiet, errors
+from instil.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from instil.run import Run
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
-INTERRUPTED = 130
-
-app = typer.Typer(
-    name="instil",
-    help="Bake a prompt into a language model's weights, with a report that proves it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --output.")]
 
 
-def main() -> None:
-    """Entry point of the `instil` command."""
-    app()
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def instil(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Options that stand before a command."""
-
-
-@app.command()
 def distill(
     model: Annotated[
         str, typer.Option(help="Hub id, local folder, or bundled:NAME.", show_default=False)
@@ -173,7 +133,7 @@ def distill(
         "dtype": dtype,
         "seed": seed,
     }
-    with _errors(debug):
+    with errors(debug):
         if chat_template_kwargs is not None:
             recipe["prompt"]["chat_template_kwargs"] = _json_object(chat_template_kwargs)
         run = _run(recipe, output=output, overwrite=overwrite, quiet=quiet)
@@ -182,7 +142,6 @@ def distill(
             run.check_recovery(min_recovery)
 
 
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     overwrite: Overwrite = False,
@@ -200,37 +159,30 @@ def demo(
         "prompt": {"format": "plain"},
         "training": {"batch_size": 8},  # half the default: the demo is to end within two minutes
     }
-    with _errors(debug):
+    with errors(debug):
         _print_run(_run(recipe, output=output, overwrite=overwrite, quiet=quiet))
 
 
 def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool) -> Run:
     """Checks what can be checked cheaply, then loads torch and goes."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from instil.config import Recipe
-    from instil.context import Context
     from instil.progress import Display
-    from instil.rows import read_rows
+    from instil.split import Files
 
     recipe = Recipe.parse(settings)
-    assert recipe.data.inputs is not None
-    context = Context.read(recipe.context)
-    inputs = read_rows(recipe.data.inputs, need_output=recipe.teacher.completions == "gold")
-    held_out = read_rows(recipe.data.eval, need_output=True) if recipe.data.eval else None
+    files = Files.read(recipe)
     display = Display(quiet=quiet)
     display.note("starting")
-    from transformers.utils import logging
-
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from instil import experiment
+    from instil.model import quiet_libraries
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
+    quiet_libraries()
     return experiment.run(
         recipe,
-        context=context,
-        inputs=inputs,
-        held_out=held_out,
+        context=files.context,
+        inputs=files.inputs,
+        held_out=files.held_out,
         output=output,
         overwrite=overwrite,
         display=display,
@@ -268,21 +220,6 @@ def _print_run(run: Run) -> None:
     )
     console.print(f"report   {run.report()}", markup=False)
     console.print(f"adapter  {run.adapter}", markup=False)
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """Errors of ours end the command with their message and status; others keep their traceback."""
-    try:
-        yield
-    except InstilError as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Copies what may be published of a study to `results/`: numbers and figures, never a row's text.
+
+python benchmarks/publish_study.py runs/sentiment-smollm2
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+WHOLE = ("study.json", "tables.md", "tables.tex", "cells.csv")  # no text of rows in them
+
+
+def publish(study: Path) -> Path:
+    """Copies a study's numbers.
+
+    Args:
+        study: Its folder.
+
+    Returns:
+        Where they are now.
+    """
+    target = RESULTS / study.name
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "cells").mkdir(parents=True)
+    for name in WHOLE:
+        shutil.copyfile(study / name, target / name)
+    shutil.copytree(study / "figures", target / "figures", ignore=shutil.ignore_patterns("*.pdf"))
+    index = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    for name in index["cells"]:
+        folder = study / "cells" / name
+        cell = _without_place(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
+        text = json.dumps(cell, indent=1) + "\n"
+        (target / "cells" / name).mkdir()
+        (target / "cells" / name / "cell.json").write_text(text, encoding="utf-8")
+    shutil.copyfile(
+        study / "cells" / index["cells"][0] / "environment.json", target / "environment.json"
+    )
+    return target
+
+
+def _without_place(cell: dict[str, Any]) -> dict[str, Any]:
+    """Where the data lay on the machine that ran it tells nobody anything."""
+    cell["recipe"]["task"]["folder"] = None
+    return cell
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(publish(Path(argument)))

@@ -1,0 +1,45 @@
+r"""What a model says of labels, put right: calibration of one context's predictions, and the mean over several.
+
+A context tilts a model towards some labels whatever the query (Zhao et al. 2021, arXiv:2102.09690). Dividing by a
+reference prediction r takes the tilt out:
+
+$$ \hat p_y \propto p_y / r_y $$
+
+with r the prediction for inputs without content (contextual calibration, the same paper), or the mean prediction over
+unlabelled inputs (batch calibration, Zhou et al. 2023, arXiv:2309.17249, eq. 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+CONTENT_FREE = ("N/A", "[MASK]", "")
+"""Inputs without content, as Zhao et al. take them."""
+
+
+def probabilities(logprobs_RL: Tensor, reference_L: Tensor | None = None) -> Tensor:
+    """Probabilities of the labels among themselves.
+
+    Args:
+        logprobs_RL: Log-probability of each label; their sum may be below 1.
+        reference_L: What to divide by; None: nothing.
+
+    Returns:
+        Shape (R, L); each row sums to 1.
+    """
+    if reference_L is not None:
+        logprobs_RL = logprobs_RL - reference_L.log()
+    return logprobs_RL.softmax(-1)
+
+
+def reference(logprobs_RL: Tensor) -> Tensor:
+    """The mean prediction over R inputs, shape (L,)."""
+    return probabilities(logprobs_RL).mean(0)
+
+
+def average(predictions: Sequence[Tensor]) -> Tensor:
+    """The mean of several contexts' probabilities (R, L) of the same rows."""
+    return torch.stack(list(predictions)).mean(0)

@@ -1,0 +1,190 @@
+"""`cell.json`: what one cell of a study scored and what it cost; its schema, reading and writing.
+
+A study is a recipe with a grid; a cell is one combination of the grid's values: one method, one tuning, one seed. All
+that a study's report says comes from these models, so it can be drawn again anywhere, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.errors import DataFileError, DataFormatError
+from instil.results import Phase, PhaseCost, Proportion
+
+CELL, PREDICTIONS, FAILURE = "cell.json", "predictions.jsonl", "failure.json"
+
+StudyMethod = Literal[
+    "zero_shot",
+    "in_context",
+    "vanilla_fine_tuning",
+    "pattern_fine_tuning",
+    "pattern_fine_tuning_in_context",
+    "distillation",
+]
+Domain = Literal["in", "out"]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SingleContext(_Model):
+    """One of several sets of demonstrations, scored alone."""
+
+    accuracy: float = Field(description="as the model says it, without calibration")
+    calibrated: float | None = Field(description="with the teacher's calibration; null without one")
+
+
+class LabelFidelity(_Model):
+    """How close a student's label distributions are to its teacher's."""
+
+    kl_to_teacher: float = Field(description="KL(teacher || student) over the labels, nats a row")
+    agreement: float = Field(description="share of rows where both name the same label")
+
+
+class SetScore(_Model):
+    """What a method scored on one set of evaluation rows."""
+
+    name: str = Field(description="of the set, for example `mnli_mismatched`")
+    domain: Domain = Field(description="in: where the training rows come from; out: elsewhere")
+    accuracy: Proportion
+    chance: float = Field(description="1 / number of labels")
+    majority: float = Field(description="share of the most frequent gold label")
+    calibration_error: float = Field(
+        description="expected calibration error of the predicted label's probability, 10 equal bins"
+    )
+    verbalizer_mass: float | None = Field(
+        description="mean probability that falls on all surface forms of all labels; null for a classification head"
+    )
+    confusion: dict[str, dict[str, int]] = Field(
+        description="gold label -> predicted label -> rows; every label occurs in both places"
+    )
+    fidelity: LabelFidelity | None = Field(description="to the teacher; null without one")
+    single_contexts: list[SingleContext] = Field(
+        description="each set of demonstrations alone, where several are averaged"
+    )
+
+
+class CellTraining(_Model):
+    """How the student of a cell was trained."""
+
+    rows: int
+    steps: int
+    trainable_parameters: int
+    trainable_share: float = Field(description="of all the student's parameters")
+    loss: list[tuple[int, float]] = Field(
+        description="(step, mean loss a row since the point before)"
+    )
+
+
+class Cell(_Model):
+    """The whole of `cell.json`."""
+
+    schema_version: Literal[1] = 1
+    instil_version: str
+    name: str = Field(description="of the cell's folder")
+    varied: dict[str, Any] = Field(description="the grid's keys with this cell's values")
+    recipe: dict[str, Any] = Field(description="all settings of the cell")
+    model: str
+    teacher_model: str | None = Field(description="null: no teacher, or the student's own weights")
+    dtype: str
+    task: str
+    labels: list[str]
+    method: StudyMethod
+    tuning: str | None = Field(description="full, lora or bitfit; null where nothing is trained")
+    k: int = Field(description="demonstrations a context; 0 where the method reads none")
+    seed: int
+    prompt_tokens_mean: float = Field(description="of the prompt that a query sends")
+    scores: list[SetScore]
+    teacher: list[SetScore] = Field(
+        description="what its teacher scored on the same rows; empty without one"
+    )
+    training: CellTraining | None
+    phases: dict[Phase, PhaseCost]
+    reused: list[Phase] = Field(
+        description="phases whose work another cell had done; their cost is the one measured there"
+    )
+    shipped_bytes: int = Field(description="size of the trained weights that a user must be given")
+
+    def write(self, path: Path) -> None:
+        """Writes the cell as indented JSON."""
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Cell:
+        """Reads a `cell.json`.
+
+        Raises:
+            DataFileError: there is no such file.
+            DataFormatError: it is not a `cell.json` of this version.
+        """
+        return _read(cls, path)
+
+
+class Failure(_Model):
+    """`failure.json`: why a cell came to nothing."""
+
+    name: str
+    varied: dict[str, Any]
+    error: str = Field(
+        description="the kind of error, for example `UnknownModelError`, or `killed`"
+    )
+    message: str
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Failure:
+        """Reads a `failure.json`.
+
+        Raises:
+            DataFileError: there is no such file.
+            DataFormatError: it is not a `failure.json` of this version.
+        """
+        return _read(cls, path)
+
+
+class LabelPrediction(_Model):
+    """One line of a cell's `predictions.jsonl`: one evaluation row."""
+
+    set: str
+    row: int = Field(description="number in its set; the same text in all cells of one seed")
+    input: str
+    expected: str
+    predicted: str
+    probabilities: dict[str, float] = Field(description="label -> probability, summing to 1")
+
+
+def write_label_predictions(path: Path, predictions: list[LabelPrediction]) -> None:
+    """Writes one JSON object a line."""
+    path.write_text("".join(p.model_dump_json() + "\n" for p in predictions), encoding="utf-8")
+
+
+def read_label_predictions(path: Path) -> list[LabelPrediction]:
+    """Reads what `write_label_predictions` wrote."""
+    # Not splitlines: a text may hold U+2028, which is no line break in JSON Lines.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [LabelPrediction.model_validate_json(line) for line in lines if line]
+
+
+def json_schema() -> str:
+    """The JSON Schema of `cell.json`, as it is published under `schemas/`."""
+    schema = Cell.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "instil cell.json, version 1"
+    return json.dumps(schema, indent=1) + "\n"
+
+
+def _read(model: type[M], path: Path) -> M:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no such file", mend="name the folder of a study") from None
+    except ValueError as error:
+        raise DataFormatError(
+            f"{path} is not a {path.name} of this version", got=str(error).splitlines()[0]
+        ) from None

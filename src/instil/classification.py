@@ -1,0 +1,373 @@
+"""One cell of a classification study: rows drawn, teacher read, student trained, all sets judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from instil import __version__, environment
+from instil.calibration import CONTENT_FREE, average, probabilities, reference
+from instil.cell import (
+    CELL,
+    PREDICTIONS,
+    Cell,
+    CellTraining,
+    SingleContext,
+    write_label_predictions,
+)
+from instil.choices import Choices
+from instil.config import Recipe
+from instil.context import Context
+from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
+from instil.judgement import Judgement, right_rows
+from instil.label_student import LabelStudent
+from instil.label_teacher import LabelScores, LabelTeacher
+from instil.method import COMPARED, Compared
+from instil.model import Outline, check_same_tokens, outline, resolve_dtype
+from instil.objective.label_kl import LabelKL, LabelTargets
+from instil.progress import Advance, Bar, Display
+from instil.prompt import ChatPrompt, PlainPrompt, PromptFormat
+from instil.resources import Recorder
+from instil.results import Phase
+from instil.rows import Row
+from instil.task import Task
+from instil.task.pattern import fill
+
+ENVIRONMENT, SCRATCH = "environment.json", "scratch"
+
+
+def run_cell(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    name: str,
+    varied: dict[str, Any],
+    store: Path,
+    display: Display,
+) -> Cell:
+    """Runs one cell and writes `cell.json`, `predictions.jsonl`, `environment.json` and the trained weights.
+
+    Args:
+        recipe: With a task.
+        folder: Where to write; it exists.
+        name: Of the cell.
+        varied: What the grid varies, with this cell's values.
+        store: Folder of the teacher's predictions, shared by all cells of a study.
+        display: Shows progress.
+
+    Raises:
+        InstilError: the task, the models or the settings do not allow the run.
+    """
+    return _Cell.prepare(recipe, store, display).run(folder, name, varied)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell whose rows are drawn and whose prompts can be rendered; no weights are loaded yet."""
+
+    recipe: Recipe
+    method: Compared
+    task: Task
+    objective: LabelKL
+    rows: Drawn
+    outline: Outline
+    form: PromptFormat
+    choices: Choices
+    demonstrator: Demonstrator
+    teacher: LabelTeacher | None
+    recorder: Recorder
+    reused: set[Phase]
+    display: Display
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
+        task, objective, method = recipe.task, recipe.objective, COMPARED[recipe.method]
+        assert task is not None
+        assert isinstance(objective, LabelKL)
+        recorder = Recorder()
+        with recorder.phase("load"):
+            rows = draw_rows(
+                task.read(),
+                seed=recipe.seed,
+                training=recipe.training.rows,
+                pool=recipe.demonstrations.pool,
+                evaluation=recipe.evaluation,
+            )
+            if rows.left_out:
+                display.note(f"{rows.left_out} training rows are evaluation rows, too: left out")
+            student = outline(recipe.model)
+            form = _form(recipe, student)
+            choices = Choices.of(task.verbalizer, form, rows.training[0].input)
+            teacher = _teacher(recipe, student, form, choices, store, display)
+        return cls(
+            recipe=recipe,
+            method=method,
+            task=task,
+            objective=objective,
+            rows=rows,
+            outline=student,
+            form=form,
+            choices=choices,
+            demonstrator=Demonstrator(
+                settings=recipe.demonstrations,
+                pool=rows.pool,
+                prefix=task.prefix,
+                forms={label: forms[0] for label, forms in task.verbalizer.items()},
+                seed=recipe.seed,
+            ),
+            teacher=teacher if method.teacher else None,
+            recorder=recorder,
+            reused=set(),
+            display=display,
+        )
+
+    def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
+        said, targets = {}, self._gold()
+        if self.teacher is not None:
+            references = [self._reference(self.teacher, n) for n in self._numbers]
+            if self.method.learns:
+                targets = self._taught(self.teacher, references)
+            said = {
+                one.name: self._judge_teacher(self.teacher, one, references)
+                for one in self.rows.sets
+            }
+            self.teacher.release()
+        trained, shipped, answers = None, 0, said
+        if self.recipe.method != "in_context":
+            with self.recorder.phase("load"):
+                student = LabelStudent.make(self.recipe, self.method, self.choices)
+            if self.method.learns:
+                trained = self._train(student, targets, folder / SCRATCH)
+                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+                shipped = student.shipped_bytes
+                if self.recipe.student.save:
+                    student.save(folder)
+            answers = {one.name: self._judge_student(student, one) for one in self.rows.sets}
+        taught_by = said if self.recipe.method == "distillation" else {}
+        other, labels = self.recipe.teacher.model, self.choices.labels
+        cell = Cell(
+            instil_version=__version__,
+            name=name,
+            varied=varied,
+            recipe=self.recipe.model_dump(mode="json"),
+            model=self.recipe.model,
+            teacher_model=other if self.teacher is not None else None,
+            dtype=str(resolve_dtype(self.recipe.dtype)).removeprefix("torch."),
+            task=self.task.name,
+            labels=list(labels),
+            method=self.recipe.method,
+            tuning=self.recipe.tuning.name if trained else None,
+            k=self.recipe.demonstrations.k if self.teacher or self.method.context else 0,
+            seed=self.recipe.seed,
+            prompt_tokens_mean=mean([answer.prompt_tokens for answer in answers.values()]),
+            scores=[
+                answers[one.name].score(labels, one, teacher=taught_by.get(one.name))
+                for one in self.rows.sets
+            ],
+            teacher=[
+                said[one.name].score(labels, one, teacher=None)
+                for one in self.rows.sets
+                if taught_by
+            ],
+            training=trained,
+            phases=self.recorder.costs(),
+            reused=sorted(self.reused),
+            shipped_bytes=shipped,
+        )
+        told = [
+            line for one in self.rows.sets for line in answers[one.name].predictions(labels, one)
+        ]
+        write_label_predictions(folder / PREDICTIONS, told)
+        described = json.dumps(environment.describe(), indent=1) + "\n"
+        (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
+        cell.write(folder / CELL)
+        return cell
+
+    @property
+    def _numbers(self) -> range:
+        return range(self.recipe.teacher.contexts)
+
+    def _say(
+        self,
+        teacher: LabelTeacher,
+        number: int,
+        name: str,
+        queries: Sequence[Row],
+        *,
+        phase: Phase | None,
+        top_k: int | None = None,
+    ) -> LabelScores:
+        """The teacher's predictions under one of its contexts; a phase of None is nobody's cost."""
+        scores, reused = teacher.score(
+            f"teacher reads {name}"
+            + (f", context {number + 1} of {len(self._numbers)}" if len(self._numbers) > 1 else ""),
+            queries,
+            self.demonstrator.contexts(number, queries, name),
+            top_k=top_k,
+            temperature=self.objective.temperature,
+            recorder=self.recorder if phase else Recorder(),
+            phase=phase or "evaluate",
+        )
+        if phase and reused:
+            self.reused.add(phase)
+        return scores
+
+    def _reference(self, teacher: LabelTeacher, number: int) -> Tensor | None:
+        """What a context's predictions are divided by."""
+        calibration = self.recipe.teacher.calibration
+        if calibration == "none":
+            return None
+        queries, name = self.rows.training, "training rows"
+        if calibration == "contextual":
+            queries, name = (
+                [Row(fill(self.task.pattern, text)) for text in CONTENT_FREE],
+                "empty rows",
+            )
+        return reference(self._say(teacher, number, name, queries, phase="teach").logprobs_RL)
+
+    def _gold(self) -> list[LabelTargets]:
+        index = {label: number for number, label in enumerate(self.choices.labels)}
+        choices = None if self.method.head == "classification" else self.choices
+        return [
+            LabelTargets(torch.tensor([index[row.output or ""]]), None, None, choices)
+            for row in self.rows.training
+        ]
+
+    def _taught(
+        self, teacher: LabelTeacher, references: Sequence[Tensor | None]
+    ) -> list[LabelTargets]:
+        """The gold labels with what the teacher says of the training rows."""
+        rows, gold = self.rows.training, self._gold()
+        if self.objective.over == "vocabulary":
+            scores = self._say(
+                teacher, 0, "training rows", rows, phase="teach", top_k=self.recipe.teacher.top_k
+            )
+            assert scores.vocabulary is not None
+            whole = scores.vocabulary.split([self.choices.positions] * len(rows))
+            return [
+                LabelTargets(one.gold_R, None, part, one.choices)
+                for one, part in zip(gold, whole, strict=True)
+            ]
+        said = [
+            probabilities(
+                self._say(teacher, n, "training rows", rows, phase="teach").logprobs_RL,
+                references[n],
+            )
+            for n in self._numbers
+        ]
+        return [
+            LabelTargets(one.gold_R, probs[None], None, one.choices)
+            for one, probs in zip(gold, average(said), strict=True)
+        ]
+
+    def _judge_teacher(
+        self, teacher: LabelTeacher, one: EvaluationSet, references: Sequence[Tensor | None]
+    ) -> Judgement:
+        # What a distilled student is compared with is not a cost of its own.
+        phase: Phase | None = None if self.method.learns else "evaluate"
+        scores = [self._say(teacher, n, one.name, one.rows, phase=phase) for n in self._numbers]
+        said = [probabilities(s.logprobs_RL, r) for s, r in zip(scores, references, strict=True)]
+        labels = self.choices.labels
+        singles = [
+            SingleContext(
+                accuracy=mean(right_rows(labels, one, probabilities(score.logprobs_RL))),
+                calibrated=None if r is None else mean(right_rows(labels, one, probs)),
+            )
+            for score, probs, r in zip(scores, said, references, strict=True)
+        ]
+        return Judgement(
+            probs_RL=average(said),
+            mass=mean([float(s.logprobs_RL.exp().sum(-1).mean()) for s in scores]),
+            singles=singles if len(singles) > 1 else [],
+            prompt_tokens=mean([s.prompt_tokens for s in scores]),
+        )
+
+    def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:
+        """What the student reads."""
+        contexts = [Context(instruction=self.task.prefix or None)] * len(rows)
+        if context:
+            contexts = self.demonstrator.contexts(0, rows, name)
+        return [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+
+    def _train(
+        self, student: LabelStudent, targets: list[LabelTargets], scratch: Path
+    ) -> CellTraining:
+        objective = self.objective
+        if self.method.learns == "labels":
+            objective = LabelKL(alpha=0.0)
+        set_seed(self.recipe.seed)
+        rows, context = self.rows.training, self.method.context_in_training
+        with self.recorder.phase("train"):
+            return student.train(
+                self._prompts("training rows", rows, context=context),
+                targets,
+                objective=objective,
+                scratch=scratch,
+                advance=lambda steps, tokens: self.recorder.count(
+                    "train", tokens=tokens, steps=steps
+                ),
+                display=self.display,
+            )
+
+    def _judge_student(self, student: LabelStudent, one: EvaluationSet) -> Judgement:
+        prompts = self._prompts(one.name, one.rows, context=self.method.context)
+        what = f"{self.method.label} answers {one.name}"
+        with self.recorder.phase("evaluate"), self.display.bar(what, len(prompts)) as bar:
+            logprobs_RL = student.logprobs(prompts, advance=self._advance("evaluate", bar))
+        return Judgement(
+            probs_RL=probabilities(logprobs_RL),
+            mass=None if student.choices is None else float(logprobs_RL.exp().sum(-1).mean()),
+            singles=[],
+            prompt_tokens=sum(map(len, prompts)) / len(prompts),
+        )
+
+    def _advance(self, phase: Phase, bar: Bar) -> Advance:
+        def advance(rows: int, tokens: int) -> None:
+            bar.advance(rows)
+            self.recorder.count(phase, tokens=tokens, steps=int(rows > 0))
+
+        return advance
+
+
+def _form(recipe: Recipe, student: Outline) -> PromptFormat:
+    settings = recipe.prompt
+    if settings.format == "chat":
+        return ChatPrompt(student.tokenizer, template_kwargs=settings.chat_template_kwargs)
+    return PlainPrompt(
+        student.tokenizer,
+        pattern="{input}",  # the task has filled in its own
+        completion=settings.completion,
+        separator=settings.separator,
+    )
+
+
+def _teacher(
+    recipe: Recipe,
+    student: Outline,
+    form: PromptFormat,
+    choices: Choices,
+    store: Path,
+    display: Display,
+) -> LabelTeacher:
+    teaching = student
+    if recipe.teacher.model is not None:
+        teaching = outline(recipe.teacher.model)
+        check_same_tokens(teaching, student)
+    return LabelTeacher(
+        outline=teaching,
+        dtype=str(resolve_dtype(recipe.dtype)).removeprefix("torch."),
+        form=form,
+        choices=choices,
+        store=store,
+        batch_size=recipe.evaluation.batch_size,
+        display=display,
+    )

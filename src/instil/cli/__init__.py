@@ -1,0 +1,44 @@
+"""The command line. Heavy imports wait inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from instil import __version__
+from instil.cli import distill, recipes, study
+
+app = typer.Typer(
+    name="instil",
+    help="Bake a prompt into a language model's weights, with a report that proves it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(distill.distill)
+app.command()(study.run)
+app.command()(study.validate)
+app.add_typer(recipes.app, name="recipes")
+app.command()(study.report)
+app.command()(distill.demo)
+
+
+def main() -> None:
+    """Entry point of the `instil` command."""
+    app()
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def instil(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""

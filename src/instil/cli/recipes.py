@@ -1,0 +1,60 @@
+"""`instil recipes`: list, show and copy the shipped recipes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instil.cli.console import Debug, errors
+from instil.errors import OutputExistsError
+
+app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Of a shipped recipe.", show_default=False)]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """Name and title of every shipped recipe."""
+    from instil.grid import read_recipe
+    from instil.recipes import shipped
+
+    known = shipped()
+    width = max(map(len, known))
+    for name, path in known.items():
+        typer.echo(f"{name:<{width}}  {read_recipe(path)['title']}")
+
+
+@app.command()
+def show(name: Name, debug: Debug = False) -> None:
+    """Print a recipe."""
+    from instil.recipes import find
+
+    with errors(debug):
+        typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def copy(
+    name: Name,
+    destination: Annotated[
+        Path | None, typer.Argument(help="File or folder. Default: NAME.yaml here.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Copy a recipe, to change it."""
+    from instil.recipes import find
+
+    with errors(debug):
+        source = find(name)
+        target = destination or Path(source.name)
+        if target.is_dir():
+            target = target / source.name
+        if target.exists():
+            raise OutputExistsError(f"{target} exists", mend="name another file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        typer.echo(target)

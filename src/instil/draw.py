@@ -1,0 +1,173 @@
+"""Which rows of a task are learnt from, which may be demonstrations, which are judged on; and the drawing of contexts.
+
+Every draw has its own seeded generator, named by what it draws. So the evaluation rows of a seed are the same for every
+method, and more training rows never change the rows that were there before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+
+from instil import config
+from instil.cell import Domain
+from instil.context import Context
+from instil.errors import ConfigError
+from instil.rows import Row, key
+from instil.task.classification import TaskData
+
+TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows that a method is judged on.
+
+    Attributes:
+        name: Of the set.
+        domain: Whether it is where the training rows come from.
+        rows: Their inputs with gold labels.
+    """
+
+    name: str
+    domain: Domain
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All rows of one cell.
+
+    Attributes:
+        training: Inputs to learn from, with gold labels.
+        pool: Rows that demonstrations are drawn from; none of the training rows.
+        sets: What is judged on.
+        left_out: Training rows that were dropped because they are also evaluation rows.
+    """
+
+    training: list[Row]
+    pool: list[Row]
+    sets: list[EvaluationSet]
+    left_out: int
+
+
+def draw_rows(
+    data: TaskData,
+    *,
+    seed: int,
+    training: int | None,
+    pool: int,
+    evaluation: config.Evaluation,
+) -> Drawn:
+    """Draws the rows of a cell.
+
+    Args:
+        data: The task's sets.
+        seed: Of the draws.
+        training: Inputs to learn from.
+        pool: Most rows that demonstrations are drawn from.
+        evaluation: Most rows of each set.
+
+    Raises:
+        ConfigError: there are fewer training rows than asked for, or none are left for the pool.
+    """
+    named: dict[Domain, dict[str, list[Row]]] = {"in": data.in_domain, "out": data.out_of_domain}
+    rows_in = evaluation.rows or EVALUATION_ROWS
+    most: dict[Domain, int] = {"in": rows_in, "out": evaluation.rows_out_of_domain or rows_in}
+    sets = [
+        EvaluationSet(name, domain, _sample(rows, most[domain], f"{seed} {name}"))
+        for domain, known in named.items()
+        for name, rows in known.items()
+    ]
+    judged = {key(row) for one in sets for row in one.rows}
+    unseen = [row for row in data.train if key(row) not in judged]
+    order = random.Random(f"{seed} training").sample(unseen, len(unseen))
+    count = training or min(TRAINING_ROWS, len(order) // 2)
+    learnt = {key(row) for row in order[:count]}
+    if count >= len(order):
+        raise ConfigError(
+            f"training.rows: {count} asked for, and the training set has {len(order)}",
+            allowed=f"1 to {len(order) - 1}, so that demonstrations can be drawn from the others",
+            mend="lower training.rows",
+        )
+    return Drawn(
+        training=order[:count],
+        # From the other end, so that more training rows leave the demonstrations as they were.
+        pool=[row for row in reversed(order[count:]) if key(row) not in learnt][:pool],
+        sets=sets,
+        left_out=len(data.train) - len(unseen),
+    )
+
+
+@dataclass(frozen=True)
+class Demonstrator:
+    """Draws the contexts of a task.
+
+    Attributes:
+        settings: How many demonstrations, and how they are drawn.
+        pool: What they are drawn from.
+        prefix: Text before them; the student reads it, too.
+        forms: Label -> the surface form that a demonstration shows.
+        seed: Of the draws.
+    """
+
+    settings: config.Demonstrations
+    pool: list[Row]
+    prefix: str
+    forms: dict[str, str]
+    seed: int
+
+    def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
+        """One context for each query: the same for all, or drawn anew for each.
+
+        Args:
+            number: Which of several contexts.
+            queries: The rows that will be asked about.
+            name: Of their set; part of a per-query draw's seed.
+
+        Raises:
+            ConfigError: the pool has fewer rows than a context needs.
+        """
+        if self.settings.draw == "fixed":
+            return [self._context(f"{self.seed} context {number}", None)] * len(queries)
+        return [
+            self._context(f"{self.seed} context {number} {name} {place}", query)
+            for place, query in enumerate(queries)
+        ]
+
+    def _context(self, seed: str, query: Row | None) -> Context:
+        rng, k = random.Random(seed), self.settings.k
+        buckets = list(self._by_label.values()) if self.settings.balanced else [self.pool]
+        if query is not None and key(query) in self._keys:
+            buckets = [[row for row in rows if key(row) != key(query)] for rows in buckets]
+        drawn = [
+            rng.sample(bucket, min(k, len(bucket))) for bucket in rng.sample(buckets, len(buckets))
+        ]
+        turns = [row for turn in zip_longest(*drawn) for row in turn if row is not None]
+        if k > len(turns):
+            raise ConfigError(
+                f"demonstrations.k: {k} asked for, and the pool has {len(turns)} rows",
+                allowed=f"0 to {len(turns)}",
+                mend="lower k or training.rows, or raise demonstrations.pool",
+            )
+        rows = rng.sample(turns[:k], k)
+        labels = [row.output or "" for row in rows]
+        if self.settings.answers == "shuffled":
+            labels = rng.sample(labels, k)
+        shots = [Row(row.input, self.forms[label]) for row, label in zip(rows, labels, strict=True)]
+        return Context(instruction=self.prefix or None, demonstrations=tuple(shots))
+
+    @cached_property
+    def _by_label(self) -> dict[str, list[Row]]:
+        return {label: [row for row in self.pool if row.output == label] for label in self.forms}
+
+    @cached_property
+    def _keys(self) -> set[str]:
+        return {key(row) for row in self.pool}
+
+
+def _sample(rows: list[Row], most: int, seed: str) -> list[Row]:
+    return random.Random(seed).sample(rows, min(most, len(rows)))

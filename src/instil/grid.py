@@ -1,0 +1,282 @@
+"""A recipe file: settings, and a grid of those that vary. What it comes to is a list of cells, each a whole recipe.
+
+Two combinations that would be the same run are one cell: zero-shot answers do not depend on the learning rate.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from instil import __version__
+from instil.config import Demonstrations, Recipe, Student, Teacher, Training
+from instil.errors import ConfigError
+from instil.method import COMPARED
+from instil.objective.label_kl import LabelKL
+from instil.rows import read_text
+from instil.tuning import LoRA
+
+SEED = "seed"
+LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
+
+
+class RecipeFile(Recipe):
+    """A recipe as it stands in a YAML file."""
+
+    title: str = Field("", description="heads the report")
+    description: str = Field("", description="what the study asks")
+    grid: dict[str, list[Any]] | list[dict[str, list[Any]]] = Field(
+        {},
+        description="keys of the recipe, dots between their parts, with the values to try: all combinations; "
+        "of a list of grids, the combinations of each",
+    )
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One run of a study.
+
+    Attributes:
+        name: Of its folder.
+        varied: The grid's keys that make a difference to it, with its values.
+        recipe: All its settings.
+    """
+
+    name: str
+    varied: dict[str, Any]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study before it is run.
+
+    Attributes:
+        title: Heads the report.
+        description: What the study asks.
+        settings: The recipe file's content, with what was set on the command line.
+        varied: The grid's keys.
+        cells: In the grid's order.
+    """
+
+    title: str
+    description: str
+    settings: dict[str, Any]
+    varied: list[str]
+    cells: list[PlannedCell]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Reads a recipe file's settings.
+
+    Raises:
+        DataFileError: the file is missing, empty or cannot be read.
+        ConfigError: it is not a YAML mapping; names the line.
+    """
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{path} is not YAML",
+            got=" ".join(str(error).split()),
+            mend="mend the line; a text with ': ' or '#' in it needs quotation marks",
+        ) from None
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{path} is not a mapping of settings",
+            got=type(settings).__name__,
+            allowed="model: …, task: …, and so on",
+            mend="see `instil recipes list` for examples",
+        )
+    return settings
+
+
+def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Applies `a.b=value` in their order; a value is YAML, so `seed=[0,1]` is a list.
+
+    What follows `grid.` is one key of the grid, dots included.
+
+    Raises:
+        ConfigError: a change has no `=`, or its value is not YAML.
+    """
+    made = copy.deepcopy(dict(settings))
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                f"--set {change}: no KEY=VALUE", allowed="for example --set training.epochs=3"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"--set {change}: the value is not YAML", got=" ".join(str(error).split())
+            ) from None
+        if key.startswith("grid."):
+            for grid in _grids(made.setdefault("grid", {})):
+                grid[key.removeprefix("grid.")] = value
+        else:
+            _put(made, key, value)
+    return made
+
+
+def plan(settings: Mapping[str, Any]) -> Plan:
+    """Turns a recipe file's settings into cells.
+
+    Raises:
+        ConfigError: names every problem of every cell once.
+    """
+    base = {name: value for name, value in settings.items() if name not in _FILE_ONLY}
+    grids = _grids(settings.get("grid", {}))
+    problems = [
+        f"grid.{key}: an empty list, or no list (got {values!r})"
+        for grid in grids
+        for key, values in grid.items()
+        if not isinstance(values, list) or not values
+    ]
+    problems += [
+        f"{name}: must be text (got {settings[name]!r})"
+        for name in ("title", "description")
+        if not isinstance(settings.get(name, ""), str)
+    ]
+    cells: dict[str, PlannedCell] = {}
+    if not problems:
+        tried = {
+            key: [value for grid in grids for value in grid.get(key, [])]
+            for key in dict.fromkeys(key for grid in grids for key in grid)
+        }
+        for combination in _combinations(grids):
+            recipe, found = _recipe(base, combination)
+            problems += found
+            if recipe is not None:
+                varied = {
+                    key: value
+                    for key, value in combination.items()
+                    if _matters(base, combination, key, tried[key], recipe)
+                }
+                name = _name(varied, recipe)
+                cells.setdefault(name, PlannedCell(name, varied, recipe))
+    if problems:
+        raise ConfigError.listing(list(dict.fromkeys(problems)))
+    return Plan(
+        title=settings.get("title", ""),
+        description=settings.get("description", ""),
+        settings=dict(settings),
+        varied=list(dict.fromkeys(key for grid in grids for key in grid)),
+        cells=list(cells.values()),
+    )
+
+
+# Settings that change how a cell is run or what it keeps, but none of its numbers.
+_NO_MATTER: Any = {"task": {"folder"}, "student": {"save"}, "evaluation": {"batch_size"}}
+_FILE_ONLY = ("title", "description", "grid")
+
+
+def _grids(grid: Any) -> list[dict[str, Any]]:
+    grids = grid if isinstance(grid, list) else [grid]
+    for one in grids:
+        if not isinstance(one, dict):
+            raise ConfigError(
+                "grid: not a mapping of keys to lists",
+                got=repr(one),
+                allowed="for example grid: {seed: [0, 1, 2]}, or a list of such mappings",
+            )
+    return grids
+
+
+def _combinations(grids: Sequence[Mapping[str, list[Any]]]) -> Iterator[dict[str, Any]]:
+    for grid in grids:
+        for values in product(*grid.values()):
+            yield dict(zip(grid, values, strict=True))
+
+
+def _recipe(
+    base: Mapping[str, Any], combination: Mapping[str, Any]
+) -> tuple[Recipe | None, list[str]]:
+    settings = copy.deepcopy(dict(base))
+    for key, value in combination.items():
+        _put(settings, key, value)
+    recipe, problems = Recipe.check(settings)
+    return (effective(recipe) if recipe else None), problems
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a nested key; a section that is not there, or is null, is made."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = settings.get(section)
+        if inner is None:
+            inner = settings[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"{key}: {section} is a value and has no keys of its own", got=repr(inner)
+            )
+        settings = inner
+    settings[last] = value
+
+
+def effective(recipe: Recipe) -> Recipe:
+    """The recipe with every section that its method does not read set to its default."""
+    if recipe.task is None:
+        return recipe
+    method = COMPARED[recipe.method]
+    reads_context = method.context or method.teacher
+    reset: dict[str, Any] = {}
+    if method.learns is None:
+        reset |= {"tuning": LoRA(), "training": Training()}
+    if method.learns != "targets":
+        reset["objective"] = LabelKL()
+    if not method.teacher:
+        reset["teacher"] = Teacher()
+    if not reads_context:
+        reset["demonstrations"] = Demonstrations()
+    elif method.learns is None:  # demonstrations are drawn from what training leaves
+        reset["training"] = Training(rows=recipe.training.rows)
+    if recipe.method == "in_context":
+        reset["student"] = Student()
+    return recipe.model_copy(update=reset)
+
+
+def _matters(
+    base: Mapping[str, Any],
+    combination: Mapping[str, Any],
+    key: str,
+    values: Sequence[Any],
+    recipe: Recipe,
+) -> bool:
+    """Whether another value of this key, or none, would make it another run."""
+    others = [_recipe(base, {**combination, key: value})[0] for value in values]
+    without = {name: value for name, value in combination.items() if name != key}
+    return any(other != recipe for other in [*others, _recipe(base, without)[0]])
+
+
+def _name(varied: Mapping[str, Any], recipe: Recipe) -> str:
+    """A folder's name that a person can read, and that changes with any setting and with the data."""
+    words = [
+        str(value) if key == "method" else f"{key.rpartition('.')[2]}={_short(value)}"
+        for key, value in varied.items()
+    ]
+    readable = re.sub(r"[^\w.=+,-]+", "_", ",".join(words))[:LONGEST_NAME] or "cell"
+    identity = {
+        "recipe": recipe.model_dump(mode="json", exclude=_NO_MATTER),
+        "task": recipe.task.digest() if recipe.task else None,
+        "version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{readable}-{digest[:8]}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "+".join(str(v) if k == "name" else f"{k}{_short(v)}" for k, v in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)

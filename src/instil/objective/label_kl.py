@@ -1,0 +1,125 @@
+r"""KL between two distributions over labels, mixed with cross-entropy on the gold label.
+
+$$ L = \alpha\, \tau^2 \sum_{y} p_y \log \frac{p_y}{q_y} + (1 - \alpha) \,(-\log q_{y^*}) $$
+
+p is the teacher's distribution over the labels under the context, q the student's without it, both from the verbalizer
+and normalised over the labels; y* is the gold label. alpha = 1 is pure distillation and needs no gold labels, alpha = 0
+is pattern-based fine-tuning (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over: vocabulary` takes the KL of the
+next-token distributions where the labels are decided, and the cross-entropy of the label within the whole vocabulary,
+so that the student learns to answer at all, not just which label is the likelier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.objective.forward_kl import ForwardKL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from instil.choices import Choices
+    from instil.targets import Targets
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """What is known of R rows' labels.
+
+    Attributes:
+        gold_R: Index of the gold label.
+        probs_RL: The teacher's probability of each label; None where nobody teaches.
+        vocabulary: The teacher's next-token distributions at the R x P positions that decide the label; None if the loss
+            is over the labels.
+        choices: The labels' tokens; None if the logits are a classification head's, one a label.
+    """
+
+    gold_R: Tensor
+    probs_RL: Tensor | None
+    vocabulary: Targets | None
+    choices: Choices | None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Joins the targets of several rows."""
+        import torch
+
+        first = parts[0]
+        probs = [part.probs_RL for part in parts if part.probs_RL is not None]
+        whole = [part.vocabulary for part in parts if part.vocabulary is not None]
+        return cls(
+            gold_R=torch.cat([part.gold_R for part in parts]),
+            probs_RL=torch.cat(probs) if probs else None,
+            vocabulary=type(whole[0]).cat(whole) if whole else None,
+            choices=first.choices,
+        )
+
+    def to(self, device: object) -> Self:
+        """The same targets on another device."""
+        return type(self)(
+            gold_R=self.gold_R.to(device),  # type: ignore[call-overload]
+            probs_RL=None if self.probs_RL is None else self.probs_RL.to(device),  # type: ignore[call-overload]
+            vocabulary=None if self.vocabulary is None else self.vocabulary.to(device),  # type: ignore[arg-type]
+            choices=self.choices,
+        )
+
+
+class LabelKL(BaseModel):
+    """KL(teacher || student) over the labels, or over the vocabulary, and cross-entropy on the gold label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    needs_targets: ClassVar[bool] = True
+
+    name: Literal["label_kl"] = "label_kl"
+    alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")
+    over: Literal["labels", "vocabulary"] = "labels"
+    temperature: float = Field(1.0, gt=0)
+
+    def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: LabelTargets) -> Tensor:
+        """Loss of each row.
+
+        Args:
+            logits_NV: Student logits at the positions that decide the label, R x P of them; (R, L) from a
+                classification head.
+            completion_N: Not used.
+            targets: Of the same R rows.
+
+        Returns:
+            Nats, shape (R,).
+        """
+        from torch.nn.functional import cross_entropy
+
+        rows, choices = len(targets.gold_R), targets.choices
+        scores_RL = logits_NV if choices is None else choices.logprobs(logits_NV)
+        loss_R = logits_NV.new_zeros(rows)
+        if self.alpha < 1:
+            if self.over == "labels" or choices is None:
+                gold_R = cross_entropy(scores_RL, targets.gold_R, reduction="none")
+            else:
+                gold_R = -scores_RL.gather(-1, targets.gold_R[:, None])[:, 0]
+            loss_R = loss_R + (1 - self.alpha) * gold_R
+        if self.alpha > 0:
+            loss_R = loss_R + self.alpha * self._divergence(logits_NV, scores_RL, targets)
+        return loss_R
+
+    def _divergence(self, logits_NV: Tensor, scores_RL: Tensor, targets: LabelTargets) -> Tensor:
+        from torch import xlogy
+
+        if self.over == "vocabulary":
+            if targets.vocabulary is None:
+                raise ValueError("label_kl over the vocabulary needs next-token targets")
+            kl = ForwardKL(temperature=self.temperature)
+            loss_N = kl(logits_NV, targets.gold_R, targets.vocabulary)
+            return loss_N.reshape(len(targets.gold_R), -1).mean(-1)
+        if targets.probs_RL is None:
+            raise ValueError("label_kl with alpha > 0 needs the teacher's label probabilities")
+        p_RL = (targets.probs_RL.log() / self.temperature).softmax(-1)
+        logq_RL = (scores_RL / self.temperature).log_softmax(-1)
+        # xlogy: a probability of 0 adds nothing. A student's NaN stays one, so that training stops.
+        terms_RL = xlogy(p_RL, p_RL) - p_RL * logq_RL
+        return self.temperature**2 * terms_RL.sum(-1)

@@ -1,0 +1,57 @@
+"""Packing: when a model may read several sequences in one row, and how many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from instil.alignment import pack
+from instil.model import completion_logits
+
+# Tokens of one packed row: enough to keep the processor busy, while attention, which grows with their square, is small.
+PACKED_TOKENS = 384
+# A shared prefix of this many tokens costs more to copy for every row than packing costs in attention.
+LONG_PREFIX = 128
+
+
+def packs(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Cuts rows into groups for one packed row each, and yields their numbers.
+
+    Args:
+        lengths: Tokens that each row adds.
+    """
+    group: list[int] = []
+    tokens = 0
+    for number, length in enumerate(lengths):
+        if group and tokens + length > PACKED_TOKENS:
+            yield group
+            group, tokens = [], 0
+        group.append(number)
+        tokens += length
+    if group:
+        yield group
+
+
+@torch.inference_mode()
+def keeps_apart(
+    network: Any, one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]
+) -> bool:
+    """Whether the model keeps packed sequences apart: the first one must not change what the second one predicts.
+
+    Not so where layers carry a state along or look back a fixed distance whatever the mask says.
+
+    Args:
+        network: In evaluation mode; a model in training mode is said not to.
+        one: A prompt and its completion, in token ids.
+        other: Another one.
+    """
+    if getattr(network.config.get_text_config(), "sliding_window", None) or network.training:
+        return False
+    changed = [token + 1 if token == 0 else token - 1 for token in one[0]]
+    before, after = (
+        completion_logits(network, pack([prompt, other[0]], [one[1], other[1]]))[len(one[1]) :]
+        for prompt in (one[0], changed)
+    )
+    return torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max()))

@@ -1,0 +1,103 @@
+"""Two methods on the same rows: which gets right what the other gets wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from instil.report.answers import Answer, Answers
+from instil.report.groups import METHODS, Group
+from instil.statistics import holm, mcnemar
+
+SIGNIFICANT = 0.05
+_RANK = {method: rank for rank, method in enumerate(METHODS)}
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """A paired test of two groups on one set.
+
+    Attributes:
+        set: The set's name.
+        one: The group that is trained more.
+        other: The group that it is held against, equal in every setting that both have.
+        seeds: Seeds that both have with the same rows.
+        rows: Different rows among them.
+        compared: Rows of all these seeds.
+        difference: Accuracy of `one` minus that of `other`, over all rows compared.
+        only_one: Rows that only `one` gets right.
+        only_other: Rows that only `other` gets right.
+        p: Exact, two-sided, by McNemar.
+        p_holm: The same, corrected for all pairs of the set.
+    """
+
+    set: str
+    one: Group
+    other: Group
+    seeds: int
+    rows: int
+    compared: int
+    difference: float
+    only_one: int
+    only_other: int
+    p: float
+    p_holm: float
+
+    @property
+    def separated(self) -> bool:
+        """Whether the rows tell the two apart."""
+        return self.p_holm < SIGNIFICANT
+
+
+def paired_tests(groups: Sequence[Group], answers: Answers) -> list[PairTest]:
+    """Tests every two methods at the same settings, set by set, with Holm's correction in a set."""
+    pairs = [
+        (one, other) if _RANK[one.method] > _RANK[other.method] else (other, one)
+        for one, other in combinations(groups, 2)
+        if _comparable(one, other)
+    ]
+    tested: list[PairTest] = []
+    for name in dict.fromkeys(name for found in groups for name in found.scores):
+        of_set = [t for one, other in pairs if (t := _test(name, one, other, answers)) is not None]
+        corrected = holm([test.p for test in of_set])
+        tested += [replace(t, p_holm=p) for t, p in zip(of_set, corrected, strict=True)]
+    return tested
+
+
+def _comparable(one: Group, other: Group) -> bool:
+    shared = set(one.settings) & set(other.settings) - {"method"}
+    return one.method != other.method and all(one.settings[k] == other.settings[k] for k in shared)
+
+
+def _test(name: str, one: Group, other: Group, answers: Answers) -> PairTest | None:
+    cells = {cell.seed: cell.name for cell in other.cells}
+    lead: Counter[tuple[str, str, int]] = Counter()
+    seeds = compared = 0
+    for cell in one.cells:
+        ours = answers.get(cell.name, {}).get(name, {})
+        theirs = answers.get(cells.get(cell.seed, ""), {}).get(name, {})
+        if not ours or not _same_rows(ours, theirs):
+            continue
+        seeds += 1
+        compared += len(ours)
+        seen: Counter[tuple[str, str]] = Counter()
+        for row in sorted(ours):
+            text = (ours[row].input, ours[row].expected)
+            seen[text] += 1
+            lead[(*text, seen[text])] += ours[row].right - theirs[row].right
+    if not seeds:
+        return None
+    # A row that several seeds share is one row, won by who is right on it in more of them: counted
+    # once a seed, it would pass for several and make any p as small as one likes.
+    won = Counter((margin > 0) - (margin < 0) for margin in lead.values())
+    p = mcnemar(won[1], won[-1])
+    difference = sum(lead.values()) / compared
+    return PairTest(name, one, other, seeds, len(lead), compared, difference, won[1], won[-1], p, p)
+
+
+def _same_rows(ours: Mapping[int, Answer], theirs: Mapping[int, Answer]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        answer[:2] == theirs[row][:2] for row, answer in ours.items()
+    )

@@ -1,0 +1,348 @@
+"""Which figures a study has: each only where the data support it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import mode
+
+from instil.cell import StudyMethod
+from instil.report.analysis import Analysis, SetFacts
+from instil.report.charts import (
+    Dot,
+    Level,
+    Line,
+    Panel,
+    Pen,
+    Point,
+    Unit,
+    dot_chart,
+    line_chart,
+    reliability_chart,
+)
+from instil.report.drawing import Ink, Sketch
+from instil.report.groups import METHODS, Group, Value, name_of, worded
+from instil.report.study import K
+from instil.statistics import mean, reliability
+
+INKS: dict[StudyMethod, Ink] = {
+    "zero_shot": "zero-shot",
+    "in_context": "in-context",
+    "vanilla_fine_tuning": "vanilla",
+    "pattern_fine_tuning": "pattern",
+    "pattern_fine_tuning_in_context": "pattern-context",
+    "distillation": "distilled",
+}
+MARKERS: dict[StudyMethod, str] = {
+    "zero_shot": "v",
+    "in_context": "s",
+    "vanilla_fine_tuning": "P",
+    "pattern_fine_tuning": "D",
+    "pattern_fine_tuning_in_context": "X",
+    "distillation": "o",
+}
+DASHES = {"full": "-", "lora": "--", "bitfit": ":"}
+TUNING_PENS: dict[str, Pen] = {
+    "full": Pen("in-context", "s", "-"),
+    "lora": Pen("distilled", "o", "--"),
+    "bitfit": Pen("zero-shot", "v", ":"),
+}
+AXES = {
+    K: "demonstrations k",
+    "objective.alpha": "\N{GREEK SMALL LETTER ALPHA} of the objective",
+}
+MOST_DOTS = 16
+"""Settings in one column of dots, before only the highest of each method and tuning are drawn."""
+
+
+def sketches(analysis: Analysis) -> list[Sketch]:
+    """Every figure that the study supports, in the order of the page."""
+    keys = dict.fromkeys(key for g in analysis.groups for key in g.settings)
+    swept = [key for key in keys if _numeric(analysis, key)]
+    found: list[Sketch] = []
+    models: list[Value | None] = [*analysis.values("model")]
+    for model in models or [None]:
+        groups = [g for g in analysis.groups if model in (None, g.settings.get("model"))]
+        view = _View(analysis, groups, model)
+        if K not in swept:
+            found += view.dots()
+        for key in sorted(swept, key=lambda key: key != K):
+            found += view.accuracy_against(key)
+            if key == K:
+                found += view.cost_against(key)
+        found += view.tunings(K if K in swept else None)
+    return _named_apart([*found, *_reliability(analysis)])
+
+
+def _named_apart(found: list[Sketch]) -> list[Sketch]:
+    """Names of sets may differ only in what a file's name cannot hold."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for sketch in found:
+        seen[sketch.name] += 1
+        number = seen[sketch.name]
+        apart.append(replace(sketch, name=f"{sketch.name}-{number}") if number > 1 else sketch)
+    return apart
+
+
+class _View:
+    """The groups of one model, or of the study's only one."""
+
+    def __init__(self, analysis: Analysis, groups: list[Group], model: Value | None) -> None:
+        self.analysis, self.groups, self.model = analysis, groups, model
+        self.tuned = len({g.tuning for g in groups if g.tuning}) > 1
+
+    def sketch_name(self, *parts: str) -> str:
+        named = "-".join([*parts, *([str(self.model)] if self.model is not None else [])])
+        return re.sub(r"[^a-z0-9]+", "-", named.lower()).strip("-")
+
+    def title(self, text: str, held: Mapping[str, Value]) -> str:
+        notes = [worded(key, value) for key, value in held.items()]
+        if self.model is not None:
+            notes.insert(0, str(self.model))
+        return f"{text} ({', '.join(notes)})" if notes else text
+
+    def pen(self, group: Group) -> Pen:
+        dash = DASHES.get(group.tuning or "", "-") if self.tuned else "-"
+        return Pen(INKS[group.method], MARKERS[group.method], dash)
+
+    def held(self, axis: str, groups: Sequence[Group]) -> dict[str, Value]:
+        """Other swept settings, at the value that most of the axis's groups have."""
+        kept = {"method", "tuning", "model", "task", axis}
+        found = {}
+        for key in dict.fromkeys(key for g in groups for key in g.settings):
+            values = [g.settings[key] for g in groups if key in g.settings]
+            along = [g.settings[key] for g in groups if {key, axis} <= set(g.settings)]
+            if key not in kept and len(set(values)) > 1:
+                found[key] = mode(along or values)
+        return found
+
+    def at(
+        self, axis: str, groups: Sequence[Group] | None = None
+    ) -> tuple[list[Group], dict[str, Value]]:
+        groups = self.groups if groups is None else groups
+        held = self.held(axis, groups)
+        return [g for g in groups if all(g.settings.get(k, v) == v for k, v in held.items())], held
+
+    def is_log(self, key: str) -> bool:
+        return key.endswith("learning_rate") or _log(self.analysis.values(key))
+
+    def accuracy_against(self, key: str) -> Iterator[Sketch]:
+        groups, held = self.at(key)
+        log = self.is_log(key)
+        limits = _limits(groups, self.analysis.sets)
+        for facts in self.analysis.sets:
+            lines = self.lines(groups, key, _accuracy(facts.name))
+            if not any(len(line.points) > 1 for line in lines):
+                continue
+            panel = Panel("accuracy", "share", lines, _levels(facts), limits)
+            yield line_chart(
+                self.sketch_name("accuracy", key, facts.name),
+                self.title(
+                    f"{facts.name}, {_domain(facts)}: accuracy against {name_of(key)}", held
+                ),
+                AXES.get(key, name_of(key)),
+                [panel],
+                log=log,
+            )
+
+    def cost_against(self, key: str) -> Iterator[Sketch]:
+        groups, held = self.at(key)
+        panels = [
+            Panel("peak resident memory, MiB", "quantity", self.lines(groups, key, _memory)),
+            Panel("training time, s", "quantity", self.lines(groups, key, _seconds)),
+        ]
+        panels = [p for p in panels if any(len(line.points) > 1 for line in p.lines)]
+        if panels:
+            yield line_chart(
+                self.sketch_name("cost", key),
+                self.title(f"What it costs against {name_of(key)}", held),
+                AXES.get(key, name_of(key)),
+                panels,
+                log=self.is_log(key),
+            )
+
+    def lines(
+        self, groups: Sequence[Group], axis: str, measure: Callable[[Group], Point | None]
+    ) -> tuple[Line, ...]:
+        found: dict[str, Line] = {}
+        held = {axis, "model", *self.held(axis, self.groups)}
+        for group in groups:
+            point = measure(group)
+            if point is None:
+                continue
+            label, flat = group.label(without=held), axis not in group.settings
+            place = 0.0 if flat else float(group.settings[axis])
+            line = found.get(label) or Line(label, self.pen(group), (), flat)
+            points = sorted([*line.points, point._replace(x=place)])
+            found[label] = Line(label, line.pen, tuple(points), flat)
+        return tuple(
+            line if not line.flat else Line(line.label, line.pen, line.points[:1], flat=True)
+            for line in found.values()
+        )
+
+    def dots(self) -> Iterator[Sketch]:
+        groups = self.groups
+        if len(groups) > MOST_DOTS:
+            best = {id(g) for g in self.analysis.contenders()}
+            groups = [g for g in groups if id(g) in best]
+        limits = _limits(groups, self.analysis.sets)
+        for facts in self.analysis.sets:
+            dots = self.column(groups, _accuracy(facts.name), without={"model"})
+            if dots:
+                yield dot_chart(
+                    self.sketch_name("accuracy", facts.name),
+                    self.title(f"{facts.name}, {_domain(facts)}: accuracy", {}),
+                    [("accuracy, with its 95 % interval", "share", dots)],
+                    levels=_levels(facts),
+                    limits=limits,
+                )
+
+    def column(
+        self, groups: Iterable[Group], measure: Callable[[Group], Point | None], without: set[str]
+    ) -> list[Dot]:
+        return [
+            Dot(g.label(without=without), self.pen(g), point)
+            for g in groups
+            if (point := measure(g)) is not None
+        ]
+
+    def tunings(self, axis: str | None) -> Iterator[Sketch]:
+        """The tunings of each method that has several: accuracy, memory, time."""
+        for method in METHODS:
+            own = [g for g in self.groups if g.method == method and "tuning" in g.settings]
+            if len({g.tuning for g in own}) < 2:
+                continue
+            over = axis if axis and any(axis in g.settings for g in own) else None
+            own, held = self.at(over or "", own)
+            name = self.sketch_name("tunings", method)
+            title = self.title(f"Tunings of {METHODS[method].lower()}", held)
+            measures = [
+                *((f"accuracy on {f.name}", _accuracy(f.name), f) for f in self.analysis.sets[:2]),
+                ("peak resident memory, MiB", _memory, None),
+                ("training time, s", _seconds, None),
+            ]
+            if over is None:
+                yield self.tuning_dots(name, title, own, measures)
+            else:
+                yield self.tuning_lines(name, title, own, over, measures)
+
+    def tuning_dots(
+        self, name: str, title: str, own: list[Group], measures: Sequence[_Measure]
+    ) -> Sketch:
+        columns = [
+            (heading, _unit(facts), dots)
+            for heading, measure, facts in measures
+            if (dots := _as_tunings(own, measure))
+        ]
+        return dot_chart(name, title, columns)
+
+    def tuning_lines(
+        self, name: str, title: str, own: list[Group], axis: str, measures: Sequence[_Measure]
+    ) -> Sketch:
+        limits = _limits(own, self.analysis.sets)
+        panels = []
+        for heading, measure, facts in measures:
+            lines = tuple(
+                Line(_tuning(line.label), TUNING_PENS.get(t, line.pen), line.points)
+                for t in dict.fromkeys(g.tuning or "" for g in own)
+                for line in self.lines([g for g in own if g.tuning == t], axis, measure)
+            )
+            levels = _levels(facts) if facts else ()
+            panels.append(Panel(heading, _unit(facts), lines, levels, limits if facts else None))
+        return line_chart(name, title, AXES.get(axis, name_of(axis)), panels, log=self.is_log(axis))
+
+
+_Measure = tuple[str, Callable[[Group], Point | None], SetFacts | None]
+
+
+def _unit(facts: SetFacts | None) -> Unit:
+    return "share" if facts else "quantity"
+
+
+def _as_tunings(own: list[Group], measure: Callable[[Group], Point | None]) -> list[Dot]:
+    return [
+        Dot(_tuning(g.label()), TUNING_PENS.get(g.tuning or "", Pen("plain")), point)
+        for g in own
+        if (point := measure(g)) is not None
+    ]
+
+
+def _tuning(label: str) -> str:
+    """A group's label without the method, which all groups of the figure share."""
+    return label.split(", ", 1)[-1]
+
+
+def _accuracy(name: str) -> Callable[[Group], Point | None]:
+    def measure(group: Group) -> Point | None:
+        score = group.scores.get(name)
+        return Point(0, score.mean, score.low, score.high) if score else None
+
+    return measure
+
+
+def _memory(group: Group) -> Point | None:
+    peaks = [
+        max(c.peak_rss_mb for c in cell.phases.values()) for cell in group.cells if cell.phases
+    ]
+    return Point(0, mean(peaks)) if peaks else None
+
+
+def _seconds(group: Group) -> Point | None:
+    if group.cells[0].training is None:
+        return None
+    spent = [cell.phases["train"].wall_seconds for cell in group.cells if "train" in cell.phases]
+    return Point(0, mean(spent)) if spent else None
+
+
+def _levels(facts: SetFacts) -> tuple[Level, ...]:
+    if abs(facts.chance - facts.majority) < 0.005:
+        return (Level("chance, majority label", facts.chance, ":"),)
+    return Level("chance", facts.chance, ":"), Level("majority label", facts.majority, "-.")
+
+
+def _limits(groups: Iterable[Group], sets: Sequence[SetFacts]) -> tuple[float, float]:
+    """One scale for all sets, so that they can be held side by side."""
+    ends = [end for g in groups for s in g.scores.values() for end in (s.low, s.high)]
+    ends += [level for facts in sets for level in (facts.chance, facts.majority)]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    return max(0.0, low - 0.04), min(1.02, high + 0.04)
+
+
+def _domain(facts: SetFacts) -> str:
+    return f"{'in' if facts.domain == 'in' else 'out of'} domain"
+
+
+def _numeric(analysis: Analysis, key: str) -> bool:
+    values = analysis.values(key)
+    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return len(values) > 1 and plain
+
+
+def _log(values: Sequence[Value]) -> bool:
+    """Whether values are spaced as a log axis spaces them."""
+    ordered = [float(value) for value in values]
+    if len(ordered) < 2 or ordered[0] <= 0:
+        return False
+    return ordered[-1] / ordered[0] >= 8 and all(b / a >= 1.5 for a, b in pairwise(ordered))
+
+
+def _reliability(analysis: Analysis) -> Iterator[Sketch]:
+    for facts in analysis.sets:
+        lines = []
+        for group in analysis.champions():
+            answers = [
+                (answer.confidence, answer.right)
+                for cell in group.cells
+                for answer in analysis.answers.get(cell.name, {}).get(facts.name, {}).values()
+            ]
+            points = tuple(Point(sure, right) for sure, right, _ in reliability(answers))
+            if points:
+                pen = Pen(INKS[group.method], MARKERS[group.method])
+                lines.append(Line(group.label(), pen, points))
+        if lines:
+            name = re.sub(r"[^a-z0-9]+", "-", f"reliability-{facts.name}".lower()).strip("-")
+            yield reliability_chart(name, f"{facts.name}: is it as sure as it is right?", lines)

@@ -1,0 +1,311 @@
+"""The sentences that a study's report opens with, and what to watch before they are believed.
+
+The rule throughout: a sentence never says more than the intervals and the paired tests do. Where no
+method clears chance, that is all that is said of a set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from instil.cell import StudyMethod
+from instil.report.analysis import Analysis, SetFacts
+from instil.report.groups import METHODS, Group, SetSummary
+from instil.report.numerals import NBSP, count, percent, points
+from instil.report.pairs import PairTest
+from instil.report.verdict import FEW_ROWS, Tone, Verdict
+
+RIVALS: tuple[StudyMethod, ...] = (
+    "in_context",
+    "zero_shot",
+    "vanilla_fine_tuning",
+    "pattern_fine_tuning",
+    "pattern_fine_tuning_in_context",
+)
+ONE_LABEL = 0.95
+"""From this share of the rows on, a method that predicts one label is said to predict it alone."""
+
+
+@dataclass(frozen=True)
+class SetVerdict:
+    """What can be said of one set."""
+
+    set: SetFacts
+    tone: Tone
+    label: str
+    sentences: tuple[str, ...]
+    skill: bool = True
+    """Whether some method is above chance."""
+
+
+def judge_study(analysis: Analysis) -> tuple[Verdict, list[SetVerdict]]:
+    """One headline for the study, and one judgement a set."""
+    verdicts = [judge_set(analysis, facts) for facts in analysis.sets]
+    if not verdicts:
+        headline = "No cell of this study has finished."
+        return Verdict("open", "Nothing to show", headline, "0", "finished cells", ()), []
+    at_chance = [v for v in verdicts if not v.skill]
+    figure, caption = _number(analysis, {v.set.name for v in verdicts} - _names(at_chance))
+    if len(at_chance) == len(verdicts):
+        where = f"on {verdicts[0].set.name}" if len(verdicts) == 1 else "on every set"
+        said = _guessing(at_chance)
+        headline = f"{said[0].upper()}{said[1:]} {where}."
+        return Verdict(
+            "open", "Nothing above chance", headline, figure, caption, _sizes(analysis)
+        ), verdicts
+    label, tone, headline = _headline(analysis, verdicts, at_chance)
+    return Verdict(tone, label, headline, figure, caption, _sizes(analysis)), verdicts
+
+
+def _headline(
+    analysis: Analysis, verdicts: list[SetVerdict], at_chance: list[SetVerdict]
+) -> tuple[str, Tone, str]:
+    against: dict[str, list[SetVerdict]] = {"ahead": [], "behind": [], "level": []}
+    for verdict in verdicts:
+        student = best_of(analysis, verdict.set.name, "distillation")
+        test = _against(analysis, verdict.set.name, student, "in_context") if student else None
+        if test and verdict not in at_chance:
+            against[_outcome(test)].append(verdict)
+    tested = sum(len(found) for found in against.values())
+    chance = ""
+    if at_chance:
+        chance = f"; on {_sets(at_chance)} {_guessing(at_chance)}"
+    if not tested:
+        return "Scored", "open", f"{_leaders(analysis, verdicts, at_chance)}{chance}."
+    said = [
+        f"{words} on {_sets(found)}"
+        for words, found in (
+            ("ahead of in-context", against["ahead"]),
+            ("behind in-context", against["behind"]),
+            ("not told apart from in-context", against["level"]),
+        )
+        if found
+    ]
+    tone: Tone = "open"
+    if against["ahead"] and not against["behind"]:
+        tone = "good"
+    elif against["behind"] and not against["ahead"]:
+        tone = "short"
+    label = {"good": "Ahead", "short": "Behind", "open": "Mixed"}[tone]
+    if not against["ahead"] and not against["behind"]:
+        label = "Not told apart"
+    return label, tone, f"Distillation is {_listed(said)}{chance}."
+
+
+def _guessing(verdicts: list[SetVerdict]) -> str:
+    if all(verdict.label == "At chance" for verdict in verdicts):
+        return "all methods are at chance"
+    return "no method is shown to be above chance"
+
+
+def judge_set(analysis: Analysis, facts: SetFacts) -> SetVerdict:
+    """What can be said of one set: who is highest, and from whom the rows tell distillation."""
+    scored = analysis.scored(facts.name)
+    above = [pair for pair in scored if pair[1].standing == "above"]
+    if not above:
+        return _without_skill(analysis, facts, scored)
+    best, score = max(scored, key=lambda pair: pair[1].mean)
+    of = f", the highest of {len(scored)} settings" if len(scored) > 1 else ""
+    first = f"{best.label()} scores {percent(score.mean)} ({between(score)}){of}."
+    if score.standing != "above":
+        first += " Its own interval does not clear chance."
+    student = best_of(analysis, facts.name, "distillation")
+    if student is None:
+        others = [t for t in analysis.tests_of(facts.name) if best in (t.one, t.other)]
+        apart = sum(test.separated for test in others)
+        second = f"The paired tests tell it apart from {apart} of {count(len(others), 'other')}."
+        return SetVerdict(facts, "open", "Scored", (first, second) if others else (first,))
+    sentences = [first]
+    own = student.scores[facts.name]
+    if student is not best:
+        sentences.append(f"{student.label()} scores {percent(own.mean)} ({between(own)}).")
+    if own.standing != "above":
+        sentences.append("Distillation itself is not shown to be above chance here.")
+    tests = {m: t for m in RIVALS if (t := _against(analysis, facts.name, student, m))}
+    sentences.append(_tested(tests))
+    tone, label = _judged(own, tests)
+    return SetVerdict(facts, tone, label, tuple(sentences))
+
+
+def _judged(own: SetSummary, tests: dict[StudyMethod, PairTest]) -> tuple[Tone, str]:
+    outcome = {method: _outcome(test) for method, test in tests.items()}
+    context, zero = outcome.get("in_context"), outcome.get("zero_shot")
+    if own.standing != "above":
+        return "open", "Distillation not above chance"
+    if "behind" in (context, zero):
+        return "short", f"Behind {'in-context' if context == 'behind' else 'zero-shot'}"
+    if context == "ahead":
+        return "good", "Ahead of in-context"
+    if zero == "ahead":
+        return "good", "Ahead of zero-shot"
+    return "open", "Not told apart"
+
+
+def _without_skill(
+    analysis: Analysis, facts: SetFacts, scored: list[tuple[Group, SetSummary]]
+) -> SetVerdict:
+    levels = f"chance ({percent(facts.chance)}) and the majority label ({percent(facts.majority)})"
+    standings = [score.standing for _, score in scored]
+    below, unclear = standings.count("below"), standings.count("unclear")
+    label = "At chance" if not below and not unclear else "Not above chance"
+    who = "All methods are" if len(scored) > 1 else f"{scored[0][0].label()} is"
+    none = "No method is" if len(scored) > 1 else f"{scored[0][0].label()} is not"
+    if unclear:
+        first = (
+            f"{none} shown to be above chance on {facts.name}: no interval lies wholly above "
+            f"{levels}. In {_part(unclear, len(scored))} it is so wide that it leaves room for skill."
+        )
+    elif below:
+        first = f"{none} above chance on {facts.name}; {below} of {len(scored)} lie below {levels}."
+    else:
+        first = f"{who} at chance on {facts.name}: no interval lies wholly above {levels}."
+    sentences = [first]
+    apart = sum(test.separated for test in analysis.tests_of(facts.name))
+    if apart:
+        sentences.append(
+            f"The paired tests still tell {count(apart, 'pair')} apart: the methods err on "
+            "different rows, and none of them can be said to solve the task."
+        )
+    return SetVerdict(facts, "open", label, tuple(sentences), skill=False)
+
+
+def _tested(tests: dict[StudyMethod, PairTest]) -> str:
+    if not tests:
+        return "No other method answered the same rows at the same settings, so nothing is tested."
+    words = {"ahead": "ahead of", "behind": "behind", "level": "not apart from"}
+    by_outcome: dict[str, list[str]] = {}
+    for method, test in tests.items():
+        size = f"{signed(test.difference)}, {p_text(test.p_holm)}"
+        by_outcome.setdefault(_outcome(test), []).append(f"{METHODS[method].lower()} ({size})")
+    said = [f"{words[o]} {_listed(by_outcome[o])}" for o in words if o in by_outcome]
+    return f"The paired tests find distillation {'; '.join(said)}."
+
+
+def _outcome(test: PairTest) -> str:
+    if not test.separated:
+        return "level"
+    # By the rows that the test counts, which is what it has shown.
+    return "ahead" if test.only_one > test.only_other else "behind"
+
+
+def best_of(analysis: Analysis, name: str, method: StudyMethod) -> Group | None:
+    """The group of a method that scores highest on a set."""
+    found = [pair for pair in analysis.scored(name) if pair[0].method == method]
+    return max(found, key=lambda pair: pair[1].mean)[0] if found else None
+
+
+def _against(analysis: Analysis, name: str, student: Group, method: StudyMethod) -> PairTest | None:
+    """The test of a student against a method; where it has several settings, at its best one."""
+    # Distillation is the last of the methods, so it is always the one that is held against another.
+    tests = [
+        test
+        for test in analysis.tests_of(name)
+        if test.one is student and test.other.method == method
+    ]
+    return max(tests, key=lambda test: test.other.scores[name].mean, default=None)
+
+
+def _number(analysis: Analysis, names: set[str]) -> tuple[str, str]:
+    """The number behind the headline: of the first set that says anything."""
+    for facts in analysis.sets:
+        student = best_of(analysis, facts.name, "distillation")
+        test = _against(analysis, facts.name, student, "in_context") if student else None
+        if test and facts.name in names:
+            return signed(test.difference), f"distillation minus in-context on {facts.name}"
+    facts = next((f for f in analysis.sets if f.name in names), analysis.sets[0])
+    found, score = max(analysis.scored(facts.name), key=lambda pair: pair[1].mean)
+    caption = (
+        f"highest accuracy on {facts.name}: {found.label()}; chance is {percent(facts.chance)}"
+    )
+    return percent(score.mean), caption
+
+
+def _leaders(analysis: Analysis, verdicts: list[SetVerdict], at_chance: list[SetVerdict]) -> str:
+    won: dict[str, list[SetVerdict]] = {}
+    for verdict in verdicts:
+        if verdict not in at_chance:
+            best, _ = max(analysis.scored(verdict.set.name), key=lambda pair: pair[1].mean)
+            won.setdefault(best.label(), []).append(verdict)
+    return _listed([f"{label} scores highest on {_sets(found)}" for label, found in won.items()])
+
+
+def _sizes(analysis: Analysis) -> tuple[str, ...]:
+    seeds = {cell.seed for cell in analysis.study.cells}
+    return (
+        f"{count(len(analysis.study.cells), 'cell')}, {count(len(analysis.groups), 'setting')}, "
+        f"{count(len(seeds), 'seed')}, {count(len(analysis.sets), 'set')} of evaluation rows.",
+    )
+
+
+def study_caveats(analysis: Analysis) -> list[str]:
+    """What a reader should weigh before the headline."""
+    study, found = analysis.study, []
+    total = len(study.cells) + len(study.failures) + len(study.missing)
+    if study.failures or study.missing:
+        found.append(
+            f"Of {count(total, 'cell')}, {len(study.failures)} failed and {len(study.missing)} have "
+            "not run: what is said here is said of the rest."
+        )
+    single = sum(len(g.cells) == 1 for g in analysis.groups)
+    if single:
+        found.append(
+            f"One seed only: {_part(single, len(analysis.groups))}. There the interval is over rows "
+            "alone, and does not know how much another seed would have changed."
+        )
+    few = {facts.name for facts in analysis.sets} & {
+        name for g in analysis.groups for name, score in g.scores.items() if score.rows < FEW_ROWS
+    }
+    if few:
+        found.append(f"Fewer than {FEW_ROWS} rows a seed: {', '.join(sorted(few))}.")
+    collapsed = sum(
+        max(score.predicted.values(), default=0) > ONE_LABEL
+        for g in analysis.groups
+        for score in g.scores.values()
+    )
+    scores = sum(len(g.scores) for g in analysis.groups)
+    if collapsed:
+        found.append(
+            f"One label is predicted on more than {percent(ONE_LABEL, 0)} of the rows in "
+            f"{_part(collapsed, scores, 'score')}."
+        )
+    if len(analysis.groups) > len(METHODS):
+        found.append(
+            "The highest of many settings is chosen on the rows it is scored on: its own score is "
+            "on the high side. The paired tests are corrected for their number, the scores are not."
+        )
+    return found
+
+
+def between(score: SetSummary) -> str:
+    """The 95 % interval of a mean, as percentages."""
+    return f"{100 * score.low:.1f}\N{EN DASH}{100 * score.high:.1f}{NBSP}%"
+
+
+def signed(difference: float) -> str:
+    """A difference in points, with its sign."""
+    return ("+" if difference > 0 else "") + points(difference)
+
+
+def p_text(p: float) -> str:
+    """A p value as a sentence holds it."""
+    if p < 0.001:
+        return f"p{NBSP}<{NBSP}0.001"
+    return f"p{NBSP}={NBSP}{p:.2g}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
+
+
+def _part(some: int, total: int, noun: str = "setting") -> str:
+    return f"all {count(total, noun)}" if some == total > 1 else f"{some} of {count(total, noun)}"
+
+
+def _sets(verdicts: list[SetVerdict]) -> str:
+    if len(verdicts) <= 2:
+        return _listed([verdict.set.name for verdict in verdicts])
+    return count(len(verdicts), "set")
+
+
+def _names(verdicts: list[SetVerdict]) -> set[str]:
+    return {verdict.set.name for verdict in verdicts}
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

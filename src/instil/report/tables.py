@@ -1,0 +1,195 @@
+"""A study's tables in files that other programs read: Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from instil.cell import Cell, SetScore
+from instil.report.analysis import Analysis
+from instil.report.study import K
+from instil.report.study_tables import all_tables, reuses
+from instil.report.study_verdict import judge_study, study_caveats
+from instil.report.table import Cell as TableCell
+from instil.report.table import Table
+from instil.results import PHASES, PhaseCost
+from instil.statistics import predicted_shares
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\N{NO-BREAK SPACE}": "~",
+    "\N{MINUS SIGN}": r"$-$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+    "\N{EN DASH}": "--",
+    "\N{EM DASH}": "---",
+    "\N{DAGGER}": r"\dag{}",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "…": r"\ldots{}",
+}
+_MEASURED_ELSEWHERE = (
+    "\N{DAGGER} A phase whose work another cell had done: the cost measured there."
+)
+
+
+def latex(text: str) -> str:
+    """A text that LaTeX prints as it stands."""
+    return re.sub(r"\s*\n\s*", " ", "".join(_LATEX.get(sign, sign) for sign in text))
+
+
+def markdown(text: str) -> str:
+    """A text that Markdown shows as it stands, on one line of a table."""
+    escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+    escaped = escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"\s*\n\s*", " ", escaped)
+
+
+def to_markdown(analysis: Analysis) -> str:
+    """Every table of a study, under its headline."""
+    verdict, sets = judge_study(analysis)
+    parts = [f"# {markdown(analysis.study.title)}", markdown(verdict.headline)]
+    parts += [f"**{markdown(v.set.name)}.** {markdown(' '.join(v.sentences))}" for v in sets]
+    parts += [f"- {markdown(caveat)}" for caveat in study_caveats(analysis)]
+    for table in all_tables(analysis):
+        lines = [
+            _line([table.first, *table.columns]),
+            _line([":--", *["--:"] * len(table.columns)], escape=False),
+            *(_line([row.name, *map(_joined, row.cells)]) for row in table.rows),
+        ]
+        parts += [f"## {markdown(table.caption)}", "\n".join(lines)]
+    if reuses(analysis):
+        parts.append(_MEASURED_ELSEWHERE)
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(analysis: Analysis) -> str:
+    """Every table of a study with booktabs' rules, for a document to input."""
+    parts = ["% needs \\usepackage{booktabs}; a wide table wants a landscape page or \\small"]
+    parts += [_tabular(table) for table in all_tables(analysis)]
+    if reuses(analysis):
+        parts.append(latex(_MEASURED_ELSEWHERE))
+    return "\n\n".join(parts) + "\n"
+
+
+def _tabular(table: Table) -> str:
+    head = [table.first, *table.columns]
+    lines = [[row.name, *map(_joined, row.cells)] for row in table.rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{latex(table.caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join(map(latex, head)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(latex, line)) + r" \\" for line in lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _joined(cell: TableCell) -> str:
+    return f"{cell.text} ({cell.note})" if cell.note else cell.text
+
+
+def _line(cells: list[str], *, escape: bool = True) -> str:
+    return f"| {' | '.join(markdown(cell) if escape else cell for cell in cells)} |"
+
+
+def to_csv(analysis: Analysis) -> str:
+    """A line for each cell, set and who (method or teacher), with every number and varied key."""
+    rows = [row for cell in analysis.study.cells for row in _rows(cell, analysis.study.varied)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    written = io.StringIO()
+    table = csv.DictWriter(written, columns or ["cell"], restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return written.getvalue()
+
+
+def _rows(cell: Cell, varied: list[str]) -> Iterator[dict[str, Any]]:
+    settings = {key: _plain(_setting(cell, key)) for key in varied}
+    about = {
+        "cell": cell.name,
+        "task": cell.task,
+        "model": cell.model,
+        "teacher_model": cell.teacher_model,
+        "dtype": cell.dtype,
+        "method": cell.method,
+        "tuning": cell.tuning,
+        "k": cell.k,
+        "seed": cell.seed,
+    }
+    about |= {key: value for key, value in settings.items() if key not in about}
+    costs = _costs(cell)
+    for who, scores in (("method", cell.scores), ("teacher", cell.teacher)):
+        for score in scores:
+            yield about | {"who": who} | _score(score) | costs
+
+
+def _setting(cell: Cell, key: str) -> Any:
+    if key == K:
+        return cell.k
+    if key in cell.varied:
+        return cell.varied[key]
+    found: Any = cell.recipe
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _score(score: SetScore) -> dict[str, Any]:
+    return {
+        "set": score.name,
+        "domain": score.domain,
+        "rows": score.accuracy.n,
+        "accuracy": score.accuracy.value,
+        "accuracy_low": score.accuracy.low,
+        "accuracy_high": score.accuracy.high,
+        "chance": score.chance,
+        "majority": score.majority,
+        "calibration_error": score.calibration_error,
+        "verbalizer_mass": score.verbalizer_mass,
+        "kl_to_teacher": score.fidelity.kl_to_teacher if score.fidelity else None,
+        "agreement": score.fidelity.agreement if score.fidelity else None,
+        "predicted_shares": _plain(predicted_shares(score.confusion)),
+        "confusion": _plain(score.confusion),
+        "single_contexts": _plain([single.model_dump() for single in score.single_contexts]),
+    }
+
+
+def _costs(cell: Cell) -> dict[str, Any]:
+    training = cell.training
+    found: dict[str, Any] = {
+        "prompt_tokens_mean": cell.prompt_tokens_mean,
+        "trained_rows": training.rows if training else None,
+        "trained_steps": training.steps if training else None,
+        "trainable_parameters": training.trainable_parameters if training else None,
+        "trainable_share": training.trainable_share if training else None,
+        "last_loss": training.loss[-1][1] if training and training.loss else None,
+        "shipped_bytes": cell.shipped_bytes,
+    }
+    for phase in PHASES:
+        cost = cell.phases.get(phase)
+        for name in PhaseCost.model_fields:
+            found[f"{phase}.{name}"] = getattr(cost, name) if cost else None
+        found[f"{phase}.reused"] = phase in cell.reused
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

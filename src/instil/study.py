@@ -1,0 +1,240 @@
+"""Runs a plan: each cell in a process of its own, whole or not at all, and never twice.
+
+A process of its own makes a cell's peak memory its own, and lets the study outlive a cell that is killed. A study's
+folder says how far it got: a cell is done when its folder has its name, failed when that folder holds `failure.json`.
+So a study that was interrupted in any way goes on when it is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+
+from instil.cell import CELL, FAILURE, Failure
+from instil.config import Recipe
+from instil.errors import InstilError, OutputError, OutputExistsError
+from instil.grid import Plan, PlannedCell
+from instil.progress import Display, Relay, StudyDisplay
+from instil.split import Files
+from instil.study_index import CELLS, INDEX, StudyIndex
+
+TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
+DONE = (CELL, "results.json")
+
+State = Literal["done", "failed", "to do"]
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a study is.
+
+    Attributes:
+        done: Cells that are whole, by name.
+        failed: Cells that came to nothing, by name.
+    """
+
+    done: list[str]
+    failed: list[str]
+
+
+def state(output: Path, cell: PlannedCell) -> State:
+    """How far one cell is."""
+    folder = output / CELLS / cell.name
+    if any((folder / name).exists() for name in DONE):
+        return "done"
+    return "failed" if (folder / FAILURE).exists() else "to do"
+
+
+def teaching_key(recipe: Recipe) -> str | None:
+    """Equal for two cells of which one reads predictions of the teacher that the other has stored; None without one."""
+    if recipe.task is None or recipe.method not in ("in_context", "distillation"):
+        return None
+    parts = recipe.model_dump(
+        mode="json", include={"task", "demonstrations", "prompt", "dtype", "seed", "evaluation"}
+    )
+    rows = recipe.training.rows  # what is left of the training set is the pool
+    return json.dumps([parts, rows, recipe.teacher.model or recipe.model], sort_keys=True)
+
+
+def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
+    """Runs what is not done yet.
+
+    Args:
+        plan: The cells.
+        output: Folder of the study; cells that it has are not run again.
+        display: Shows progress.
+
+    Raises:
+        OutputExistsError: there is something else at `output`.
+        OutputError: another process works on this study.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+    """
+    known = {INDEX, CELLS, LOCK}
+    there = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
+    if output.exists() and there and not known & there:
+        raise OutputExistsError(
+            f"{output} exists and is no study", mend="name another folder, or remove it"
+        )
+    try:
+        (output / CELLS).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / LOCK).acquire(blocking=False)
+    except Timeout:
+        raise OutputError(
+            f"another process works on {output}", mend="wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be made",
+            got=error.strerror or str(error),
+            mend="name a folder that you may write to",
+        ) from None
+    with lock:
+        _write_index(plan, output)
+        left = [cell for cell in plan.cells if state(output, cell) != "done"]
+        with StudyDisplay(display, len(plan.cells), len(plan.cells) - len(left)) as shown:
+            for cell in left:
+                _run_cell(cell, output, shown)
+    states = {cell.name: state(output, cell) for cell in plan.cells}
+    return Progressed(
+        done=[name for name, how in states.items() if how == "done"],
+        failed=[name for name, how in states.items() if how == "failed"],
+    )
+
+
+def _write_index(plan: Plan, output: Path) -> None:
+    index = StudyIndex(
+        title=plan.title,
+        description=plan.description,
+        varied=plan.varied,
+        cells=[cell.name for cell in plan.cells],
+    )
+    work = output / (INDEX + ".part")
+    index.write(work)
+    work.replace(output / INDEX)
+    text = yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True)
+    (output / RECIPE).write_text(text, encoding="utf-8")
+
+
+def _run_cell(cell: PlannedCell, output: Path, shown: StudyDisplay) -> None:
+    folder = output / CELLS / cell.name
+    work = folder.with_name(cell.name + ".partial")
+    for path in (folder, work):
+        if path.exists():  # a failure, or what a killed process left
+            shutil.rmtree(path)
+    start = time.monotonic()
+    shown.begin(cell.name)
+    failure = _in_process(cell, work, output / TARGETS, shown)
+    if failure is None:
+        work.rename(folder)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        kind, message = failure
+        told = Failure(
+            name=cell.name,
+            varied=cell.varied,
+            error=kind,
+            message=message,
+            seconds=time.monotonic() - start,
+        )
+        (work / FAILURE).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        work.rename(folder)
+        shown.warn(f"{cell.name} failed: {kind}: {message.splitlines()[0]}")
+    shown.end()
+
+
+def _in_process(
+    cell: PlannedCell, work: Path, targets: Path, shown: StudyDisplay
+) -> tuple[str, str] | None:
+    """Runs a cell elsewhere; what went wrong, if anything did: the kind of error and its message."""
+    # Children of a server that has imported everything and computed nothing start at once.
+    method = "forkserver" if sys.platform != "win32" else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["instil.classification", "instil.experiment"])
+    here, there = context.Pipe(duplex=False)
+    settings = cell.recipe.model_dump(mode="json")
+    process = context.Process(
+        target=_work, args=(there, settings, cell.name, dict(cell.varied), work, targets)
+    )
+    process.start()
+    there.close()
+    ended: tuple[str, str] | None = ("killed", "the process ended without a word")
+    try:
+        while True:
+            try:
+                message = here.recv()
+            except EOFError:
+                break
+            if message[0] == "ended":
+                ended = message[1]
+            else:
+                shown.show(*message)
+        process.join()
+    finally:
+        if process.is_alive():
+            process.terminate()
+            process.join()
+        here.close()
+    if process.exitcode and process.exitcode < 0:
+        return "killed", f"the process was killed by signal {-process.exitcode}: out of memory?"
+    return ended
+
+
+def _work(
+    pipe: Connection,
+    settings: Mapping[str, Any],
+    name: str,
+    varied: dict[str, Any],
+    work: Path,
+    targets: Path,
+) -> None:
+    """What a cell's process does."""
+    from instil.model import quiet_libraries
+
+    quiet_libraries()
+    try:
+        _do(Recipe.parse(settings), name, varied, work, targets, Relay(pipe))
+    except (KeyboardInterrupt, BrokenPipeError):
+        return  # the parent was interrupted, too, and tells; or it is gone
+    except InstilError as error:
+        pipe.send(("ended", (type(error).__name__, str(error))))
+    except Exception as error:
+        told = f"{error}\n{traceback.format_exc()}"
+        pipe.send(("ended", (type(error).__name__, told)))
+    else:
+        pipe.send(("ended", None))
+
+
+def _do(
+    recipe: Recipe, name: str, varied: dict[str, Any], work: Path, targets: Path, display: Display
+) -> None:
+    if recipe.task is None:
+        from instil import experiment
+
+        files = Files.read(recipe)
+        experiment.run(
+            recipe,
+            context=files.context,
+            inputs=files.inputs,
+            held_out=files.held_out,
+            output=work,
+            display=display,
+        )
+        return
+    from instil.classification import run_cell
+
+    work.mkdir(parents=True)
+    run_cell(recipe, work, name=name, varied=varied, store=targets, display=display)

@@ -1,0 +1,176 @@
+"""From a recipe file to cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instil.errors import ConfigError
+from instil.grid import effective, override, plan, read_recipe
+
+ALL = ["zero_shot", "in_context", "vanilla_fine_tuning", "pattern_fine_tuning", "distillation"]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "one", "label": "a"}) + "\n")
+    task = {
+        "name": "classification",
+        "pattern": "{text}",
+        "verbalizer": {"a": ["A"], "b": ["B"]},
+        "train": str(path),
+        "in_domain": {"here": str(path)},
+    }
+    return {"model": "some/model", "task": task}
+
+
+def names(settings: dict[str, Any]) -> list[str]:
+    return [cell.name.rpartition("-")[0] for cell in plan(settings).cells]
+
+
+def test_a_grid_is_all_combinations_in_order(base: dict[str, Any]) -> None:
+    grid = {"demonstrations.k": [1, 4], "seed": [0, 1]}
+    assert names(base | {"grid": grid}) == ["k=1,seed=0", "k=1,seed=1", "k=4,seed=0", "k=4,seed=1"]
+
+
+def test_without_a_grid_there_is_one_cell(base: dict[str, Any]) -> None:
+    (cell,) = plan(base).cells
+    assert cell.varied == {}
+    assert cell.name.startswith("cell-")
+
+
+def test_several_grids_add_up_and_what_they_share_is_one_cell(base: dict[str, Any]) -> None:
+    grids = [{"seed": [0, 1]}, {"seed": [1, 2]}]
+    assert names(base | {"grid": grids}) == ["seed=0", "seed=1", "seed=2"]
+
+
+def test_combinations_that_are_the_same_run_are_one_cell(base: dict[str, Any]) -> None:
+    grid = {
+        "method": ALL,
+        "tuning": [{"name": "full"}, {"name": "lora"}],
+        "demonstrations.k": [1, 4],
+        "objective.alpha": [0.5, 1.0],
+        "teacher.contexts": [1, 2],
+    }
+    cells = plan(base | {"grid": grid}).cells
+    count = {m: sum(c.recipe.method == m for c in cells) for m in ALL}
+    assert count == {
+        "zero_shot": 1,
+        "in_context": 2 * 2,
+        "vanilla_fine_tuning": 2,
+        "pattern_fine_tuning": 2,
+        "distillation": 2**4,
+    }
+    varied = {c.recipe.method: set(c.varied) for c in cells}
+    assert varied["zero_shot"] == {"method"}
+    assert varied["in_context"] == {"method", "demonstrations.k", "teacher.contexts"}
+    assert varied["pattern_fine_tuning"] == {"method", "tuning"}
+    assert varied["distillation"] == set(grid)
+
+
+def test_a_method_keeps_what_it_reads(base: dict[str, Any]) -> None:
+    grid = {"method": ["in_context"], "training.rows": [10], "training.learning_rate": [1.0]}
+    (cell,) = plan(base | {"grid": grid}).cells
+    assert cell.recipe.training.rows == 10  # the pool is what these leave
+    assert cell.recipe.training.learning_rate != 1.0
+    assert effective(cell.recipe) == cell.recipe
+
+
+def test_a_cell_has_another_name_when_a_setting_or_the_data_change(
+    base: dict[str, Any], tmp_path: Path
+) -> None:
+    before = plan(base).cells[0].name
+    assert plan(base | {"title": "other"}).cells[0].name == before
+    assert plan(base | {"seed": 1}).cells[0].name != before
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "two", "label": "a"}) + "\n")
+    assert plan(base).cells[0].name != before
+
+
+def test_every_problem_of_every_cell_is_told_once(base: dict[str, Any]) -> None:
+    settings = base | {
+        "trainig": {},
+        "grid": {"method": ["distilation", "zero_shot"], "demonstrations.kk": [1, 2]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        plan(settings)
+    text = str(caught.value)
+    assert "3 problems" in text
+    assert "trainig: unknown key; did you mean training?" in text
+    assert "demonstrations.kk: unknown key" in text
+    assert text.count("'distilation'") == 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"seed": 3}, "an empty list, or no list"),
+        ({"seed": []}, "an empty list, or no list"),
+        ([3], "not a mapping"),
+        ({"seed.x": [1]}, "seed is a value"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(base: dict[str, Any], grid: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan(base | {"seed": 0, "grid": grid})
+
+
+def test_settings_are_changed_from_the_command_line(base: dict[str, Any]) -> None:
+    changed = override(
+        base | {"grid": {"seed": [0, 1]}},
+        ["training.epochs=3", "grid.seed=[5]", "grid.demonstrations.k=[1, 2]", "task.prefix=a=b"],
+    )
+    assert changed["training"] == {"epochs": 3}
+    assert changed["grid"] == {"seed": [5], "demonstrations.k": [1, 2]}
+    assert changed["task"]["prefix"] == "a=b"
+    assert "prefix" not in base["task"]
+    assert names(changed) == ["seed=5,k=1", "seed=5,k=2"]
+
+
+@pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
+def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        override(base, [change])
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: b: c", "not YAML"), ("- 1", "not a mapping")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"context": {"k": 3}}, "context: not read with a task"),
+        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read with a task"),
+        ({"teacher": {"samples": 2, "sampling_temperature": 1}}, "teacher.samples"),
+        ({"task": None, "demonstrations": {"k": 3}}, "demonstrations: not read without a task"),
+        ({"task": None, "tuning": {"name": "full"}}, "tuning: without a task only lora"),
+        ({"objective": {"name": "forward_kl"}}, "forward_kl is not for a task"),
+        ({"demonstrations": {"k": 1, "answers": "shuffled"}}, "shuffled needs k > 1"),
+        ({"objective": {"over": "vocabulary"}, "teacher": {"contexts": 2}}, "over: labels"),
+    ],
+)
+def test_settings_that_would_not_be_read_are_refused(
+    base: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan(base | settings)
+
+
+def test_a_setting_of_one_grid_alone_is_told_from_its_default(base: dict[str, Any]) -> None:
+    grids = [{"seed": [0]}, {"seed": [0], "student.keep_layers": [3]}]
+    assert names(base | {"grid": grids}) == ["cell", "keep_layers=3"]
+
+
+def test_what_changes_no_number_changes_no_name(base: dict[str, Any]) -> None:
+    before = plan(base).cells[0].name
+    for more in ({"evaluation": {"batch_size": 2}}, {"student": {"save": False}}):
+        assert plan(base | more).cells[0].name == before
+    assert plan(base | {"evaluation": {"rows": 2}}).cells[0].name != before
