@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from instil.cell import CELL, FAILURE, Failure
+from instil.cell import CELL, FAILURE, Cell, Failure
 from instil.config import Recipe
 from instil.errors import InstilError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
@@ -47,6 +47,13 @@ class Progressed:
 
     done: list[str]
     failed: list[str]
+
+
+def named_as_before(plan: Plan, output: Path) -> Plan:
+    """The plan with the names that its cells have in this folder already: a grid that grows tells more in a name."""
+    there = {p.name.rpartition("-")[2]: p.name for p in (output / CELLS).glob("*") if p.is_dir()}
+    cells = [replace(c, name=there.get(c.name.rpartition("-")[2], c.name)) for c in plan.cells]
+    return replace(plan, cells=cells)
 
 
 def state(output: Path, cell: PlannedCell) -> State:
@@ -101,11 +108,12 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
             mend="name a folder that you may write to",
         ) from None
     with lock:
+        plan = named_as_before(plan, output)
         _write_index(plan, output)
         left = [cell for cell in plan.cells if state(output, cell) != "done"]
         with StudyDisplay(display, len(plan.cells), len(plan.cells) - len(left)) as shown:
             for cell in left:
-                _run_cell(cell, output, shown)
+                _run_cell(cell, _settled(cell.recipe, plan, output), output, shown)
     states = {cell.name: state(output, cell) for cell in plan.cells}
     return Progressed(
         done=[name for name, how in states.items() if how == "done"],
@@ -127,7 +135,18 @@ def _write_index(plan: Plan, output: Path) -> None:
     (output / RECIPE).write_text(text, encoding="utf-8")
 
 
-def _run_cell(cell: PlannedCell, output: Path, shown: StudyDisplay) -> None:
+def _settled(recipe: Recipe, plan: Plan, output: Path) -> dict[str, Any]:
+    """A cell's settings, with the dtype that the first cell has measured: a busy machine may measure another."""
+    settings = recipe.model_dump(mode="json")
+    if recipe.dtype == "auto":
+        done = (output / CELLS / cell.name / CELL for cell in plan.cells)
+        settings["dtype"] = next((Cell.read(path).dtype for path in done if path.exists()), "auto")
+    return settings
+
+
+def _run_cell(
+    cell: PlannedCell, settings: dict[str, Any], output: Path, shown: StudyDisplay
+) -> None:
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
     for path in (folder, work):
@@ -135,7 +154,7 @@ def _run_cell(cell: PlannedCell, output: Path, shown: StudyDisplay) -> None:
             shutil.rmtree(path)
     start = time.monotonic()
     shown.begin(cell.name)
-    failure = _in_process(cell, work, output / TARGETS, shown)
+    failure = _in_process(cell, settings, work, output / TARGETS, shown)
     if failure is None:
         work.rename(folder)
     else:
@@ -156,7 +175,7 @@ def _run_cell(cell: PlannedCell, output: Path, shown: StudyDisplay) -> None:
 
 
 def _in_process(
-    cell: PlannedCell, work: Path, targets: Path, shown: StudyDisplay
+    cell: PlannedCell, settings: dict[str, Any], work: Path, targets: Path, shown: StudyDisplay
 ) -> tuple[str, str] | None:
     """Runs a cell elsewhere; what went wrong, if anything did: the kind of error and its message."""
     # Children of a server that has imported everything and computed nothing start at once.
@@ -165,7 +184,6 @@ def _in_process(
     if method == "forkserver":
         context.set_forkserver_preload(["instil.classification", "instil.experiment"])
     here, there = context.Pipe(duplex=False)
-    settings = cell.recipe.model_dump(mode="json")
     process = context.Process(
         target=_work, args=(there, settings, cell.name, dict(cell.varied), work, targets)
     )

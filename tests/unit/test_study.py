@@ -108,6 +108,21 @@ def test_a_study_is_run_once_and_goes_on_where_it_is(
     assert len(cells(tmp_path)) == 4
 
 
+def test_the_first_cell_s_dtype_is_every_cell_s(
+    tmp_path: Path, recipe: dict[str, Any], instil: Callable[..., tuple[int, str]]
+) -> None:
+    recipe |= {"dtype": "auto", "grid": {"method": ["zero_shot"]}}
+    assert instil()[0] == 0
+    (path,) = tmp_path.glob("study/cells/*/cell.json")
+    measured = Cell.read(path).dtype
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[measured]
+    path.write_text(path.read_text().replace(measured, other))
+    recipe["grid"]["seed"] = [0, 1]
+    assert instil()[0] == 0
+    told = [Cell.read(p) for p in tmp_path.glob("study/cells/*/cell.json")]
+    assert [cell.dtype for cell in told] == [other, other]
+
+
 def test_a_failed_cell_is_recorded_tried_again_and_the_rest_goes_on(
     tmp_path: Path, recipe: dict[str, Any], instil: Callable[..., tuple[int, str]]
 ) -> None:

@@ -131,8 +131,9 @@ def _print_plan(plan: Plan, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from instil.study import state, teaching_key
+    from instil.study import named_as_before, state, teaching_key
 
+    plan = named_as_before(plan, folder)
     table = Table(title=f"{plan.title or 'study'}: {_counted(plan)} in {folder}")
     for column in ("cell", "state", "teacher's predictions"):
         table.add_column(column, overflow="fold")
