@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from instil import __version__, environment
+from instil import __version__, bundled, environment, label_card
 from instil.calibration import CONTENT_FREE, average, probabilities, reference
 from instil.cell import (
     CELL,
@@ -32,7 +32,7 @@ from instil.judgement import Judgement, right_rows
 from instil.label_student import LabelStudent
 from instil.label_teacher import LabelScores, LabelTeacher
 from instil.method import COMPARED, Compared
-from instil.model import Outline, check_same_tokens, outline, resolve_dtype
+from instil.model import Outline, check_same_tokens, outline, resolve, resolve_dtype
 from instil.objective.label_kl import LabelKL, LabelTargets
 from instil.progress import Advance, Bar, Display
 from instil.prompt import ChatPrompt, PlainPrompt, PromptFormat
@@ -189,8 +189,32 @@ class _Cell:
         write_label_predictions(folder / PREDICTIONS, told)
         described = json.dumps(environment.describe(), indent=1) + "\n"
         (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
+        if (folder / "adapter").exists() and self._answers_plainly:
+            (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
         cell.write(folder / CELL)
         return cell
+
+    @property
+    def _answers_plainly(self) -> bool:
+        """Whether the whole base with the adapter answers from a plain text, as the card's snippet does."""
+        whole = self.recipe.student.keep_layers is None
+        plain = self.recipe.prompt.format != "chat" and not self.method.context
+        return whole and plain and self.method.head == "language_model"
+
+    def _card(self, cell: Cell) -> str:
+        context = Context(instruction=self.task.prefix or None)
+        before = self.recipe.prompt.completion.partition("{output}")[0]
+        return label_card.render(
+            cell,
+            base=resolve(self.recipe.model),
+            hub_id=bundled.hub_id(self.recipe.model),
+            prompt=self.form.text(self.task.pattern, context),
+            words={
+                label: [before + form for form in forms]
+                for label, forms in self.task.verbalizer.items()
+            },
+            example=self.form.text(self.rows.sets[0].rows[0].input, context),
+        )
 
     @property
     def _numbers(self) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 from pathlib import Path
@@ -139,3 +140,21 @@ def test_training_moved_the_student_towards_its_teacher(folder: Path) -> None:
         before += abs(untrained - wanted)
         after += abs(learnt.probabilities["positive"] - wanted)
     assert after < 0.7 * before
+
+
+def test_the_card_s_snippet_says_what_the_student_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = (folder / "distillation" / "adapter" / "README.md").read_text(encoding="utf-8")
+    snippet = card.partition("```python\n")[2].partition("```")[0]
+    # float32 as the cell computed: the base is stored in bfloat16
+    snippet = snippet.replace("from_pretrained(BASE)", "from_pretrained(BASE, dtype=torch.float32)")
+    snippet = snippet.replace(
+        "AutoTokenizer.from_pretrained(BASE, dtype=torch.float32)",
+        "AutoTokenizer.from_pretrained(BASE)",
+    )
+    monkeypatch.chdir(folder / "distillation" / "adapter")
+    exec(compile(snippet, "README.md", "exec"), {})
+    printed = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    said = told(folder, "distillation")[0].probabilities
+    assert printed == pytest.approx(said, abs=2e-4)
