@@ -5,6 +5,7 @@ A line is told by colour, marker and dash together, so none of them carries a me
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 Unit = Literal["share", "quantity"]
+LABEL_CHARACTERS = 22
+"""Of a line of a setting's name beside a dot."""
 MOST_BANDS = 5
 """Lines whose intervals can be drawn as bands in one panel."""
 
@@ -265,8 +268,15 @@ def dot_chart(
         told = [f"{dot.label} {write(dot.point.y)}{_interval(dot.point, write)}" for dot in dots]
         said.append(f"{heading}: {'; '.join(told)}.")
     said += [f"{level.label} {percent(level.value)}." for level in levels]
-    height = sum(0.62 + 0.4 * len(dots) for _, _, dots in columns) + (0.3 if levels else 0)
+    tallest = max(_wrapped(dot.label).count("\n") for _, _, dots in columns for dot in dots)
+    each = 0.4 + 0.12 * tallest
+    height = sum(0.62 + each * len(dots) for _, _, dots in columns) + (0.3 if levels else 0)
     return Sketch(name, title, " ".join(said), draw, height)
+
+
+def _wrapped(label: str) -> str:
+    """A setting in words, in lines so short that the plot keeps its room."""
+    return textwrap.fill(label, LABEL_CHARACTERS, break_long_words=False)
 
 
 def _draw_dots(
@@ -281,7 +291,7 @@ def _draw_dots(
             axes.plot([point.low, point.high], [line, line], color=color, lw=2.2, zorder=2)
         axes.plot([point.y], [line], dot.pen.marker, color=color, ms=7, zorder=3)
         axes.text(point.y, line - 0.22, write(point.y), ha="center", va="bottom", fontsize=8.5)
-    axes.set_yticks(range(len(dots)), [dot.label for dot in dots])
+    axes.set_yticks(range(len(dots)), [_wrapped(dot.label) for dot in dots], fontsize=8.5)
     axes.set_ylim(len(dots) - 0.5, -0.8)
     axes.set_title(heading)
     axes.grid(axis="x")
