@@ -11,6 +11,7 @@ unlabelled inputs (batch calibration, Zhou et al. 2023, arXiv:2309.17249, eq. 3)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,24 +21,24 @@ CONTENT_FREE = ("N/A", "[MASK]", "")
 """Inputs without content, as Zhao et al. take them."""
 
 
-def probabilities(logprobs_RL: Tensor, reference_L: Tensor | None = None) -> Tensor:
+def probabilities(logprobs_RL: Tensor, log_reference_L: Tensor | None = None) -> Tensor:
     """Probabilities of the labels among themselves.
 
     Args:
         logprobs_RL: Log-probability of each label; their sum may be below 1.
-        reference_L: What to divide by; None: nothing.
+        log_reference_L: Logarithm of what to divide by; None: nothing.
 
     Returns:
         Shape (R, L); each row sums to 1.
     """
-    if reference_L is not None:
-        logprobs_RL = logprobs_RL - reference_L.log()
+    if log_reference_L is not None:
+        logprobs_RL = logprobs_RL - log_reference_L
     return logprobs_RL.softmax(-1)
 
 
-def reference(logprobs_RL: Tensor) -> Tensor:
-    """The mean prediction over R inputs, shape (L,)."""
-    return probabilities(logprobs_RL).mean(0)
+def log_reference(logprobs_RL: Tensor) -> Tensor:
+    """Logarithm of the mean prediction over R inputs, shape (L,); as a logarithm it does not vanish."""
+    return logprobs_RL.log_softmax(-1).logsumexp(0) - math.log(len(logprobs_RL))
 
 
 def average(predictions: Sequence[Tensor]) -> Tensor:

@@ -109,6 +109,9 @@ class Cell(_Model):
     reused: list[Phase] = Field(
         description="phases whose work another cell had done; their cost is the one measured there"
     )
+    left_out: int = Field(
+        0, description="training rows that were not used because they are evaluation rows, too"
+    )
     shipped_bytes: int = Field(description="size of the trained weights that a user must be given")
 
     def write(self, path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from instil import __version__, bundled, environment, label_card
-from instil.calibration import CONTENT_FREE, average, probabilities, reference
+from instil.calibration import CONTENT_FREE, average, log_reference, probabilities
 from instil.cell import (
     CELL,
     PREDICTIONS,
@@ -29,10 +29,10 @@ from instil.config import Recipe
 from instil.context import Context
 from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
 from instil.judgement import Judgement, right_rows
-from instil.label_student import LabelStudent
-from instil.label_teacher import LabelScores, LabelTeacher
+from instil.label_student import HEAD, LabelStudent
+from instil.label_teacher import LabelScores, LabelTeacher, check_prompts
 from instil.method import COMPARED, Compared
-from instil.model import Outline, check_same_tokens, outline, resolve, resolve_dtype
+from instil.model import Outline, outline, resolve, resolve_dtype
 from instil.objective.label_kl import LabelKL, LabelTargets
 from instil.progress import Advance, Bar, Display
 from instil.prompt import ChatPrompt, PlainPrompt, PromptFormat
@@ -102,12 +102,10 @@ class _Cell:
                 pool=recipe.demonstrations.pool,
                 evaluation=recipe.evaluation,
             )
-            if rows.left_out:
-                display.note(f"{rows.left_out} training rows are evaluation rows, too: left out")
             student = outline(recipe.model)
             form = _form(recipe, student)
             choices = Choices.of(task.verbalizer, form, rows.training[0].input)
-            teacher = _teacher(recipe, student, form, choices, store, display)
+            teacher = LabelTeacher.of(recipe, student, form, choices, store, display)
         return cls(
             recipe=recipe,
             method=method,
@@ -131,6 +129,7 @@ class _Cell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
+        self._check_student()
         said, targets = {}, self._gold()
         if self.teacher is not None:
             references = [self._reference(self.teacher, n) for n in self._numbers]
@@ -182,6 +181,7 @@ class _Cell:
             phases=self.recorder.costs(),
             reused=sorted(self.reused),
             shipped_bytes=shipped,
+            left_out=self.rows.left_out,
         )
         told = [
             line for one in self.rows.sets for line in answers[one.name].predictions(labels, one)
@@ -215,6 +215,18 @@ class _Cell:
             },
             example=self.form.text(self.rows.sets[0].rows[0].input, context),
         )
+
+    def _check_student(self) -> None:
+        """Refuses every row that the student cannot read whole, before anything is computed."""
+        if self.recipe.method == "in_context":
+            return
+        asked = HEAD if self.method.head == "classification" else self.choices.completions
+        reads = [(one.name, one.rows, self.method.context) for one in self.rows.sets]
+        if self.method.learns:
+            reads.append(("training rows", self.rows.training, self.method.context_in_training))
+        for name, rows, context in reads:
+            prompts = self._prompts(name, rows, context=context)
+            check_prompts(prompts, asked, self.outline.window, what=name)
 
     @property
     def _numbers(self) -> range:
@@ -256,7 +268,7 @@ class _Cell:
                 [Row(fill(self.task.pattern, text)) for text in CONTENT_FREE],
                 "empty rows",
             )
-        return reference(self._say(teacher, number, name, queries, phase="teach").logprobs_RL)
+        return log_reference(self._say(teacher, number, name, queries, phase="teach").logprobs_RL)
 
     def _gold(self) -> list[LabelTargets]:
         index = {label: number for number, label in enumerate(self.choices.labels)}
@@ -371,27 +383,4 @@ def _form(recipe: Recipe, student: Outline) -> PromptFormat:
         pattern="{input}",  # the task has filled in its own
         completion=settings.completion,
         separator=settings.separator,
-    )
-
-
-def _teacher(
-    recipe: Recipe,
-    student: Outline,
-    form: PromptFormat,
-    choices: Choices,
-    store: Path,
-    display: Display,
-) -> LabelTeacher:
-    teaching = student
-    if recipe.teacher.model is not None:
-        teaching = outline(recipe.teacher.model)
-        check_same_tokens(teaching, student)
-    return LabelTeacher(
-        outline=teaching,
-        dtype=str(resolve_dtype(recipe.dtype)).removeprefix("torch."),
-        form=form,
-        choices=choices,
-        store=store,
-        batch_size=recipe.evaluation.batch_size,
-        display=display,
     )

@@ -85,6 +85,13 @@ def draw_rows(
     judged = {key(row) for one in sets for row in one.rows}
     unseen = [row for row in data.train if key(row) not in judged]
     order = random.Random(f"{seed} training").sample(unseen, len(unseen))
+    if len(order) < 2:
+        raise ConfigError(
+            f"the training set has {len(order)} rows left to learn from",
+            got=f"{len(data.train) - len(unseen)} of its {len(data.train)} rows are evaluation rows, too",
+            allowed="at least 2, so that demonstrations can be drawn from the others",
+            mend="use other files for training and evaluation, or lower evaluation.rows",
+        )
     count = training or min(TRAINING_ROWS, len(order) // 2)
     learnt = {key(row) for row in order[:count]}
     if count >= len(order):

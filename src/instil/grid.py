@@ -24,6 +24,7 @@ from instil.errors import ConfigError
 from instil.method import COMPARED
 from instil.objective.label_kl import LabelKL
 from instil.rows import read_text
+from instil.task.source import file_digest
 from instil.tuning import LoRA
 
 SEED = "seed"
@@ -159,13 +160,15 @@ def plan(settings: Mapping[str, Any]) -> Plan:
             recipe, found = _recipe(base, combination)
             problems += found
             if recipe is not None:
+                digest = _digest(recipe)
+                if digest in cells:  # the same run by another way
+                    continue
                 varied = {
-                    key: value
+                    key: _checked(value, key, recipe)
                     for key, value in combination.items()
                     if _matters(base, combination, key, tried[key], recipe)
                 }
-                name = _name(varied, recipe)
-                cells.setdefault(name, PlannedCell(name, varied, recipe))
+                cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
     if problems:
         raise ConfigError.listing(list(dict.fromkeys(problems)))
     return Plan(
@@ -191,6 +194,13 @@ def _grids(grid: Any) -> list[dict[str, Any]]:
                 got=repr(one),
                 allowed="for example grid: {seed: [0, 1, 2]}, or a list of such mappings",
             )
+        for key in one:
+            if not isinstance(key, str):
+                raise ConfigError(
+                    "grid: a key that is no text",
+                    got=repr(key),
+                    mend="put it in quotation marks; YAML reads on, yes and numbers otherwise",
+                )
     return grids
 
 
@@ -244,7 +254,21 @@ def effective(recipe: Recipe) -> Recipe:
         reset["training"] = Training(rows=recipe.training.rows)
     if recipe.method == "in_context":
         reset["student"] = Student()
+    if method.teacher and reads_context:
+        unread: dict[str, Any] = {}
+        if method.learns is None or _over(recipe) == "labels":
+            unread["top_k"] = Teacher().top_k
+        if recipe.demonstrations.k == 0:
+            unread["contexts"] = 1
+            pool = recipe.demonstrations.pool
+            reset["demonstrations"] = Demonstrations(k=0, pool=pool)
+        reset["teacher"] = recipe.teacher.model_copy(update=unread)
     return recipe.model_copy(update=reset)
+
+
+def _over(recipe: Recipe) -> str:
+    assert isinstance(recipe.objective, LabelKL)
+    return recipe.objective.over
 
 
 def _matters(
@@ -260,20 +284,45 @@ def _matters(
     return any(other != recipe for other in [*others, _recipe(base, without)[0]])
 
 
-def _name(varied: Mapping[str, Any], recipe: Recipe) -> str:
-    """A folder's name that a person can read, and that changes with any setting and with the data."""
+def _checked(value: Any, key: str, recipe: Recipe) -> Any:
+    """A value as the recipe has understood it: YAML reads 1e-4 as text."""
+    found: Any = recipe.model_dump(mode="json")
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found if isinstance(found, int | float) else value
+
+
+def _readable(varied: Mapping[str, Any]) -> str:
+    """The part of a folder's name that a person can read."""
     words = [
         str(value) if key == "method" else f"{key.rpartition('.')[2]}={_short(value)}"
         for key, value in varied.items()
     ]
-    readable = re.sub(r"[^\w.=+,-]+", "_", ",".join(words))[:LONGEST_NAME] or "cell"
+    return re.sub(r"[^\w.=+,-]+", "_", ",".join(words))[:LONGEST_NAME] or "cell"
+
+
+def _digest(recipe: Recipe) -> str:
+    """Changes with any setting that changes a number, and with the data and local models."""
+    named = [
+        recipe.context.demos,
+        recipe.context.instruction,
+        recipe.context.document,
+        recipe.data.inputs,
+        recipe.data.eval,
+    ]
     identity = {
+        "files": [file_digest(path) for path in named if path],
+        "models": [
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+            for name in (recipe.model, recipe.teacher.model)
+            if name and Path(name).is_dir()
+            for path in sorted(Path(name).iterdir())
+        ],
         "recipe": recipe.model_dump(mode="json", exclude=_NO_MATTER),
         "task": recipe.task.digest() if recipe.task else None,
         "version": __version__,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{readable}-{digest[:8]}"
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _short(value: Any) -> str:

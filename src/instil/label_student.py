@@ -14,7 +14,7 @@ from instil import training
 from instil.cell import CellTraining
 from instil.choices import Choices
 from instil.config import Recipe
-from instil.label_teacher import check_prompts, in_order, logits
+from instil.label_teacher import in_order, logits
 from instil.method import Compared
 from instil.model import LanguageModel, load, load_for_training
 from instil.objective.label_kl import LabelKL, LabelTargets
@@ -134,7 +134,6 @@ class LabelStudent:
         Raises:
             NotFiniteLossError: the loss became NaN or infinite.
         """
-        check_prompts(prompts, self.completions, self.model.window)
         lessons = [
             LabelLesson(prompt, self.completions, target)
             for prompt, target in zip(prompts, targets, strict=True)

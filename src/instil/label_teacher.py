@@ -23,9 +23,18 @@ from torch import Tensor
 from instil.alignment import check_window, collate, pack
 from instil.cache import SharedPrefix
 from instil.choices import Choices
+from instil.config import Recipe
 from instil.context import Context
 from instil.errors import AlignmentError
-from instil.model import LanguageModel, Outline, completion_logits, load
+from instil.model import (
+    LanguageModel,
+    Outline,
+    check_same_tokens,
+    completion_logits,
+    load,
+    outline,
+    resolve_dtype,
+)
 from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance, Display
 from instil.prompt import PromptFormat
@@ -71,7 +80,7 @@ def logits(
     Raises:
         AlignmentError: a prompt does not fit the model's window.
     """
-    check_prompts(prompts, completions, model.window)
+    check_prompts(prompts, completions, model.window, what="the prompts")
     longest = max(map(len, completions))
     prefix = SharedPrefix(model.network, prompts)
     advance(0, prefix.length)
@@ -102,9 +111,19 @@ def logits(
 
 
 def check_prompts(
-    prompts: Sequence[list[int]], completions: Sequence[list[int]], window: int | None
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    window: int | None,
+    *,
+    what: str,
 ) -> None:
     """Refuses prompts that a model cannot read whole with what is put after them.
+
+    Args:
+        prompts: In token ids.
+        completions: What is put after them.
+        window: Longest sequence that the model reads, in tokens; None if it has no limit.
+        what: Names them in the message.
 
     Raises:
         AlignmentError: names the row and the numbers.
@@ -112,15 +131,15 @@ def check_prompts(
     for number, prompt in enumerate(prompts, 1):
         if not prompt:
             raise AlignmentError(
-                f"row {number}: the prompt has no tokens", mend="use a pattern with text in it"
+                f"{what}, drawn row {number}: no tokens", mend="use a pattern with text in it"
             )
         check_window(
             len(prompt),
             max(map(len, completions)),
             window,
-            where=f"row {number}",
+            where=f"{what}, drawn row {number}",
             side="whole",
-            mend="take fewer demonstrations, or shorten the prompt",
+            mend="take fewer demonstrations or shorten the row,",
         )
 
 
@@ -156,6 +175,35 @@ class LabelTeacher:
     batch_size: int
     display: Display
     counted: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        student: Outline,
+        form: PromptFormat,
+        choices: Choices,
+        store: Path,
+        display: Display,
+    ) -> LabelTeacher:
+        """The teacher that a recipe names: the student's own weights, or another model of the same tokens.
+
+        Raises:
+            TokenizerMismatchError: the two models' tokens differ.
+        """
+        teaching = student
+        if recipe.teacher.model is not None:
+            teaching = outline(recipe.teacher.model)
+            check_same_tokens(teaching, student)
+        return cls(
+            outline=teaching,
+            dtype=str(resolve_dtype(recipe.dtype)).removeprefix("torch."),
+            form=form,
+            choices=choices,
+            store=store,
+            batch_size=recipe.evaluation.batch_size,
+            display=display,
+        )
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from instil.cell import CELL, FAILURE, Cell, Failure
+from instil.cell import CELL, FAILURE, Failure
 from instil.config import Recipe
 from instil.errors import InstilError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
@@ -132,15 +134,19 @@ def _write_index(plan: Plan, output: Path) -> None:
     index.write(work)
     work.replace(output / INDEX)
     text = yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True)
-    (output / RECIPE).write_text(text, encoding="utf-8")
+    work = output / (RECIPE + ".part")
+    work.write_text(text, encoding="utf-8")
+    work.replace(output / RECIPE)
 
 
 def _settled(recipe: Recipe, plan: Plan, output: Path) -> dict[str, Any]:
     """A cell's settings, with the dtype that the first cell has measured: a busy machine may measure another."""
     settings = recipe.model_dump(mode="json")
     if recipe.dtype == "auto":
-        done = (output / CELLS / cell.name / CELL for cell in plan.cells)
-        settings["dtype"] = next((Cell.read(path).dtype for path in done if path.exists()), "auto")
+        folders = [output / CELLS / c.name for c in plan.cells if c.recipe.dtype == "auto"]
+        told = (folder / name for folder in folders for name in DONE)
+        measured = (json.loads(p.read_text(encoding="utf-8"))["dtype"] for p in told if p.exists())
+        settings["dtype"] = next(measured, "auto")
     return settings
 
 
@@ -149,7 +155,7 @@ def _run_cell(
 ) -> None:
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
-    for path in (folder, work):
+    for path in (folder, work, work.with_name(work.name + ".partial")):
         if path.exists():  # a failure, or what a killed process left
             shutil.rmtree(path)
     start = time.monotonic()
@@ -189,15 +195,16 @@ def _in_process(
     )
     process.start()
     there.close()
-    ended: tuple[str, str] | None = ("killed", "the process ended without a word")
+    ended: tuple[str, str] | None = None
+    told = False
     try:
         while True:
             try:
                 message = here.recv()
-            except EOFError:
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
                 break
             if message[0] == "ended":
-                ended = message[1]
+                told, ended = True, message[1]
             else:
                 shown.show(*message)
         process.join()
@@ -206,9 +213,10 @@ def _in_process(
             process.terminate()
             process.join()
         here.close()
-    if process.exitcode and process.exitcode < 0:
-        return "killed", f"the process was killed by signal {-process.exitcode}: out of memory?"
-    return ended
+    if told:
+        return ended
+    how = f"by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "without a word"
+    return "killed", f"the process ended {how}: out of memory?"
 
 
 def _work(
@@ -220,6 +228,7 @@ def _work(
     targets: Path,
 ) -> None:
     """What a cell's process does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from instil.model import quiet_libraries
 
     quiet_libraries()
@@ -234,6 +243,14 @@ def _work(
         pipe.send(("ended", (type(error).__name__, told)))
     else:
         pipe.send(("ended", None))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its study is killed: another one may take the folder over."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _do(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
 
-from instil import label_teacher
+from instil import label_student, label_teacher
 from instil.cell import CELL, PREDICTIONS, Cell, LabelPrediction, read_label_predictions
 from instil.classification import run_cell
 from instil.config import Recipe
@@ -388,5 +388,19 @@ def test_a_training_row_beyond_the_window_is_refused(
     long = [row | {"text": "long " * 20 + str(n)} for n, row in enumerate(rows("train", 40))]
     task = {"train": str(jsonl("long.jsonl", long))}
     model = str(save_tiny(tmp_path / "short", "llama", window=64))
-    with pytest.raises(AlignmentError):
+    with pytest.raises(AlignmentError, match="training rows, drawn row 1"):
+        run("pattern_fine_tuning", model=model, task=task)
+
+
+def test_every_row_is_checked_before_any_training(
+    run: Run,
+    tmp_path: Path,
+    jsonl: Callable[[str, list[dict[str, Any]]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long = [*rows("there", 3), {"text": "long " * 20, "label": "bad"}]
+    task = {"out_of_domain": {"there": str(jsonl("long.jsonl", long))}}
+    model = str(save_tiny(tmp_path / "short", "llama", window=64))
+    monkeypatch.setattr(label_student, "load", lambda *a, **k: pytest.fail("it was loaded"))
+    with pytest.raises(AlignmentError, match="there, drawn row"):
         run("pattern_fine_tuning", model=model, task=task)

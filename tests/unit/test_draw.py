@@ -215,3 +215,11 @@ def test_more_demonstrations_than_the_pool_holds_are_refused(balanced: bool) -> 
     assert len(one.contexts(0, rows_of("q", 1), "s")[0].demonstrations) == 5
     with pytest.raises(ConfigError, match=r"demonstrations\.k: 6 asked for.*pool has 5 rows"):
         demonstrator(pool, k=6, balanced=balanced).contexts(0, rows_of("q", 1), "s")
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_training_rows_that_are_all_evaluation_rows_are_refused(left: int) -> None:
+    here = rows_of("here", 30)
+    extra = rows_of("other", left)
+    with pytest.raises(ConfigError, match=r"30 of its 3[01] rows are evaluation rows, too"):
+        drawn(data_of([*here, *extra], here), evaluation={"rows": 30}, training=None)

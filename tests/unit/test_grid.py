@@ -174,3 +174,45 @@ def test_what_changes_no_number_changes_no_name(base: dict[str, Any]) -> None:
     for more in ({"evaluation": {"batch_size": 2}}, {"student": {"save": False}}):
         assert plan(base | more).cells[0].name == before
     assert plan(base | {"evaluation": {"rows": 2}}).cells[0].name != before
+
+
+def test_one_run_reached_by_two_grids_is_one_cell(base: dict[str, Any]) -> None:
+    grids = [{"seed": [0, 1]}, {"objective.alpha": [0.5, 1.0]}]
+    assert names(base | {"grid": grids}) == ["seed=0", "seed=1", "alpha=0.5"]
+    sizes = {"evaluation.batch_size": [1, 2]}
+    assert len(plan(base | {"grid": sizes}).cells) == 1
+
+
+def test_what_a_method_does_not_read_makes_no_cells(base: dict[str, Any]) -> None:
+    grid = {"method": ["in_context"], "demonstrations.k": [0], "teacher.contexts": [1, 2]}
+    assert len(plan(base | {"grid": grid | {"teacher.top_k": [1, 2]}}).cells) == 1
+    over = {"objective.over": ["vocabulary"], "teacher.top_k": [1, 2]}
+    assert len(plan(base | {"grid": over}).cells) == 2
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(base: dict[str, Any]) -> None:
+    cells = plan(base | {"grid": {"training.learning_rate": ["1e-3", "1e-4"]}}).cells
+    assert [cell.varied for cell in cells] == [
+        {"training.learning_rate": 1e-3},
+        {"training.learning_rate": 1e-4},
+    ]
+
+
+def test_a_key_that_is_no_text_is_refused(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="quotation marks"):
+        plan(base | {"grid": {True: [1]}})
+
+
+def test_files_and_local_models_are_part_of_a_cell_s_name(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    rows, demos = tmp_path / "inputs.jsonl", tmp_path / "demos.jsonl"
+    for path in (rows, demos, model / "weights"):
+        path.write_text("one")
+    files = {"context": {"demos": str(demos)}, "data": {"inputs": str(rows)}}
+    settings = {"model": str(model), **files}
+    seen = {plan(settings).cells[0].name}
+    for path in (rows, demos, model / "weights"):
+        path.write_text(f"another {path.name}")
+        seen.add(plan(settings).cells[0].name)
+    assert len(seen) == 4

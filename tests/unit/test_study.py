@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from filelock import FileLock
@@ -164,16 +165,18 @@ def test_a_cell_that_is_killed_does_not_take_the_study_along(
     recipe["grid"] = {"method": ["pattern_fine_tuning", "zero_shot"]}
     arguments = [sys.executable, "-m", "instil", *command(tmp_path, recipe)]
     process = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    import psutil
-
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("study/cells/*.partial/scratch")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if "forkserver" in " ".join(child.cmdline()) and child.children():
-            child.children()[0].kill()
-    assert process.wait(timeout=120) == 1
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("study/cells/*.partial/scratch")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "forkserver" in " ".join(child.cmdline()) and child.children():
+                child.children()[0].kill()
+        assert process.wait(timeout=120) == 1
+    finally:
+        process.kill()
+        process.wait()
     (path,) = tmp_path.glob("study/cells/*/failure.json")
     assert Failure.read(path).error == "killed"
     assert len(cells(tmp_path)) == 1

@@ -58,7 +58,7 @@ def run(
         from instil.progress import Display
 
         progressed = study.run(plan, folder, display=Display(quiet=quiet))
-        _report([folder / "cells" / name for name in progressed.done], [folder], folder, FORMATS)
+        _report([folder], folder, FORMATS)
         typer.echo(f"{len(progressed.done)} of {_counted(plan)} done")
         if progressed.failed:
             typer.echo(f"{len(progressed.failed)} failed:", err=True)
@@ -92,26 +92,22 @@ def report(
         unknown = [name for name in chosen if name not in FORMATS]
         if unknown:
             raise ConfigError(f"--format {unknown[0]!r}", allowed=", ".join(FORMATS))
-        cells = [cell for path in runs for cell in path.glob("cells/*") if cell.is_dir()]
-        _report([*runs, *cells], runs, output or runs[0], chosen)  # type: ignore[arg-type]
+        _report(runs, output or runs[0], chosen)  # type: ignore[arg-type]
 
 
-def _report(
-    cells: Sequence[Path], studies: Sequence[Path], folder: Path, formats: Sequence[Format]
-) -> None:
+def _report(paths: Sequence[Path], folder: Path, formats: Sequence[Format]) -> None:
     """Names the reports of runs, which have their own, and draws the one of everything else."""
-    from instil.cell import CELL
-
+    cells = [cell for path in paths for cell in (sorted(path.glob("cells/*")) or [path])]
     runs = [path for path in cells if (path / "results.json").exists()]
     for path in runs:
         from instil.run import Run
 
         typer.echo(Run(path).report())
-    told = any((path / CELL).exists() for path in cells) or not runs
-    if told and cells:
+    if len(runs) < len(cells):
         from instil.report import read_study, write_study
 
-        for path in write_study(read_study(studies), folder, formats):
+        others = [path for path in paths if path not in runs]
+        for path in write_study(read_study(others), folder, formats):
             if path.parent == folder:
                 typer.echo(path)
 

@@ -194,13 +194,16 @@ def _value(cell: Cell, key: str) -> Value | None:
         "method": cell.method,
         "model": cell.model,
         "task": cell.task,
+        "dtype": cell.dtype,
         "tuning": cell.tuning,
         K: cell.k,
     }
     if key in own:
         return own[key]
     found = cell.varied.get(key, dict(flat(cell.recipe)).get(key))
-    if found is None or isinstance(found, str | int | float):
+    if found is None:
+        return "none"
+    if isinstance(found, str | int | float):
         return found
     return json.dumps(found, ensure_ascii=False, default=str)
 

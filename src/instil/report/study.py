@@ -20,7 +20,7 @@ from instil.errors import DataFileError, DataFormatError
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 K = "demonstrations.k"
-UNCOMPARED = {"seed", "output", "name", "title", "description"}
+UNCOMPARED = {"seed", "output", "name", "title", "description", "folder", "save", "batch_size"}
 """Settings whose difference does not make two joined studies differ."""
 
 
@@ -152,7 +152,9 @@ def differing(cells: Iterable[Cell]) -> list[str]:
     """What tells joined cells apart: settings that differ between cells of one method."""
     cells = list(cells)
     found = [
-        key for key in ("method", "task", "model") if len({getattr(c, key) for c in cells}) > 1
+        key
+        for key in ("method", "task", "model", "dtype")
+        if len({getattr(c, key) for c in cells}) > 1
     ]
     if len({cell.tuning for cell in cells if cell.tuning}) > 1:
         found.append("tuning")
@@ -164,6 +166,8 @@ def differing(cells: Iterable[Cell]) -> list[str]:
     for alike in recipes.values():
         for key in dict.fromkeys(key for recipe in alike for key in recipe):
             values = {repr(recipe[key]) for recipe in alike if key in recipe}
+            if key == "dtype" or ("task" in found and key.startswith("task.")):
+                continue  # what a cell computed in is told; a task's name stands for its sets
             if len(values) > 1 and not UNCOMPARED & set(key.split(".")):
                 found.append(key)
     return list(dict.fromkeys(found))

@@ -285,9 +285,12 @@ def _accuracy(name: str) -> Callable[[Group], Point | None]:
 
 
 def _memory(group: Group) -> Point | None:
-    peaks = [
-        max(c.peak_rss_mb for c in cell.phases.values()) for cell in group.cells if cell.phases
-    ]
+    """Of the phase that a method is made in, or answers in: its teacher's memory is another's."""
+    peaks = []
+    for cell in group.cells:
+        cost = cell.phases.get("train") or cell.phases.get("evaluate")
+        if cost is not None:
+            peaks.append(cost.peak_allocated_mb or cost.peak_rss_mb)
     return Point(0, mean(peaks)) if peaks else None
 
 

@@ -60,7 +60,9 @@ def write_study(study: Study, folder: Path, formats: Sequence[Format]) -> list[P
         for format in dict.fromkeys(formats):
             if format in _TEXTS:
                 name, write = _TEXTS[format]
-                (folder / name).write_text(write(analysis), encoding="utf-8")
+                work = folder / f"{name}.part"
+                work.write_text(write(analysis), encoding="utf-8")
+                work.replace(folder / name)
                 written.append(folder / name)
                 continue
             (folder / "figures").mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from instil.errors import DataFileError, HubUnreachableError
@@ -91,6 +92,13 @@ def file_digest(path: Path) -> str:
         DataFileError: the file is missing, empty or cannot be read.
     """
     check_file(path)
+    state = path.stat()
+    return _content(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _content(path: Path, size: int, changed: int) -> str:
+    """The digest of a file in this state; a grid asks for it once a cell."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
