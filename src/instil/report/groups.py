@@ -29,6 +29,8 @@ NAMES = {
 }
 Value: TypeAlias = str | int | float | bool
 Standing = Literal["above", "at", "below", "unclear"]
+UNSET = "not set"
+"""Value of a key that is null in a cell: it tells groups apart and is not shown in their names."""
 NEAR = 0.1
 """An interval that includes chance and ends this little above it is one of guessing; a longer one
 may hold skill as well."""
@@ -112,7 +114,8 @@ class Group:
 
     def label(self, *, without: Iterable[str] = ()) -> str:
         """What tells this group from the others, in words."""
-        left = {key: v for key, v in self.settings.items() if key not in {"method", *without}}
+        hidden = {"method", *without}
+        left = {k: v for k, v in self.settings.items() if k not in hidden and v != UNSET}
         return ", ".join([METHODS[self.method], *(worded(key, v) for key, v in left.items())])
 
 
@@ -202,7 +205,7 @@ def _value(cell: Cell, key: str) -> Value | None:
         return own[key]
     found = cell.varied.get(key, dict(flat(cell.recipe)).get(key))
     if found is None:
-        return "none"
+        return "itself" if key == "teacher.model" else UNSET
     if isinstance(found, str | int | float):
         return found
     return json.dumps(found, ensure_ascii=False, default=str)
