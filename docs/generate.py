@@ -23,8 +23,8 @@ from instil.report.groups import SetSummary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
-HEADLINE = [name for name in ("sentiment-smollm2", "topic-smollm2") if (RESULTS / name).exists()]
-STUDIES = [name for name in (*HEADLINE, "nli-smollm2") if (RESULTS / name).exists()]
+HEADLINE = ("sentiment-smollm2", "topic-smollm2")
+STUDIES = (*HEADLINE, "nli-smollm2")
 
 
 def pages() -> dict[Path, str]:
