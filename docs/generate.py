@@ -14,9 +14,9 @@ import typer.main
 from pydantic import BaseModel
 
 from instil import cli, results
-from instil.cell import json_schema as cell_schema
+from instil.cell import Cell
 from instil.grid import RecipeFile
-from instil.method import METHODS
+from instil.method import RUN_METHODS
 from instil.report import read_study
 from instil.report.analysis import analyse
 from instil.report.groups import SetSummary
@@ -34,8 +34,12 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/results.md": results_page(),
         ROOT / "docs/reference/cli.md": cli_page(),
         ROOT / "docs/reference/recipe.md": recipe_page(),
-        ROOT / "src/instil/schemas/cell.schema.json": cell_schema(),
-        ROOT / "src/instil/schemas/results.schema.json": results.json_schema(),
+        ROOT / "src/instil/schemas/cell.schema.json": Cell.json_schema(
+            "instil cell.json, version 1"
+        ),
+        ROOT / "src/instil/schemas/results.schema.json": results.Results.json_schema(
+            "instil results.json, version 1"
+        ),
         ROOT / "src/instil/schemas/recipe.schema.json": recipe_schema(),
     }
 
@@ -126,8 +130,8 @@ def _demo_table() -> str:
         "| | accuracy (95 % interval) | prompt tokens a query | seconds a query |",
         "| --- | --- | --- | --- |",
     ]
-    for method in METHODS:
-        told = run.methods[method.name]
+    for name, method in RUN_METHODS.items():
+        told = run.methods[name]
         score = told.accuracy
         assert score is not None
         lines.append(

@@ -13,6 +13,7 @@ from instil.context import Context, ContextPart
 from instil.progress import Display
 from instil.rows import Row, as_rows
 from instil.run import Run
+from instil.split import Given
 
 
 def distill(
@@ -49,12 +50,10 @@ def distill(
     """
     recipe = Recipe.parse({"model": str(model), **settings})
     folder = Path(output) if output else Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
-    return experiment.run(
-        recipe,
+    given = Given(
         context=Context.of(context),
         inputs=as_rows(inputs, name="inputs", need_output=recipe.teacher.completions == "gold"),
         held_out=None if eval is None else as_rows(eval, name="eval", need_output=True),
-        output=folder,
-        overwrite=overwrite,
-        display=Display(quiet=quiet),
     )
+    display = Display(quiet=quiet)
+    return experiment.run(recipe, given, output=folder, overwrite=overwrite, display=display)

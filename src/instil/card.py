@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from instil.method import METHODS
+from instil.method import RUN_METHODS
 from instil.results import MethodResult, Results
 
 
@@ -42,7 +42,7 @@ def render(
         title="A prompt, distilled",
         context=results.context["description"],
         saved=f"{results.cost.prompt_tokens_saved_per_query:,.0f}",
-        methods=[(method.label, results.methods[method.name]) for method in METHODS],
+        methods=[(method.label, results.methods[name]) for name, method in RUN_METHODS.items()],
         accuracy=_accuracy,
         stop=" or ".join(f"`{text!r}`" for text in results.stop),
         base=base,

@@ -6,14 +6,12 @@ that a study's report says comes from these models, so it can be drawn again any
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from instil.errors import DataFileError, DataFormatError
 from instil.results import Phase, PhaseCost, Proportion
+from instil.stored import Stored, Strict
 
 CELL, PREDICTIONS, FAILURE = "cell.json", "predictions.jsonl", "failure.json"
 
@@ -26,28 +24,23 @@ StudyMethod = Literal[
     "distillation",
 ]
 Domain = Literal["in", "out"]
-M = TypeVar("M", bound=BaseModel)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SingleContext(_Model):
+class SingleContext(Strict):
     """One of several sets of demonstrations, scored alone."""
 
     accuracy: float = Field(description="as the model says it, without calibration")
     calibrated: float | None = Field(description="with the teacher's calibration; null without one")
 
 
-class LabelFidelity(_Model):
+class LabelFidelity(Strict):
     """How close a student's label distributions are to its teacher's."""
 
     kl_to_teacher: float = Field(description="KL(teacher || student) over the labels, nats a row")
     agreement: float = Field(description="share of rows where both name the same label")
 
 
-class SetScore(_Model):
+class SetScore(Strict):
     """What a method scored on one set of evaluation rows."""
 
     name: str = Field(description="of the set, for example `mnli_mismatched`")
@@ -70,7 +63,7 @@ class SetScore(_Model):
     )
 
 
-class CellTraining(_Model):
+class CellTraining(Strict):
     """How the student of a cell was trained."""
 
     rows: int
@@ -82,8 +75,10 @@ class CellTraining(_Model):
     )
 
 
-class Cell(_Model):
+class Cell(Stored):
     """The whole of `cell.json`."""
+
+    lies_in: ClassVar[str] = "study"
 
     schema_version: Literal[1] = 1
     instil_version: str
@@ -114,23 +109,11 @@ class Cell(_Model):
     )
     shipped_bytes: int = Field(description="size of the trained weights that a user must be given")
 
-    def write(self, path: Path) -> None:
-        """Writes the cell as indented JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
-    @classmethod
-    def read(cls, path: Path) -> Cell:
-        """Reads a `cell.json`.
-
-        Raises:
-            DataFileError: there is no such file.
-            DataFormatError: it is not a `cell.json` of this version.
-        """
-        return _read(cls, path)
-
-
-class Failure(_Model):
+class Failure(Stored):
     """`failure.json`: why a cell came to nothing."""
+
+    lies_in: ClassVar[str] = "study"
 
     name: str
     varied: dict[str, Any]
@@ -140,18 +123,8 @@ class Failure(_Model):
     message: str
     seconds: float
 
-    @classmethod
-    def read(cls, path: Path) -> Failure:
-        """Reads a `failure.json`.
 
-        Raises:
-            DataFileError: there is no such file.
-            DataFormatError: it is not a `failure.json` of this version.
-        """
-        return _read(cls, path)
-
-
-class LabelPrediction(_Model):
+class LabelPrediction(Strict):
     """One line of a cell's `predictions.jsonl`: one evaluation row."""
 
     set: str
@@ -160,34 +133,3 @@ class LabelPrediction(_Model):
     expected: str
     predicted: str
     probabilities: dict[str, float] = Field(description="label -> probability, summing to 1")
-
-
-def write_label_predictions(path: Path, predictions: list[LabelPrediction]) -> None:
-    """Writes one JSON object a line."""
-    path.write_text("".join(p.model_dump_json() + "\n" for p in predictions), encoding="utf-8")
-
-
-def read_label_predictions(path: Path) -> list[LabelPrediction]:
-    """Reads what `write_label_predictions` wrote."""
-    # Not splitlines: a text may hold U+2028, which is no line break in JSON Lines.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [LabelPrediction.model_validate_json(line) for line in lines if line]
-
-
-def json_schema() -> str:
-    """The JSON Schema of `cell.json`, as it is published under `schemas/`."""
-    schema = Cell.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "instil cell.json, version 1"
-    return json.dumps(schema, indent=1) + "\n"
-
-
-def _read(model: type[M], path: Path) -> M:
-    try:
-        return model.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataFileError(f"{path}: no such file", mend="name the folder of a study") from None
-    except ValueError as error:
-        raise DataFormatError(
-            f"{path} is not a {path.name} of this version", got=str(error).splitlines()[0]
-        ) from None

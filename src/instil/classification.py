@@ -22,23 +22,24 @@ from instil.cell import (
     Cell,
     CellTraining,
     SingleContext,
-    write_label_predictions,
 )
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.context import Context
 from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
 from instil.judgement import Judgement, right_rows
+from instil.label_scoring import check_prompts
 from instil.label_student import HEAD, LabelStudent
-from instil.label_teacher import LabelScores, LabelTeacher, check_prompts
-from instil.method import COMPARED, Compared
+from instil.label_teacher import LabelScores, LabelTeacher
+from instil.method import METHODS, Method
 from instil.model import Outline, outline, resolve, resolve_dtype
 from instil.objective.label_kl import LabelKL, LabelTargets
-from instil.progress import Advance, Bar, Display
-from instil.prompt import ChatPrompt, PlainPrompt, PromptFormat
+from instil.progress import Display
+from instil.prompt import PromptFormat, prompt_format
 from instil.resources import Recorder
 from instil.results import Phase
 from instil.rows import Row
+from instil.stored import write_lines
 from instil.task import Task
 from instil.task.pattern import fill
 
@@ -75,7 +76,7 @@ class _Cell:
     """A cell whose rows are drawn and whose prompts can be rendered; no weights are loaded yet."""
 
     recipe: Recipe
-    method: Compared
+    method: Method
     task: Task
     objective: LabelKL
     rows: Drawn
@@ -90,7 +91,7 @@ class _Cell:
 
     @classmethod
     def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
-        task, objective, method = recipe.task, recipe.objective, COMPARED[recipe.method]
+        task, objective, method = recipe.task, recipe.objective, METHODS[recipe.method]
         assert task is not None
         assert isinstance(objective, LabelKL)
         recorder = Recorder()
@@ -105,7 +106,9 @@ class _Cell:
             student = outline(recipe.model)
             form = _form(recipe, student)
             choices = Choices.of(task.verbalizer, form, rows.training[0].input)
-            teacher = LabelTeacher.of(recipe, student, form, choices, store, display)
+            teacher = None
+            if method.teacher:
+                teacher = LabelTeacher.of(recipe, student, form, choices, store, display)
         return cls(
             recipe=recipe,
             method=method,
@@ -122,7 +125,7 @@ class _Cell:
                 forms={label: forms[0] for label, forms in task.verbalizer.items()},
                 seed=recipe.seed,
             ),
-            teacher=teacher if method.teacher else None,
+            teacher=teacher,
             recorder=recorder,
             reused=set(),
             display=display,
@@ -160,7 +163,7 @@ class _Cell:
             recipe=self.recipe.model_dump(mode="json"),
             model=self.recipe.model,
             teacher_model=other if self.teacher is not None else None,
-            dtype=str(resolve_dtype(self.recipe.dtype)).removeprefix("torch."),
+            dtype=resolve_dtype(self.recipe.dtype),
             task=self.task.name,
             labels=list(labels),
             method=self.recipe.method,
@@ -186,7 +189,7 @@ class _Cell:
         told = [
             line for one in self.rows.sets for line in answers[one.name].predictions(labels, one)
         ]
-        write_label_predictions(folder / PREDICTIONS, told)
+        write_lines(folder / PREDICTIONS, told)
         described = json.dumps(environment.describe(), indent=1) + "\n"
         (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
         if (folder / "adapter").exists() and self._answers_plainly:
@@ -358,7 +361,9 @@ class _Cell:
         prompts = self._prompts(one.name, one.rows, context=self.method.context)
         what = f"{self.method.label} answers {one.name}"
         with self.recorder.phase("evaluate"), self.display.bar(what, len(prompts)) as bar:
-            logprobs_RL = student.logprobs(prompts, advance=self._advance("evaluate", bar))
+            logprobs_RL = student.logprobs(
+                prompts, advance=self.recorder.advance("evaluate", bar.advance)
+            )
         return Judgement(
             probs_RL=probabilities(logprobs_RL),
             mass=None if student.choices is None else float(logprobs_RL.exp().sum(-1).mean()),
@@ -366,21 +371,9 @@ class _Cell:
             prompt_tokens=sum(map(len, prompts)) / len(prompts),
         )
 
-    def _advance(self, phase: Phase, bar: Bar) -> Advance:
-        def advance(rows: int, tokens: int) -> None:
-            bar.advance(rows)
-            self.recorder.count(phase, tokens=tokens, steps=int(rows > 0))
-
-        return advance
-
 
 def _form(recipe: Recipe, student: Outline) -> PromptFormat:
-    settings = recipe.prompt
-    if settings.format == "chat":
-        return ChatPrompt(student.tokenizer, template_kwargs=settings.chat_template_kwargs)
-    return PlainPrompt(
-        student.tokenizer,
-        pattern="{input}",  # the task has filled in its own
-        completion=settings.completion,
-        separator=settings.separator,
-    )
+    """How a row is put to the models; the task has filled in its own pattern."""
+    chosen = "plain" if recipe.prompt.format == "auto" else recipe.prompt.format
+    settings = recipe.prompt.model_copy(update={"pattern": "{input}", "format": chosen})
+    return prompt_format(student.tokenizer, settings)

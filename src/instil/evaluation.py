@@ -16,13 +16,13 @@ from instil.alignment import AlignedPair, collate
 from instil.cache import SharedPrefix
 from instil.context import Context
 from instil.generation import Decoding, generate
-from instil.method import Method
+from instil.method import RUN_METHODS, Method
 from instil.metrics import exact_match, proportion
 from instil.model import LanguageModel, completion_logits
 from instil.prepared import PreparedRows
 from instil.progress import Advance
 from instil.prompt import PromptFormat
-from instil.results import Drift, Fidelity, MethodResult, Pair, Prediction
+from instil.results import Drift, Fidelity, MethodName, MethodResult, Pair, Prediction
 
 # Rows answered one at a time to learn what a query costs when it comes alone.
 LATENCY_ROWS = 3
@@ -56,20 +56,21 @@ class Judged:
 
 
 def answer(
-    judged: Judged, method: Method, rows: PreparedRows, decoding: Decoding, *, advance: Advance
+    judged: Judged, name: MethodName, rows: PreparedRows, decoding: Decoding, *, advance: Advance
 ) -> tuple[MethodResult, list[Prediction]]:
     """Lets a method answer all rows, greedily, and some of them alone to see what one costs.
 
     Args:
         judged: The models and prompts.
-        method: How to answer.
+        name: Of the method.
         rows: The evaluation rows; rows without an output are answered but not counted.
         decoding: Limits.
         advance: Told of progress.
     """
+    method = RUN_METHODS[name]
     prompts = rows.prompts(method)
     model = judged.model(method)
-    with judged.adapter(on=method.adapter):
+    with judged.adapter(on=method.learns is not None):
         outputs = generate(model, prompts, judged.prompt_format, decoding, advance=advance)
         seconds = _seconds_per_query(model, prompts, judged.prompt_format, decoding)
     predictions = []
@@ -79,7 +80,7 @@ def answer(
         predictions.append(
             Prediction(
                 row=number,
-                method=method.name,
+                method=name,
                 input=row.input,
                 expected=row.output,
                 output=text,

@@ -20,17 +20,18 @@ from instil.config import Recipe
 from instil.context import Context
 from instil.evaluation import Judged
 from instil.generation import Decoding, Generated, generate
-from instil.method import METHODS
+from instil.method import RUN_METHODS
 from instil.model import check_same_tokens, load, output_embeddings, resolve
 from instil.prepared import PreparedRows, Windows
-from instil.progress import Advance, Bar, Display
+from instil.progress import Display
 from instil.prompt import prompt_format
 from instil.record import Finished
 from instil.resources import Recorder
-from instil.results import MethodName, MethodResult, Phase, Prediction
-from instil.rows import Row, digest
+from instil.results import MethodName, MethodResult, Prediction
+from instil.rows import digest
 from instil.run import Run, Staging
-from instil.split import Rows, split
+from instil.split import Given, Rows, split
+from instil.stored import whole
 from instil.targets import TargetRow
 
 UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
@@ -44,10 +45,8 @@ INTERMEDIATE = (COMPLETIONS, TARGETS, PHASES, CHECKPOINTS)
 
 def run(
     recipe: Recipe,
+    given: Given,
     *,
-    context: Context,
-    inputs: Sequence[Row],
-    held_out: Sequence[Row] | None,
     output: Path,
     overwrite: bool = False,
     display: Display,
@@ -56,9 +55,7 @@ def run(
 
     Args:
         recipe: All settings.
-        context: What the teacher reads.
-        inputs: Queries to learn from.
-        held_out: Rows to judge on; some of the inputs are held out if there are none.
+        given: Context and rows.
         output: Folder of the run.
         overwrite: Replace what is there.
         display: Shows progress.
@@ -69,11 +66,15 @@ def run(
     """
     staging = Staging(output, overwrite=overwrite)
     rows = split(
-        inputs, held_out, context, seed=recipe.seed, allow_overlap=recipe.data.allow_overlap
+        given.inputs,
+        given.held_out,
+        given.context,
+        seed=recipe.seed,
+        allow_overlap=recipe.data.allow_overlap,
     )
     recorder = Recorder()
     with recorder.phase("load"):
-        job = Job.prepare(recipe, context, rows, recorder, display)
+        job = Job.prepare(recipe, given.context, rows, recorder, display)
     with staging.open(job.identity, needed_bytes=job.needed_bytes) as folder:
         recorder.keep_at(folder / PHASES)
         completions = job.completions(folder)
@@ -177,13 +178,6 @@ class Job:
         stored = longest * kept * 8 if self.recipe.objective.needs_targets else 0
         return FIXED_BYTES + self.trainable * 4 * 7 + stored
 
-    def _advance(self, phase: Phase, bar: Bar) -> Advance:
-        def advance(rows: int, tokens: int) -> None:
-            bar.advance(rows)
-            self.recorder.count(phase, tokens=tokens, steps=int(rows > 0))
-
-        return advance
-
     def completions(self, folder: Path) -> _Completions:
         """What the student learns to predict: gold outputs, or what the teacher writes under the context."""
         path = folder / COMPLETIONS
@@ -209,9 +203,8 @@ class Job:
                 "tokens; a larger --max-new-tokens lets the teacher finish"
             )
         kept = _Completions(learnt, held_out, truncated)
-        work = path.with_name(path.name + ".part")
-        work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
-        work.replace(path)
+        with whole(path) as work:
+            work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
         return kept
 
     def _generate(self, prepared: PreparedRows, temperature: float, seed: int) -> list[Generated]:
@@ -227,7 +220,7 @@ class Job:
             self.judged.adapter(on=False),
             self.display.bar("teacher writes completions", len(prompts)) as bar,
         ):
-            advance = self._advance("generate", bar)
+            advance = self.recorder.advance("generate", bar.advance)
             return generate(
                 self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
             )
@@ -262,7 +255,7 @@ class Job:
                     top_k=top_k,
                     temperature=temperature,
                     batch_size=self.recipe.evaluation.batch_size,
-                    advance=self._advance("teach", bar),
+                    advance=self.recorder.advance("teach", bar.advance),
                 )
                 targets.write(path, scored, fingerprint=fingerprint, temperature=temperature)
             kept = targets.read(path, fingerprint=fingerprint) or []
@@ -297,11 +290,11 @@ class Job:
         rows = self.held_out
         pairs = rows.pairs(list(enumerate(completions.held_out)), self.windows)
         with self.recorder.phase("evaluate"):
-            for method in METHODS:
+            for name, method in RUN_METHODS.items():
                 with self.display.bar(f"evaluating {method.label}", len(pairs)) as bar:
-                    advance = self._advance("evaluate", bar)
-                    methods[method.name], made = evaluation.answer(
-                        self.judged, method, rows, decoding, advance=advance
+                    advance = self.recorder.advance("evaluate", bar.advance)
+                    methods[name], made = evaluation.answer(
+                        self.judged, name, rows, decoding, advance=advance
                     )
                 predictions += made
             with self.display.bar("comparing with the teacher", len(pairs)) as bar:
@@ -310,11 +303,13 @@ class Job:
                     pairs,
                     gold=rows.gold_completions is not None,
                     batch_size=size,
-                    advance=self._advance("evaluate", bar),
+                    advance=self.recorder.advance("evaluate", bar.advance),
                 )
             pieces = evaluation.drift_pieces(self.judged.student)
             with self.display.bar("measuring drift", pieces) as bar:
-                drift = evaluation.drift(self.judged, advance=self._advance("evaluate", bar))
+                drift = evaluation.drift(
+                    self.judged, advance=self.recorder.advance("evaluate", bar.advance)
+                )
         return Finished(
             recipe=self.recipe,
             inputs=self.inputs.rows,

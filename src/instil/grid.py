@@ -20,15 +20,17 @@ from pydantic import Field
 
 from instil import __version__
 from instil.config import Demonstrations, Recipe, Student, Teacher, Training
-from instil.errors import ConfigError
-from instil.method import COMPARED
+from instil.errors import ConfigError, InstilError
+from instil.method import METHODS
 from instil.objective.label_kl import LabelKL
 from instil.rows import read_text
 from instil.task.source import file_digest
 from instil.tuning import LoRA
 
-SEED = "seed"
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
+FILE_ONLY = ("title", "description", "grid")
+# Settings that change how a cell is run or what it keeps, but none of its numbers.
+NO_MATTER: Any = {"task": {"folder"}, "student": {"save"}, "evaluation": {"batch_size"}}
 
 
 class RecipeFile(Recipe):
@@ -115,7 +117,7 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
         key, equals, text = change.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"--set {change}: no KEY=VALUE", allowed="for example --set training.epochs=3"
+                f"--set {change}: no KEY=VALUE", allowed="for example --set training.max_steps=30"
             )
         try:
             value = yaml.safe_load(text)
@@ -137,7 +139,7 @@ def plan(settings: Mapping[str, Any]) -> Plan:
     Raises:
         ConfigError: names every problem of every cell once.
     """
-    base = {name: value for name, value in settings.items() if name not in _FILE_ONLY}
+    base = {name: value for name, value in settings.items() if name not in FILE_ONLY}
     grids = _grids(settings.get("grid", {}))
     problems = [
         f"grid.{key}: an empty list, or no list (got {values!r})"
@@ -159,16 +161,21 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         for combination in _combinations(grids):
             recipe, found = _recipe(base, combination)
             problems += found
-            if recipe is not None:
+            if recipe is None:
+                continue
+            try:
                 digest = _digest(recipe)
-                if digest in cells:  # the same run by another way
-                    continue
-                varied = {
-                    key: _checked(value, key, recipe)
-                    for key, value in combination.items()
-                    if _matters(base, combination, key, tried[key], recipe)
-                }
-                cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
+            except InstilError as error:  # of a file that it names
+                problems.append(str(error))
+                continue
+            if digest in cells:  # the same run by another way
+                continue
+            varied = {
+                key: _checked(value, key, recipe)
+                for key, value in combination.items()
+                if _matters(base, combination, key, tried[key], recipe)
+            }
+            cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
     if problems:
         raise ConfigError.listing(list(dict.fromkeys(problems)))
     return Plan(
@@ -178,11 +185,6 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         varied=list(dict.fromkeys(key for grid in grids for key in grid)),
         cells=list(cells.values()),
     )
-
-
-# Settings that change how a cell is run or what it keeps, but none of its numbers.
-_NO_MATTER: Any = {"task": {"folder"}, "student": {"save"}, "evaluation": {"batch_size"}}
-_FILE_ONLY = ("title", "description", "grid")
 
 
 def _grids(grid: Any) -> list[dict[str, Any]]:
@@ -239,7 +241,7 @@ def effective(recipe: Recipe) -> Recipe:
     """The recipe with every section that its method does not read set to its default."""
     if recipe.task is None:
         return recipe
-    method = COMPARED[recipe.method]
+    method = METHODS[recipe.method]
     reads_context = method.context or method.teacher
     reset: dict[str, Any] = {}
     if method.learns is None:
@@ -254,7 +256,7 @@ def effective(recipe: Recipe) -> Recipe:
         reset["training"] = Training(rows=recipe.training.rows)
     if recipe.method == "in_context":
         reset["student"] = Student()
-    if method.teacher and reads_context:
+    if method.teacher:
         unread: dict[str, Any] = {}
         if method.learns is None or _over(recipe) == "labels":
             unread["top_k"] = Teacher().top_k
@@ -318,7 +320,7 @@ def _digest(recipe: Recipe) -> str:
             if name and Path(name).is_dir()
             for path in sorted(Path(name).iterdir())
         ],
-        "recipe": recipe.model_dump(mode="json", exclude=_NO_MATTER),
+        "recipe": recipe.model_dump(mode="json", exclude=NO_MATTER),
         "task": recipe.task.digest() if recipe.task else None,
         "version": __version__,
     }

@@ -9,7 +9,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from instil.cell import Cell
-from instil.method import COMPARED
+from instil.method import METHODS
 
 
 def render(
@@ -41,8 +41,8 @@ def render(
     text = (files("instil") / "label_card.md.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         cell=cell,
-        title=f"{cell.task}, by {COMPARED[cell.method].label}",
-        method=COMPARED[cell.method].label,
+        title=f"{cell.task}, by {METHODS[cell.method].label}",
+        method=METHODS[cell.method].label,
         contexts=cell.recipe["teacher"]["contexts"],
         base=base,
         hub_id=hub_id,

@@ -14,8 +14,8 @@ from instil import training
 from instil.cell import CellTraining
 from instil.choices import Choices
 from instil.config import Recipe
-from instil.label_teacher import in_order, logits
-from instil.method import Compared
+from instil.label_scoring import in_order, logits
+from instil.method import Method
 from instil.model import LanguageModel, load, load_for_training
 from instil.objective.label_kl import LabelKL, LabelTargets
 from instil.progress import Advance, Display
@@ -64,7 +64,7 @@ class LabelStudent:
     choices: Choices | None
 
     @classmethod
-    def make(cls, recipe: Recipe, method: Compared, choices: Choices) -> LabelStudent:
+    def make(cls, recipe: Recipe, method: Method, choices: Choices) -> LabelStudent:
         """Loads the model and makes trainable what is to be trained.
 
         Raises:

@@ -20,27 +20,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instil.alignment import check_window, collate, pack
-from instil.cache import SharedPrefix
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.context import Context
-from instil.errors import AlignmentError
+from instil.label_scoring import check_prompts, in_order, logits
 from instil.model import (
     LanguageModel,
     Outline,
     check_same_tokens,
-    completion_logits,
     load,
     outline,
     resolve_dtype,
 )
-from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance, Display
 from instil.prompt import PromptFormat
 from instil.resources import Recorder
 from instil.results import Phase
 from instil.rows import Row
+from instil.stored import whole
 from instil.targets import Targets
 
 
@@ -57,99 +54,6 @@ class LabelScores:
     logprobs_RL: Tensor
     vocabulary: Targets | None
     prompt_tokens: float
-
-
-@torch.inference_mode()
-def logits(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
-    *,
-    batch_size: int,
-    advance: Advance,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yields batches of rows in any order: their numbers, and the logits (rows x P, V) that decide their labels.
-
-    Args:
-        model: A language model, or one with a classification head.
-        prompts: Whole prompts in token ids; what they share at their start is read once.
-        completions: Put after each prompt, as `Choices.completions`.
-        batch_size: Most rows in a forward pass.
-        advance: Told of progress.
-
-    Raises:
-        AlignmentError: a prompt does not fit the model's window.
-    """
-    check_prompts(prompts, completions, model.window, what="the prompts")
-    longest = max(map(len, completions))
-    prefix = SharedPrefix(model.network, prompts)
-    advance(0, prefix.length)
-    ends = (prompts[0][-1:], list(completions[0])), (prompts[-1][-1:], list(completions[-1]))
-    long = prefix.can_lend and prefix.length >= LONG_PREFIX
-    packed = long and keeps_apart(model.network, *ends)
-    own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in prompts]
-    if packed:
-        groups = packs(own)
-    else:
-        lengths = [prefix.length + n for n in own]
-        groups = prefix.batches(
-            lengths, batch_size=batch_size, scored=[sum(map(len, completions))] * len(prompts)
-        )
-    for numbers in groups:
-        texts = [prompts[i] for i in numbers for _ in completions]
-        asked = [list(completion) for _ in numbers for completion in completions]
-        if packed:
-            batch = pack(texts, asked, prefix=prefix.length)
-            with prefix.lent() as cache:
-                logits_NV = completion_logits(model.network, batch, cache=cache)
-        else:
-            batch = collate(texts, asked, pad_id=model.pad_id, prefix=prefix.length)
-            cache = prefix.cache(len(texts))
-            logits_NV = completion_logits(model.network, batch, cache=cache)
-        yield numbers, logits_NV
-        advance(len(numbers), batch.tokens)
-
-
-def check_prompts(
-    prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
-    window: int | None,
-    *,
-    what: str,
-) -> None:
-    """Refuses prompts that a model cannot read whole with what is put after them.
-
-    Args:
-        prompts: In token ids.
-        completions: What is put after them.
-        window: Longest sequence that the model reads, in tokens; None if it has no limit.
-        what: Names them in the message.
-
-    Raises:
-        AlignmentError: names the row and the numbers.
-    """
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt:
-            raise AlignmentError(
-                f"{what}, drawn row {number}: no tokens", mend="use a pattern with text in it"
-            )
-        check_window(
-            len(prompt),
-            max(map(len, completions)),
-            window,
-            where=f"{what}, drawn row {number}",
-            side="whole",
-            mend="take fewer demonstrations or shorten the row,",
-        )
-
-
-def in_order(batches: Iterator[tuple[list[int], Tensor]], rows: int) -> Tensor:
-    """Puts what was computed in batches, one line a row, back into the rows' order."""
-    numbers, values = zip(*batches, strict=True)
-    made = torch.cat(values)
-    ordered = torch.empty((rows, *made.shape[1:]), dtype=made.dtype)
-    ordered[[i for batch in numbers for i in batch]] = made.cpu()
-    return ordered
 
 
 @dataclass(frozen=True)
@@ -197,7 +101,7 @@ class LabelTeacher:
             check_same_tokens(teaching, student)
         return cls(
             outline=teaching,
-            dtype=str(resolve_dtype(recipe.dtype)).removeprefix("torch."),
+            dtype=resolve_dtype(recipe.dtype),
             form=form,
             choices=choices,
             store=store,
@@ -229,7 +133,7 @@ class LabelTeacher:
         """What the model says of each query's labels under its context.
 
         Args:
-            what: Shown to a person.
+            what: Shown to a person, also where a row does not fit.
             queries: Rows to ask about.
             contexts: One a query.
             top_k: Keep the next-token targets of the positions that decide the labels, this many of them.
@@ -239,8 +143,12 @@ class LabelTeacher:
 
         Returns:
             The predictions, and whether they were in the store.
+
+        Raises:
+            AlignmentError: a prompt does not fit the model's window.
         """
         prompts = [self.form.prompt_ids(q.input, c) for q, c in zip(queries, contexts, strict=True)]
+        check_prompts(prompts, self.choices.completions, self.outline.window, what=what)
         wanted = [top_k, temperature] if top_k else []
         settings = [self.outline.fingerprint, self.dtype, asdict(self.choices), *wanted]
         fingerprint = hashlib.sha256(json.dumps([*settings, prompts]).encode()).hexdigest()
@@ -252,11 +160,7 @@ class LabelTeacher:
                 _ = self.model
             measured = Recorder()
             with measured.phase(phase), self.display.bar(what, len(queries)) as bar:
-
-                def advance(rows: int, tokens: int) -> None:
-                    bar.advance(rows)
-                    measured.count(phase, tokens=tokens, steps=int(rows > 0))
-
+                advance = measured.advance(phase, bar.advance)
                 tensors = self._compute(prompts, top_k, temperature, advance)
             spent = {"spent": json.dumps(measured.spent(phase)), "fingerprint": fingerprint}
             _write(path, tensors, spent)
@@ -310,9 +214,8 @@ KEPT = ("ids_NK", "logprobs_NK", "log_tail_N", "logsumexp_N")
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_suffix(".part")
-    save_file(tensors, work, metadata=metadata)
-    work.replace(path)
+    with whole(path) as work:
+        save_file(tensors, work, metadata=metadata)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,8 +1,8 @@
-"""The tables of methods: each is a row, so that all go down one path and are compared fairly."""
+"""The table of methods: each is a row, so that all go down one path and are compared fairly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from instil.cell import StudyMethod
@@ -11,31 +11,7 @@ from instil.results import MethodName
 
 @dataclass(frozen=True)
 class Method:
-    """How a query is answered in a run.
-
-    Attributes:
-        name: Its key in `results.json`.
-        label: What a person reads.
-        context: Whether the context is in the prompt at evaluation.
-        adapter: Whether the trained adapter is on.
-    """
-
-    name: MethodName
-    label: str
-    context: bool
-    adapter: bool
-
-
-METHODS = (
-    Method("zero_shot", "zero-shot", context=False, adapter=False),
-    Method("in_context", "in-context", context=True, adapter=False),
-    Method("distilled", "distilled", context=False, adapter=True),
-)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """How a method of a study learns and answers.
+    """How a method learns and answers.
 
     Attributes:
         label: What a person reads.
@@ -43,7 +19,7 @@ class Compared:
         context: Whether the context is in the prompts that it answers.
         context_in_training: Whether it is in the prompts that it learns from.
         head: What its logits stand for: tokens, or labels.
-        teacher: Whether the recipe's teacher is what answers, or what it learns from.
+        teacher: Whether the teacher is what answers, or what it learns from.
     """
 
     label: str
@@ -54,13 +30,20 @@ class Compared:
     teacher: bool = False
 
 
-COMPARED: dict[StudyMethod, Compared] = {
-    "zero_shot": Compared("zero-shot"),
-    "in_context": Compared("in-context", context=True, teacher=True),
-    "vanilla_fine_tuning": Compared("vanilla fine-tuning", learns="labels", head="classification"),
-    "pattern_fine_tuning": Compared("pattern fine-tuning", learns="labels"),
-    "pattern_fine_tuning_in_context": Compared(
+METHODS: dict[StudyMethod, Method] = {
+    "zero_shot": Method("zero-shot"),
+    "in_context": Method("in-context", context=True, teacher=True),
+    "vanilla_fine_tuning": Method("vanilla fine-tuning", learns="labels", head="classification"),
+    "pattern_fine_tuning": Method("pattern fine-tuning", learns="labels"),
+    "pattern_fine_tuning_in_context": Method(
         "pattern fine-tuning with context", learns="labels", context=True, context_in_training=True
     ),
-    "distillation": Compared("distillation", learns="targets", teacher=True),
+    "distillation": Method("distillation", learns="targets", teacher=True),
 }
+
+RUN_METHODS: dict[MethodName, Method] = {
+    "zero_shot": METHODS["zero_shot"],
+    "in_context": METHODS["in_context"],
+    "distilled": replace(METHODS["distillation"], label="distilled"),
+}
+"""What every run compares, by its keys in `results.json`."""

@@ -58,22 +58,14 @@ class Outline:
 
 
 @dataclass(frozen=True)
-class LanguageModel:
-    """A causal language model, its tokenizer, and what a run must know of them.
+class LanguageModel(Outline):
+    """A causal language model with its weights.
 
     Attributes:
-        name: As the user gave it.
         network: The weights, in evaluation mode.
-        tokenizer: The tokenizer, with a padding token.
-        window: Longest sequence in tokens, or None if the model names no limit.
-        fingerprint: Changes when the weights or the tokenizer may have changed.
     """
 
-    name: str
     network: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    window: int | None
-    fingerprint: str
 
     @property
     def dtype(self) -> str:
@@ -132,7 +124,7 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     with _loading(name):
         network = AutoModelForCausalLM.from_pretrained(
             known.source,
-            dtype=resolve_dtype(dtype),
+            dtype=getattr(torch, resolve_dtype(dtype)),
             use_safetensors=True,
             trust_remote_code=False,
         )
@@ -147,13 +139,7 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     # The model's own settings may penalise repetition or cut the distribution; that would judge prompts of different
     # length by different rules.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    return LanguageModel(
-        name=name,
-        network=network,
-        tokenizer=known.tokenizer,
-        window=known.window,
-        fingerprint=known.fingerprint,
-    )
+    return LanguageModel(**vars(known), network=network)
 
 
 def load_for_training(name: str, *, dtype: str) -> LanguageModel:
@@ -169,15 +155,15 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
         TuningError: float16, whose gradients vanish without a scaler.
     """
     computed = resolve_dtype(dtype)
-    if computed == torch.float16:
+    if computed == "float16":
         raise TuningError(
             "full and bitfit train in float32 or bfloat16",
             got="dtype: float16",
             mend="use dtype: bfloat16, or tuning: {name: lora}",
         )
     model = load(name, dtype="float32")
-    if computed != torch.float32:
-        cast = torch.autocast(model.device.type, dtype=computed)
+    if computed != "float32":
+        cast = torch.autocast(model.device.type, dtype=getattr(torch, computed))
         model.network.forward = cast(model.network.forward)
     return model
 
@@ -292,9 +278,11 @@ def default_device() -> torch.device:
 
 
 @cache
-def resolve_dtype(name: str) -> torch.dtype:
-    """The dtype of that name; `auto` is the fastest one on this machine."""
-    return fastest_dtype(default_device()) if name == "auto" else getattr(torch, name)
+def resolve_dtype(name: str) -> str:
+    """`auto` becomes the fastest dtype of this machine, measured once a process."""
+    if name != "auto":
+        return name
+    return str(fastest_dtype(default_device())).removeprefix("torch.")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -14,7 +14,7 @@ import yaml
 from instil import __version__, bundled, card, environment
 from instil.config import Recipe
 from instil.evaluation import Judged
-from instil.method import METHODS
+from instil.method import RUN_METHODS
 from instil.metrics import recovery
 from instil.model import resolve
 from instil.prompt import ChatPrompt, PlainPrompt
@@ -32,9 +32,9 @@ from instil.results import (
     Prediction,
     Results,
     Training,
-    write_predictions,
 )
 from instil.rows import Row, digest
+from instil.stored import write_lines
 from instil.training import TrainingReport
 
 SPENT: tuple[Phase, ...] = ("generate", "teach", "train")  # what distilling costs
@@ -135,7 +135,7 @@ class Finished:
         )
         (folder / "adapter" / "README.md").write_text(text, encoding="utf-8")
         results.write(folder / "results.json")
-        write_predictions(folder / "predictions.jsonl", self.predictions)
+        write_lines(folder / "predictions.jsonl", self.predictions)
         page = render_report(
             results,
             self.predictions,
@@ -181,9 +181,9 @@ class Finished:
         }
 
     def _recovery(self) -> float | None:
-        ordered = [self.methods[method.name].accuracy for method in METHODS]
+        ordered = [self.methods[name].accuracy for name in RUN_METHODS]
         scores = [score.value for score in ordered if score]
-        if len(scores) < len(METHODS):
+        if len(scores) < len(RUN_METHODS):
             return None
         zero_shot, in_context, distilled = scores
         return recovery(zero_shot=zero_shot, in_context=in_context, distilled=distilled)

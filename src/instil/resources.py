@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from instil.results import Phase, PhaseCost
+from instil.stored import whole
 
 SAMPLE_SECONDS = 0.05
 MEBIBYTE = 2**20
@@ -83,9 +84,8 @@ class Recorder:
             tally.cpu_system_seconds += after.system - before.system
             if self._path is not None and self._path.parent.exists():
                 tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
-                work = self._path.with_name(self._path.name + ".part")
-                work.write_text(json.dumps(tallies), encoding="utf-8")
-                work.replace(self._path)
+                with whole(self._path) as work:
+                    work.write_text(json.dumps(tallies), encoding="utf-8")
 
     def add(self, name: Phase, spent: dict[str, float]) -> None:
         """Adds what another recorder measured, as its `spent` gave it."""
@@ -99,6 +99,20 @@ class Recorder:
         """Adds token positions and steps to a phase."""
         self._tally(name).tokens += tokens
         self._tally(name).steps += steps
+
+    def advance(self, name: Phase, show: Callable[[int], None]) -> Callable[[int, int], None]:
+        """What a batch of rows is told to: it shows the rows and counts one step with its tokens.
+
+        Args:
+            name: Of the phase.
+            show: Shows so many rows more.
+        """
+
+        def advance(rows: int, tokens: int) -> None:
+            show(rows)
+            self.count(name, tokens=tokens, steps=int(rows > 0))
+
+        return advance
 
     def costs(self) -> dict[Phase, PhaseCost]:
         """The sums so far."""

@@ -6,24 +6,18 @@ without torch.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from instil.errors import DataFileError, DataFormatError
+from instil.stored import Stored, Strict
 
 Phase = Literal["load", "generate", "teach", "train", "evaluate"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 MethodName = Literal["zero_shot", "in_context", "distilled"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Proportion(_Model):
+class Proportion(Strict):
     """A share of rows with its 95 % Wilson interval."""
 
     value: float = Field(ge=0, le=1)
@@ -32,7 +26,7 @@ class Proportion(_Model):
     n: int = Field(ge=1, description="rows counted")
 
 
-class MethodResult(_Model):
+class MethodResult(Strict):
     """What one method scored on the evaluation rows, and what a query costs with it."""
 
     accuracy: Proportion | None = Field(
@@ -44,14 +38,14 @@ class MethodResult(_Model):
     )
 
 
-class Pair(_Model):
+class Pair(Strict):
     """One number without training, one with it."""
 
     zero_shot: float
     distilled: float
 
 
-class Fidelity(_Model):
+class Fidelity(Strict):
     """How close the student's predictions are to the teacher's, teacher-forced on held-out completions."""
 
     kl_to_teacher: Pair = Field(
@@ -66,14 +60,14 @@ class Fidelity(_Model):
     )
 
 
-class Drift(_Model):
+class Drift(Strict):
     """How far the student moved on text that has nothing to do with the task."""
 
     kl_to_base: float = Field(description="KL(base || student), nats a token")
     n_tokens: int
 
 
-class PhaseCost(_Model):
+class PhaseCost(Strict):
     """What one phase cost."""
 
     wall_seconds: float
@@ -93,7 +87,7 @@ class PhaseCost(_Model):
     )
 
 
-class Cost(_Model):
+class Cost(Strict):
     """What distilling saves, and when it has paid for itself."""
 
     prompt_tokens_saved_per_query: float
@@ -102,7 +96,7 @@ class Cost(_Model):
     )
 
 
-class Training(_Model):
+class Training(Strict):
     """How the student was trained."""
 
     rows: int
@@ -116,15 +110,17 @@ class Training(_Model):
     )
 
 
-class Message(_Model):
+class Message(Strict):
     """One turn of a chat."""
 
     role: str
     content: str
 
 
-class Results(_Model):
+class Results(Stored):
     """The whole of `results.json`."""
+
+    lies_in: ClassVar[str] = "finished run"
 
     schema_version: Literal[1] = 1
     instil_version: str
@@ -155,31 +151,8 @@ class Results(_Model):
     phases: dict[Phase, PhaseCost]
     cost: Cost
 
-    def write(self, path: Path) -> None:
-        """Writes the results as indented JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
-    @classmethod
-    def read(cls, path: Path) -> Results:
-        """Reads a `results.json`.
-
-        Raises:
-            DataFileError: there is no such file.
-            DataFormatError: it is not a `results.json` of this version.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataFileError(
-                f"{path}: no such file", mend="name the folder of a finished run"
-            ) from None
-        except ValueError as error:
-            raise DataFormatError(
-                f"{path} is not a results.json of this version", got=str(error).splitlines()[0]
-            ) from None
-
-
-class Prediction(_Model):
+class Prediction(Strict):
     """One line of `predictions.jsonl`: one evaluation row answered by one method."""
 
     row: int
@@ -188,23 +161,3 @@ class Prediction(_Model):
     expected: str | None
     output: str
     correct: bool | None
-
-
-def write_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Writes one JSON object a line."""
-    path.write_text("".join(p.model_dump_json() + "\n" for p in predictions), encoding="utf-8")
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Reads what `write_predictions` wrote."""
-    # Not splitlines: a prediction may hold U+2028, which is no line break in JSON Lines.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Prediction.model_validate_json(line) for line in lines if line]
-
-
-def json_schema() -> str:
-    """The JSON Schema of `results.json`, as it is published under `schemas/`."""
-    schema = Results.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "instil results.json, version 1"
-    return json.dumps(schema, indent=1) + "\n"

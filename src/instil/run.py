@@ -21,7 +21,8 @@ from instil.errors import (
     RecoveryError,
     UnfinishedRunError,
 )
-from instil.results import Prediction, Results, read_predictions
+from instil.results import Prediction, Results
+from instil.stored import read_lines
 
 if TYPE_CHECKING:
     from instil.student import Student
@@ -48,7 +49,7 @@ class Run:
     @cached_property
     def predictions(self) -> list[Prediction]:
         """What `predictions.jsonl` holds."""
-        return read_predictions(self.path / "predictions.jsonl")
+        return read_lines(Prediction, self.path / "predictions.jsonl")
 
     @cached_property
     def student(self) -> Student:

@@ -23,13 +23,13 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Files:
-    """What a recipe without a task reads from files.
+class Given:
+    """What a run is given to work on.
 
     Attributes:
         context: What the teacher reads.
         inputs: Queries to learn from.
-        held_out: Rows to judge on, if a file of them is named.
+        held_out: Rows to judge on; None: some of the inputs are held out.
     """
 
     context: Context
@@ -37,7 +37,7 @@ class Files:
     held_out: list[Row] | None
 
     @classmethod
-    def read(cls, recipe: Recipe) -> Files:
+    def read(cls, recipe: Recipe) -> Given:
         """Reads the files that a recipe names.
 
         Raises:

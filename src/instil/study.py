@@ -29,7 +29,8 @@ from instil.config import Recipe
 from instil.errors import InstilError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
 from instil.progress import Display, Relay, StudyDisplay
-from instil.split import Files
+from instil.split import Given
+from instil.stored import whole
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
@@ -130,13 +131,10 @@ def _write_index(plan: Plan, output: Path) -> None:
         varied=plan.varied,
         cells=[cell.name for cell in plan.cells],
     )
-    work = output / (INDEX + ".part")
-    index.write(work)
-    work.replace(output / INDEX)
-    text = yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True)
-    work = output / (RECIPE + ".part")
-    work.write_text(text, encoding="utf-8")
-    work.replace(output / RECIPE)
+    index.write(output / INDEX)
+    with whole(output / RECIPE) as work:
+        text = yaml.safe_dump(plan.settings, sort_keys=False, allow_unicode=True)
+        work.write_text(text, encoding="utf-8")
 
 
 def _settled(recipe: Recipe, plan: Plan, output: Path) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def _run_cell(
             message=message,
             seconds=time.monotonic() - start,
         )
-        (work / FAILURE).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        told.write(work / FAILURE)
         work.rename(folder)
         shown.warn(f"{cell.name} failed: {kind}: {message.splitlines()[0]}")
     shown.end()
@@ -259,15 +257,7 @@ def _do(
     if recipe.task is None:
         from instil import experiment
 
-        files = Files.read(recipe)
-        experiment.run(
-            recipe,
-            context=files.context,
-            inputs=files.inputs,
-            held_out=files.held_out,
-            output=work,
-            display=display,
-        )
+        experiment.run(recipe, Given.read(recipe), output=work, display=display)
         return
     from instil.classification import run_cell
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from instil.alignment import AlignedPair
+from instil.stored import whole
 
 # Stands for the log of a probability of 0: its exp is 0, and 0 times it is 0 and not NaN.
 LOG_ZERO = -1e4
@@ -134,8 +135,11 @@ def write(
         temperature: Of the targets.
     """
     schema = _SCHEMA.with_metadata({"fingerprint": fingerprint, "temperature": repr(temperature)})
-    work = path.with_name(path.name + ".part")
-    with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        whole(path) as work,
+        pa.OSFile(str(work), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         for pair, targets in rows:
             record = {
                 "row": pair.row,
@@ -147,7 +151,6 @@ def write(
                 "logsumexp": targets.logsumexp_N.tolist(),
             }
             writer.write_batch(pa.RecordBatch.from_pylist([record], schema=schema))
-    work.replace(path)
 
 
 def read(path: Path, *, fingerprint: str) -> list[TargetRow] | None:

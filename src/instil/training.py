@@ -99,31 +99,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
     """
     steps = total_steps(settings, len(rows))
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.grad_accumulation,
-        learning_rate=settings.learning_rate,
-        max_steps=steps,
-        warmup_steps=math.ceil(settings.warmup_share * steps),
-        lr_scheduler_type=settings.schedule,
-        weight_decay=settings.weight_decay,
-        seed=seed,
-        data_seed=seed,
-        use_cpu=accelerator is None,
-        dataloader_pin_memory=accelerator is not None,
-        remove_unused_columns=False,
-        logging_steps=max(1, steps // 50),
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if resumable else "no",
-        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    # One process drives one device; several processes are accelerate's business.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments = _arguments(settings, steps, seed=seed, folder=checkpoints, resumable=resumable)
     last = _last_checkpoint(checkpoints)
     if last is not None:
         state = TrainerState.load_from_json(str(last / STATE))
@@ -150,6 +126,38 @@ def train(
         raise KeyboardInterrupt
     student.eval()
     return _report(trainer.state)
+
+
+def _arguments(
+    settings: config.Training, steps: int, *, seed: int, folder: Path, resumable: bool
+) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accumulation,
+        learning_rate=settings.learning_rate,
+        max_steps=steps,
+        warmup_steps=math.ceil(settings.warmup_share * steps),
+        lr_scheduler_type=settings.schedule,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=accelerator is None,
+        dataloader_pin_memory=accelerator is not None,
+        remove_unused_columns=False,
+        logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if resumable else "no",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # One process drives one device; several processes are accelerate's business.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _report(state: TrainerState) -> TrainingReport:

@@ -14,11 +14,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instil import bundled
-from instil.cell import Cell, LabelPrediction, read_label_predictions
+from instil.cell import Cell, LabelPrediction
 from instil.classification import run_cell
 from instil.config import Recipe
 from instil.draw import Demonstrator, draw_rows
 from instil.progress import Display
+from instil.stored import read_lines
 
 MODEL = "bundled:smollm2-135m-instruct"
 GOOD = ["a joy", "great fun", "warm and witty", "superb", "a delight", "lovely", "moving", "smart"]
@@ -78,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(folder: Path, method: str) -> list[LabelPrediction]:
-    return read_label_predictions(folder / method / "predictions.jsonl")
+    return read_lines(LabelPrediction, folder / method / "predictions.jsonl")
 
 
 def by_hand(network: Any, prompt: str) -> list[float]:

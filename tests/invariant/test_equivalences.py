@@ -15,7 +15,7 @@ from instil.cache import SharedPrefix
 from instil.context import Context, FewShot
 from instil.evaluation import Judged
 from instil.generation import Decoding, generate
-from instil.method import METHODS
+from instil.method import RUN_METHODS
 from instil.model import LanguageModel, completion_logits, load
 from instil.objective import CrossEntropy, ForwardKL
 from instil.progress import Display
@@ -211,7 +211,7 @@ def test_teacher_and_student_are_one_copy_of_the_weights(model_folders: dict[str
     judged = judged_of(model, CONTEXT)
     frozen = {p.data_ptr() for p in judged.student.network.parameters() if not p.requires_grad}
     assert frozen == before
-    assert judged.model(METHODS[1]) is judged.model(METHODS[2])
+    assert judged.model(RUN_METHODS["in_context"]) is judged.model(RUN_METHODS["distilled"])
 
 
 def test_the_adapter_off_is_the_untouched_base(any_model: LanguageModel) -> None:

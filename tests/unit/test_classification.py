@@ -12,12 +12,13 @@ import torch
 from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
 
 from instil import label_student, label_teacher
-from instil.cell import CELL, PREDICTIONS, Cell, LabelPrediction, read_label_predictions
+from instil.cell import CELL, PREDICTIONS, Cell, LabelPrediction
 from instil.classification import run_cell
 from instil.config import Recipe
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
 from instil.model import load
 from instil.progress import Display
+from instil.stored import read_lines
 
 Run = Callable[..., Cell]
 FORMS = {"good": " Yes", "bad": " No", "mixed": " Nay"}
@@ -71,7 +72,7 @@ def run(
 
 
 def predictions(tmp_path: Path, cell: Cell) -> list[LabelPrediction]:
-    return read_label_predictions(tmp_path / "cells" / cell.name / PREDICTIONS)
+    return read_lines(LabelPrediction, tmp_path / "cells" / cell.name / PREDICTIONS)
 
 
 def probabilities(tmp_path: Path, cell: Cell) -> torch.Tensor:

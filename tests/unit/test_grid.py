@@ -198,6 +198,15 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(base: dict[str, Any]) -> N
     ]
 
 
+def test_a_file_that_is_missing_is_one_problem_among_others(base: dict[str, Any]) -> None:
+    base["task"] |= {"train": "nowhere.jsonl"}
+    with pytest.raises(ConfigError) as caught:
+        plan(base | {"grid": {"seed": [0, -1]}})
+    assert "2 problems" in str(caught.value)
+    assert "nowhere.jsonl: no such file" in str(caught.value)
+    assert "seed" in str(caught.value)
+
+
 def test_a_key_that_is_no_text_is_refused(base: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="quotation marks"):
         plan(base | {"grid": {True: [1]}})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.conftest import save_tiny
 
-from instil import label_teacher, packing
+from instil import label_scoring, label_teacher, packing
 from instil.choices import Choices
 from instil.context import Context
 from instil.errors import AlignmentError
@@ -91,9 +91,9 @@ def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     def of(rows: int) -> None:
         monkeypatch.setattr(packing, "PACKED_TOKENS", rows * 20)
-        monkeypatch.setattr(label_teacher, "LONG_PREFIX", 0)
+        monkeypatch.setattr(label_scoring, "LONG_PREFIX", 0)
         if request.param == "padded":
-            monkeypatch.setattr(label_teacher, "keeps_apart", lambda *args: False)
+            monkeypatch.setattr(label_scoring, "keeps_apart", lambda *args: False)
 
     of(4)
     return of
@@ -239,7 +239,7 @@ def test_nothing_half_computed_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = teacher(model_folders["llama"])
-    real, calls = label_teacher.completion_logits, []
+    real, calls = label_scoring.completion_logits, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -247,7 +247,7 @@ def test_nothing_half_computed_is_stored(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(label_teacher, "completion_logits", interrupted)
+    monkeypatch.setattr(label_scoring, "completion_logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(one)
     assert not list(tmp_path.rglob("*.safetensors"))

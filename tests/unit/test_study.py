@@ -158,6 +158,45 @@ def test_a_killed_study_goes_on(tmp_path: Path, recipe: dict[str, Any]) -> None:
     assert not list(tmp_path.glob("study/cells/*.partial"))
 
 
+def test_ctrl_c_ends_the_study_and_its_cell_and_it_goes_on(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    recipe["training"] |= {"max_steps": 100_000}
+    recipe["grid"] = {"method": ["zero_shot", "pattern_fine_tuning"]}
+    arguments = [sys.executable, "-m", "instil", *command(tmp_path, recipe)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        arguments, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("study/cells/*.partial/scratch")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "goes on from here" in said
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(started, timeout=30)[1]
+    done = cells(tmp_path)
+    assert len(done) == 1
+    recipe["training"] |= {"max_steps": 2}
+    again = subprocess.run(
+        [sys.executable, "-m", "instil", *command(tmp_path, recipe)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "2 of 2 cells done" in again.stdout
+    assert cells(tmp_path).items() >= done.items()
+
+
 def test_a_cell_that_is_killed_does_not_take_the_study_along(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,9 @@ from safetensors.torch import load_file
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.errors import TuningError
+from instil.label_scoring import in_order, logits
 from instil.label_student import LabelStudent
-from instil.label_teacher import in_order, logits
-from instil.method import COMPARED
+from instil.method import METHODS
 from instil.model import LanguageModel, load, load_for_training
 from instil.objective import LabelKL
 from instil.objective.label_kl import LabelTargets
@@ -56,7 +57,7 @@ def make(
             "training": {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-2, **training},
         }
     )
-    return LabelStudent.make(recipe, COMPARED[method], CHOICES)
+    return LabelStudent.make(recipe, METHODS[method], CHOICES)
 
 
 def train(student: LabelStudent, scratch: Path) -> None:
@@ -208,7 +209,7 @@ def load_back(folder: Path, saved: Path, tuning: str, method: Method) -> Languag
         assert not missing.unexpected_keys
     else:
         network = load(str(saved / "model"), dtype="float32").network
-    return LanguageModel(model.name, network.eval(), model.tokenizer, model.window, "")
+    return replace(model, network=network.eval(), fingerprint="")
 
 
 def label_logprobs(

@@ -167,10 +167,10 @@ def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool
     """Checks what can be checked cheaply, then loads torch and goes."""
     from instil.config import Recipe
     from instil.progress import Display
-    from instil.split import Files
+    from instil.split import Given
 
     recipe = Recipe.parse(settings)
-    files = Files.read(recipe)
+    given = Given.read(recipe)
     display = Display(quiet=quiet)
     display.note("starting")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -178,30 +178,22 @@ def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool
     from instil.model import quiet_libraries
 
     quiet_libraries()
-    return experiment.run(
-        recipe,
-        context=files.context,
-        inputs=files.inputs,
-        held_out=files.held_out,
-        output=output,
-        overwrite=overwrite,
-        display=display,
-    )
+    return experiment.run(recipe, given, output=output, overwrite=overwrite, display=display)
 
 
 def _print_run(run: Run) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from instil.method import METHODS
+    from instil.method import RUN_METHODS
 
     results = run.results
     table = Table(title=f"{results.model}, {results.context['description']}")
     table.add_column("method")
     for column in ("accuracy", "95 % interval", "prompt tokens", "seconds a query"):
         table.add_column(column, justify="right")
-    for method in METHODS:
-        scored = results.methods[method.name]
+    for name, method in RUN_METHODS.items():
+        scored = results.methods[name]
         score = scored.accuracy
         table.add_row(
             method.label,

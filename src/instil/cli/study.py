@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,8 @@ from instil.errors import ConfigError
 
 if TYPE_CHECKING:
     from instil.grid import Plan
+    from instil.report import Format
 
-Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
 
 FORMATS: tuple[Format, ...] = ("html", "md", "tex", "csv", "svg", "pdf")
 

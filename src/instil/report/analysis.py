@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean as mean
 
 from instil.cell import Domain
 from instil.report.answers import Answers, read_answers
-from instil.report.groups import METHODS, Group, SetSummary, Value, group
+from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.pairs import PairTest, paired_tests
 from instil.report.study import Study
-from instil.statistics import mean
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Analysis:
             held = best.setdefault(kind(found), found)
             if _strength(found) > _strength(held):
                 best[kind(found)] = found
-        return sorted(best.values(), key=lambda found: list(METHODS).index(found.method))
+        return sorted(best.values(), key=lambda found: list(TITLES).index(found.method))
 
 
 def analyse(study: Study) -> Analysis:

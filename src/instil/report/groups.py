@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean as mean
 from typing import Literal, TypeAlias
 
 from instil.cell import Cell, Domain, SetScore, StudyMethod
-from instil.method import COMPARED
+from instil.method import METHODS
+from instil.metrics import deviation, pooled, predicted_shares, t_interval, wilson
 from instil.report.answers import Answers, different_rows
 from instil.report.numerals import NBSP
 from instil.report.study import K, Study, flat
-from instil.statistics import deviation, mean, pooled, predicted_shares, t_interval, wilson
 
-METHODS: dict[StudyMethod, str] = {
-    method: compared.label[0].upper() + compared.label[1:] for method, compared in COMPARED.items()
+TITLES: dict[StudyMethod, str] = {
+    name: method.label[0].upper() + method.label[1:] for name, method in METHODS.items()
 }
 TUNINGS = {"full": "full", "lora": "LoRA", "bitfit": "BitFit"}
 NAMES = {
@@ -116,7 +117,7 @@ class Group:
         """What tells this group from the others, in words."""
         hidden = {"method", *without}
         left = {k: v for k, v in self.settings.items() if k not in hidden and v != UNSET}
-        return ", ".join([METHODS[self.method], *(worded(key, v) for key, v in left.items())])
+        return ", ".join([TITLES[self.method], *(worded(key, v) for key, v in left.items())])
 
 
 def name_of(key: str) -> str:
@@ -220,9 +221,9 @@ def _applies(cell: Cell, key: str) -> bool:
     if section == "demonstrations":
         return cell.k > 0
     if section == "teacher":
-        return COMPARED[cell.method].teacher
+        return METHODS[cell.method].teacher
     if section == "objective":
-        return COMPARED[cell.method].learns == "targets"
+        return METHODS[cell.method].learns == "targets"
     if section == "tuning":
         return cell.tuning is not None
     return section != "training" or cell.training is not None

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from instil.metrics import holm, mcnemar
 from instil.report.answers import Answer, Answers
-from instil.report.groups import METHODS, Group
-from instil.statistics import holm, mcnemar
+from instil.report.groups import TITLES, Group
 
 SIGNIFICANT = 0.05
-_RANK = {method: rank for rank, method in enumerate(METHODS)}
+_RANK = {method: rank for rank, method in enumerate(TITLES)}
 
 
 @dataclass(frozen=True)

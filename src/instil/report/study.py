@@ -14,9 +14,9 @@ from instil.cell import (
     Cell,
     Failure,
     LabelPrediction,
-    read_label_predictions,
 )
 from instil.errors import DataFileError, DataFormatError
+from instil.stored import read_lines
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 K = "demonstrations.k"
@@ -57,7 +57,7 @@ class Study:
         if path is None or not path.is_file():
             return []
         try:
-            return read_label_predictions(path)
+            return read_lines(LabelPrediction, path)
         except ValueError as error:
             raise DataFormatError(
                 f"{path} is not a {PREDICTIONS} of this version", got=str(error).splitlines()[0]

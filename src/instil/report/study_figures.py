@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from statistics import fmean as mean
 from statistics import mode
 
 from instil.cell import StudyMethod
+from instil.metrics import reliability
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.charts import (
     Dot,
@@ -24,9 +26,8 @@ from instil.report.charts import (
     reliability_chart,
 )
 from instil.report.drawing import Ink, Sketch
-from instil.report.groups import METHODS, Group, Value, name_of, worded
+from instil.report.groups import TITLES, Group, Value, name_of, worded
 from instil.report.study import K
-from instil.statistics import mean, reliability
 
 INKS: dict[StudyMethod, Ink] = {
     "zero_shot": "zero-shot",
@@ -212,14 +213,14 @@ class _View:
 
     def tunings(self, axis: str | None) -> Iterator[Sketch]:
         """The tunings of each method that has several: accuracy, memory, time."""
-        for method in METHODS:
+        for method in TITLES:
             own = [g for g in self.groups if g.method == method and "tuning" in g.settings]
             if len({g.tuning for g in own}) < 2:
                 continue
             over = axis if axis and any(axis in g.settings for g in own) else None
             own, held = self.at(over or "", own)
             name = self.sketch_name("tunings", method)
-            title = self.title(f"Tunings of {METHODS[method].lower()}", held)
+            title = self.title(f"Tunings of {TITLES[method].lower()}", held)
             measures = [
                 *((f"accuracy on {f.name}", _accuracy(f.name), f) for f in self.analysis.sets[:2]),
                 ("peak resident memory, MiB", _memory, None),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from instil.errors import OutputError
 from instil.report.analysis import Analysis, analyse
-from instil.report.groups import METHODS
+from instil.report.groups import TITLES
 from instil.report.numerals import count, percent
 from instil.report.study import Study, flat
 from instil.report.study_browser import MOST_LABELS, ROWS_PER_SET, browse, matrices
@@ -17,6 +17,7 @@ from instil.report.study_tables import pairs, phases, reuses, shipping, summary
 from instil.report.study_verdict import judge_study, study_caveats
 from instil.report.tables import to_csv, to_latex, to_markdown
 from instil.report.templates import as_json, templates
+from instil.stored import whole
 
 Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
 PAGE_SIZE = 25
@@ -60,9 +61,8 @@ def write_study(study: Study, folder: Path, formats: Sequence[Format]) -> list[P
         for format in dict.fromkeys(formats):
             if format in _TEXTS:
                 name, write = _TEXTS[format]
-                work = folder / f"{name}.part"
-                work.write_text(write(analysis), encoding="utf-8")
-                work.replace(folder / name)
+                with whole(folder / name) as work:
+                    work.write_text(write(analysis), encoding="utf-8")
                 written.append(folder / name)
                 continue
             (folder / "figures").mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def _render(analysis: Analysis) -> str:
             confusions=[(facts.name, matrices(analysis, facts)) for facts in analysis.sets],
             most_labels=MOST_LABELS,
             browser=browser,
-            titles=METHODS,
+            titles=TITLES,
             rows_per_set=ROWS_PER_SET,
             page_size=PAGE_SIZE,
             total=sum(shown for _, _, shown, _ in browser.filters),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean as mean
 
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.groups import Group, SetSummary, Standing
@@ -10,7 +11,6 @@ from instil.report.numerals import MISSING, NBSP, count, fixed, number, percent,
 from instil.report.study_verdict import between, p_text, signed
 from instil.report.table import Cell, Row, Table
 from instil.results import PHASES, Phase, PhaseCost
-from instil.statistics import mean
 
 REUSED = "\N{DAGGER}"
 _STANDINGS: dict[Standing, str] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from instil.cell import StudyMethod
 from instil.report.analysis import Analysis, SetFacts
-from instil.report.groups import METHODS, Group, SetSummary
+from instil.report.groups import TITLES, Group, SetSummary
 from instil.report.numerals import NBSP, count, percent, points
 from instil.report.pairs import PairTest
 from instil.report.verdict import FEW_ROWS, Tone, Verdict
@@ -176,7 +176,7 @@ def _tested(tests: dict[StudyMethod, PairTest]) -> str:
     by_outcome: dict[str, list[str]] = {}
     for method, test in tests.items():
         size = f"{signed(test.difference)}, {p_text(test.p_holm)}"
-        by_outcome.setdefault(_outcome(test), []).append(f"{METHODS[method].lower()} ({size})")
+        by_outcome.setdefault(_outcome(test), []).append(f"{TITLES[method].lower()} ({size})")
     said = [f"{words[o]} {_listed(by_outcome[o])}" for o in words if o in by_outcome]
     return f"The paired tests find distillation {'; '.join(said)}."
 
@@ -268,7 +268,7 @@ def study_caveats(analysis: Analysis) -> list[str]:
             f"One label is predicted on more than {percent(ONE_LABEL, 0)} of the rows in "
             f"{_part(collapsed, scores, 'score')}."
         )
-    if len(analysis.groups) > len(METHODS):
+    if len(analysis.groups) > len(TITLES):
         found.append(
             "The highest of many settings is chosen on the rows it is scored on: its own score is "
             "on the high side. The paired tests are corrected for their number, the scores are not."

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from instil.cell import Cell, SetScore
+from instil.metrics import predicted_shares
 from instil.report.analysis import Analysis
 from instil.report.study import K
 from instil.report.study_tables import all_tables, reuses
@@ -17,7 +18,6 @@ from instil.report.study_verdict import judge_study, study_caveats
 from instil.report.table import Cell as TableCell
 from instil.report.table import Table
 from instil.results import PHASES, PhaseCost
-from instil.statistics import predicted_shares
 
 _LATEX = {
     "\\": r"\textbackslash{}",

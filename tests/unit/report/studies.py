@@ -14,10 +14,10 @@ from instil.cell import (
     Cell,
     Failure,
     LabelPrediction,
-    write_label_predictions,
 )
+from instil.metrics import wilson
 from instil.report import Study, read_study
-from instil.statistics import wilson
+from instil.stored import write_lines
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 LABELS = ["entailment", "neutral", "contradiction"]
@@ -176,7 +176,7 @@ def write_study_folder(
         place.mkdir(parents=True)
         cell.write(place / CELL)
         if lines:
-            write_label_predictions(place / PREDICTIONS, lines)
+            write_lines(place / PREDICTIONS, lines)
         names.append(cell.name)
     for failure in failures:
         place = folder / CELLS / failure.name

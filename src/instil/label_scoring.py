@@ -1,0 +1,104 @@
+"""Scoring labels: the logits that decide them, for many prompts, what the prompts share read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from instil.alignment import check_window, collate, pack
+from instil.cache import SharedPrefix
+from instil.errors import AlignmentError
+from instil.model import LanguageModel, completion_logits
+from instil.packing import LONG_PREFIX, keeps_apart, packs
+from instil.progress import Advance
+
+
+@torch.inference_mode()
+def logits(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    batch_size: int,
+    advance: Advance,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yields batches of rows in any order: their numbers, and the logits (rows x P, V) that decide their labels.
+
+    Args:
+        model: A language model, or one with a classification head.
+        prompts: Whole prompts in token ids, checked; what they share at their start is read once.
+        completions: Put after each prompt, as `Choices.completions`.
+        batch_size: Most rows in a forward pass.
+        advance: Told of progress.
+    """
+    longest = max(map(len, completions))
+    prefix = SharedPrefix(model.network, prompts)
+    advance(0, prefix.length)
+    ends = (prompts[0][-1:], list(completions[0])), (prompts[-1][-1:], list(completions[-1]))
+    long = prefix.can_lend and prefix.length >= LONG_PREFIX
+    packed = long and keeps_apart(model.network, *ends)
+    own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in prompts]
+    if packed:
+        groups = packs(own)
+    else:
+        lengths = [prefix.length + n for n in own]
+        groups = prefix.batches(
+            lengths, batch_size=batch_size, scored=[sum(map(len, completions))] * len(prompts)
+        )
+    for numbers in groups:
+        texts = [prompts[i] for i in numbers for _ in completions]
+        asked = [list(completion) for _ in numbers for completion in completions]
+        if packed:
+            batch = pack(texts, asked, prefix=prefix.length)
+            with prefix.lent() as cache:
+                logits_NV = completion_logits(model.network, batch, cache=cache)
+        else:
+            batch = collate(texts, asked, pad_id=model.pad_id, prefix=prefix.length)
+            cache = prefix.cache(len(texts))
+            logits_NV = completion_logits(model.network, batch, cache=cache)
+        yield numbers, logits_NV
+        advance(len(numbers), batch.tokens)
+
+
+def check_prompts(
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    window: int | None,
+    *,
+    what: str,
+) -> None:
+    """Refuses prompts that a model cannot read whole with what is put after them.
+
+    Args:
+        prompts: In token ids.
+        completions: What is put after them.
+        window: Longest sequence that the model reads, in tokens; None if it has no limit.
+        what: Names them in the message.
+
+    Raises:
+        AlignmentError: names the row and the numbers.
+    """
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise AlignmentError(
+                f"{what}, drawn row {number}: no tokens", mend="use a pattern with text in it"
+            )
+        check_window(
+            len(prompt),
+            max(map(len, completions)),
+            window,
+            where=f"{what}, drawn row {number}",
+            side="whole",
+            mend="take fewer demonstrations or shorten the row,",
+        )
+
+
+def in_order(batches: Iterator[tuple[list[int], Tensor]], rows: int) -> Tensor:
+    """Puts what was computed in batches, one line a row, back into the rows' order."""
+    numbers, values = zip(*batches, strict=True)
+    made = torch.cat(values)
+    ordered = torch.empty((rows, *made.shape[1:]), dtype=made.dtype)
+    ordered[[i for batch in numbers for i in batch]] = made.cpu()
+    return ordered
