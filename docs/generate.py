@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import typer.main
 from pydantic import BaseModel
@@ -46,7 +47,14 @@ def pages() -> dict[Path, str]:
 
 def readme() -> str:
     """The README with its tables filled in from committed results."""
-    return _filled(ROOT / "README.md", {"demo": _demo_table(), "bench": _bench_table()})
+    return _filled(
+        ROOT / "README.md",
+        {
+            "demo": _demo_table(),
+            "bench": _bench_table(),
+            "headline": _headline_table(),
+        },
+    )
 
 
 def results_page() -> str:
@@ -88,34 +96,76 @@ def _score(score: SetSummary) -> str:
     return f"{score.mean:.3f}{spread}"
 
 
+class Averaged(NamedTuple):
+    """A student of several averaged contexts, beside what it replaces: accuracy in the training rows' domain."""
+
+    seed: int
+    zero_shot: float
+    singles: list[float]
+    teacher: float
+    student: float
+
+
+def _averaged(name: str) -> list[Averaged]:
+    """One a seed."""
+    cells = read_study([RESULTS / name]).cells
+    untrained = {
+        cell.seed: cell.scores[0].accuracy.value for cell in cells if cell.method == "zero_shot"
+    }
+    return [
+        Averaged(
+            seed=cell.seed,
+            zero_shot=untrained[cell.seed],
+            singles=[one.accuracy for one in cell.teacher[0].single_contexts],
+            teacher=cell.teacher[0].accuracy.value,
+            student=cell.scores[0].accuracy.value,
+        )
+        for cell in cells
+        if cell.method == "distillation"
+        and cell.teacher[0].single_contexts
+        and cell.recipe["student"]["keep_layers"] is None
+    ]
+
+
+def _mean_over_seeds(told: list[Averaged]) -> tuple[float, float, float, float]:
+    """Zero-shot, single contexts, averaged teacher, student."""
+    return (
+        fmean(one.zero_shot for one in told),
+        fmean(fmean(one.singles) for one in told),
+        fmean(one.teacher for one in told),
+        fmean(one.student for one in told),
+    )
+
+
+def _headline_table() -> str:
+    """For the README: the means over seeds."""
+    lines = [
+        "| | zero-shot | one context (mean) | averaged, calibrated teacher | its student, zero-shot |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in HEADLINE:
+        shown = (f"{value:.2f}" for value in _mean_over_seeds(_averaged(name)))
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _bars_table() -> str:
-    """Of each study of averaged contexts: the student against its teacher and the single contexts."""
+    """Of each study of averaged contexts: the student against its teacher and the single contexts, seed by seed."""
     lines = [
         "| | seed | zero-shot | single contexts, mean (lowest to highest) | averaged teacher | "
         "student, zero-shot | gain over single contexts | behind its teacher |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in HEADLINE:
-        cells = read_study([RESULTS / name]).cells
-        told = []
-        for cell in cells:
-            if cell.recipe["student"]["keep_layers"] or cell.method != "distillation":
-                continue
-            taught = cell.teacher[0]
-            if not taught.single_contexts:
-                continue
-            singles = [one.accuracy for one in taught.single_contexts]
-            (untrained,) = (c for c in cells if c.method == "zero_shot" and c.seed == cell.seed)
-            mean = sum(singles) / len(singles)
-            student, teacher = cell.scores[0].accuracy.value, taught.accuracy.value
-            told.append((untrained.scores[0].accuracy.value, mean, teacher, student))
+        told = _averaged(name)
+        for one in told:
+            single = fmean(one.singles)
             lines.append(
-                f"| {name} | {cell.seed} | {told[-1][0]:.3f} | {mean:.3f} ({min(singles):.2f} to {max(singles):.2f}) | "
-                f"{teacher:.3f} | {student:.3f} | {student - mean:+.3f} | {teacher - student:+.3f} |"
+                f"| {name} | {one.seed} | {one.zero_shot:.3f} | {single:.3f} "
+                f"({min(one.singles):.2f} to {max(one.singles):.2f}) | {one.teacher:.3f} | {one.student:.3f} | "
+                f"{one.student - single:+.3f} | {one.teacher - one.student:+.3f} |"
             )
-        zero, single, teacher, student = (
-            sum(column) / len(told) for column in zip(*told, strict=True)
-        )
+        zero, single, teacher, student = _mean_over_seeds(told)
         lines.append(
             f"| **{name}** | mean | {zero:.3f} | {single:.3f} | {teacher:.3f} | **{student:.3f}** | "
             f"**{student - single:+.3f}** | {teacher - student:+.3f} |"
