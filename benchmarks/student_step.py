@@ -20,7 +20,8 @@ import torch
 
 from instil import environment
 from instil.alignment import collate, pack
-from instil.model import completion_logits, load
+from instil.forward import completion_logits
+from instil.model import load
 from instil.tuning import LoRA
 
 ROWS, KEPT = 16, 4

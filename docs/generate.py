@@ -84,8 +84,11 @@ def _study_table(name: str) -> str:
         scores = [group.scores.get(one.name) for one in found.sets]
         shown = (_score(score) if score else "–" for score in scores)
         lines.append(f"| {group.label()} | " + " | ".join(shown) + " |")
-    floors = (f"{one.chance:.2f}, {one.majority:.2f}" for one in found.sets)
-    lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
+    if not all(one.written for one in found.sets):
+        floors = (
+            "–" if one.written else f"{one.chance:.2f}, {one.majority:.2f}" for one in found.sets
+        )
+        lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
     rows = (str(found.scored(one.name)[0][1].rows) for one in found.sets)
     lines.append("| *rows a seed* | " + " | ".join(rows) + " |")
     return "\n".join(lines) + "\n"

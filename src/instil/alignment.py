@@ -104,11 +104,12 @@ class Batch:
     Attributes:
         input_ids_BL: Token ids without the shared prefix.
         attention_mask: Padded: 1 for tokens that may be read, (B, prefix + L). Packed: what is added to the attention
-            scores, 0 or -inf, (1, 1, L, prefix + L).
+            scores, 0 or -inf, (1, 1, L, prefix + L); one 0 where the bounds are all that keeps sequences apart.
         position_ids_BL: Position of each token in its whole sequence.
         predicts_BL: True where the logits predict a completion token: one position before each.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
         tokens: Positions that hold a token, the shared prefix and padding left out.
+        bounds: Packed without a mask: where each sequence begins, and the end of the last one.
     """
 
     input_ids_BL: Tensor
@@ -117,6 +118,7 @@ class Batch:
     predicts_BL: Tensor
     completion_N: Tensor
     tokens: int
+    bounds: Tensor | None = None
 
 
 def collate(
@@ -153,7 +155,11 @@ def collate(
 
 
 def pack(
-    prompts: Sequence[list[int]], completions: Sequence[list[int]], *, prefix: int = 0
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    prefix: int = 0,
+    masked: bool = True,
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
@@ -164,6 +170,7 @@ def pack(
         prompts: Whole prompts, in token ids.
         completions: One completion for each.
         prefix: Leading tokens that all prompts share and whose keys and values the model already has.
+        masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
     """
     rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
     lengths = torch.tensor([len(row) for row in rows])
@@ -172,13 +179,17 @@ def pack(
     first_predicting_L = torch.tensor(
         [len(row) - len(c) for row, c in zip(rows, completions, strict=True)]
     ).repeat_interleave(lengths)
-    readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
-    mask_LL = torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)
+    mask_LL = torch.zeros((1, 1))
+    if masked:
+        readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
+        mask_LL = torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)
+        mask_LL = torch.nn.functional.pad(mask_LL, (prefix, 0))
     return Batch(
         input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
-        attention_mask=torch.nn.functional.pad(mask_LL, (prefix, 0))[None, None],
+        attention_mask=mask_LL[None, None],
         position_ids_BL=(prefix + position_L)[None],
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=len(position_L),
+        bounds=None if masked else torch.tensor([0, *lengths.cumsum(0).tolist()]),
     )

@@ -33,11 +33,15 @@ class SingleContext(Strict):
     calibrated: float | None = Field(description="with the teacher's calibration; null without one")
 
 
-class LabelFidelity(Strict):
-    """How close a student's label distributions are to its teacher's."""
+class Closeness(Strict):
+    """How close a student's distributions are to its teacher's."""
 
-    kl_to_teacher: float = Field(description="KL(teacher || student) over the labels, nats a row")
-    agreement: float = Field(description="share of rows where both name the same label")
+    kl_to_teacher: float = Field(
+        description="KL(teacher || student), nats: over the labels, a row; of written answers over the vocabulary, a token of the gold answer"
+    )
+    agreement: float = Field(
+        description="share of rows, or of those tokens, where both name the same label or token"
+    )
 
 
 class SetScore(Strict):
@@ -46,21 +50,36 @@ class SetScore(Strict):
     name: str = Field(description="of the set, for example `mnli_mismatched`")
     domain: Domain = Field(description="in: where the training rows come from; out: elsewhere")
     accuracy: Proportion
-    chance: float = Field(description="1 / number of labels")
-    majority: float = Field(description="share of the most frequent gold label")
-    calibration_error: float = Field(
-        description="expected calibration error of the predicted label's probability, 10 equal bins"
+    chance: float = Field(description="1 / number of labels; 0 for written answers")
+    majority: float = Field(
+        description="share of the most frequent gold label; 0 for written answers"
+    )
+    calibration_error: float | None = Field(
+        description="expected calibration error of the predicted label's probability, 10 equal bins; null for written answers"
+    )
+    cross_entropy: float | None = Field(
+        None, description="of the gold answer's tokens, nats a token; null for labels"
     )
     verbalizer_mass: float | None = Field(
         description="mean probability that falls on all surface forms of all labels; null for a classification head"
     )
     confusion: dict[str, dict[str, int]] = Field(
-        description="gold label -> predicted label -> rows; every label occurs in both places"
+        description="gold label -> predicted label -> rows; every label occurs in both places; empty for written answers"
     )
-    fidelity: LabelFidelity | None = Field(description="to the teacher; null without one")
+    fidelity: Closeness | None = Field(description="to the teacher; null without one")
     single_contexts: list[SingleContext] = Field(
         description="each set of demonstrations alone, where several are averaged"
     )
+
+
+class Checkpoint(Strict):
+    """A student in the middle of its training, judged on rows that are neither learnt from nor reported on."""
+
+    step: int
+    accuracy: Proportion
+    cross_entropy: float = Field(description="of the gold answers' tokens, nats a token")
+    fidelity: Closeness | None = Field(description="to the teacher; null without one")
+    kept: bool = Field(description="whether this is the student that was judged in the end")
 
 
 class CellTraining(Strict):
@@ -71,7 +90,10 @@ class CellTraining(Strict):
     trainable_parameters: int
     trainable_share: float = Field(description="of all the student's parameters")
     loss: list[tuple[int, float]] = Field(
-        description="(step, mean loss a row since the point before)"
+        description="(step, mean loss a row, or a token, since the point before)"
+    )
+    checkpoints: list[Checkpoint] = Field(
+        [], description="of written answers, where evaluation.at_steps asks for them"
     )
 
 
@@ -89,7 +111,7 @@ class Cell(Stored):
     teacher_model: str | None = Field(description="null: no teacher, or the student's own weights")
     dtype: str
     task: str
-    labels: list[str]
+    labels: list[str] = Field(description="empty where answers are written")
     method: StudyMethod
     tuning: str | None = Field(description="full, lora or bitfit; null where nothing is trained")
     k: int = Field(description="demonstrations a context; 0 where the method reads none")
@@ -124,12 +146,17 @@ class Failure(Stored):
     seconds: float
 
 
-class LabelPrediction(Strict):
+class CellPrediction(Strict):
     """One line of a cell's `predictions.jsonl`: one evaluation row."""
 
     set: str
     row: int = Field(description="number in its set; the same text in all cells of one seed")
     input: str
-    expected: str
-    predicted: str
-    probabilities: dict[str, float] = Field(description="label -> probability, summing to 1")
+    expected: str = Field(description="gold label, or what the gold answer comes to")
+    predicted: str = Field(
+        description="label, or what the written answer comes to; right answers are spelt as the gold one"
+    )
+    probabilities: dict[str, float] = Field(
+        description="label -> probability, summing to 1; empty for written answers"
+    )
+    written: str | None = Field(None, description="the whole answer, where answers are written")

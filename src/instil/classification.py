@@ -40,8 +40,9 @@ from instil.resources import Recorder
 from instil.results import Phase
 from instil.rows import Row
 from instil.stored import write_lines
-from instil.task import Task
+from instil.task import LabelTask
 from instil.task.pattern import fill
+from instil.task.writing import WritingTask
 
 ENVIRONMENT, SCRATCH = "environment.json", "scratch"
 
@@ -77,7 +78,7 @@ class _Cell:
 
     recipe: Recipe
     method: Method
-    task: Task
+    task: LabelTask
     objective: LabelKL
     rows: Drawn
     outline: Outline
@@ -93,6 +94,7 @@ class _Cell:
     def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
         task, objective, method = recipe.task, recipe.objective, METHODS[recipe.method]
         assert task is not None
+        assert not isinstance(task, WritingTask)
         assert isinstance(objective, LabelKL)
         recorder = Recorder()
         with recorder.phase("load"):

@@ -5,7 +5,6 @@ A recipe knows no unknown keys and reports all its problems at once.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,8 +23,10 @@ from instil.errors import ConfigError
 from instil.objective import Objective
 from instil.objective.forward_kl import ForwardKL
 from instil.objective.label_kl import LabelKL
-from instil.task import Task
+from instil.task import WRITTEN, Task
+from instil.task.writing import WritingTask
 from instil.tuning import LoRA, Tuning
+from instil.wording import problem
 
 
 class _Section(BaseModel):
@@ -73,7 +74,8 @@ class Prompt(_Section):
     """How a query is put to the model."""
 
     format: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="auto: chat where there is a template; with a task, plain"
+        "auto",
+        description="auto: chat where there is a template; with a classification task, plain",
     )
     pattern: str = "Q: {input}\nA:"
     completion: str = " {output}\n"
@@ -112,7 +114,10 @@ class Teacher(_Section):
         None, ge=1, description="null: from the longest known answer"
     )
     top_k: int = Field(
-        256, ge=1, description="log-probabilities kept a token; the tail is one more"
+        64, ge=1, description="most log-probabilities kept a token; the tail is one more"
+    )
+    mass: float = Field(
+        0.99, gt=0, le=1, description="probability that those kept of a token cover; 1: keep top_k"
     )
     contexts: int = Field(
         1, ge=1, description="of a task: sets of demonstrations whose predictions are averaged"
@@ -181,6 +186,14 @@ class Evaluation(_Section):
     rows_out_of_domain: int | None = Field(
         None, ge=1, description="of a task: rows of each set from elsewhere; null: as many"
     )
+    at_steps: int | None = Field(
+        None,
+        ge=1,
+        description="of a task whose answers are written: judge the student each so many steps and keep the best",
+    )
+    validation_rows: int = Field(
+        50, ge=1, description="with at_steps: rows of the training set that it is judged on"
+    )
 
 
 _UNREAD_WITH_TASK = (
@@ -191,6 +204,16 @@ _UNREAD_WITH_TASK = (
     "teacher.samples",
     "teacher.sampling_temperature",
     "teacher.max_new_tokens",
+    "evaluation.at_steps",
+    "evaluation.validation_rows",
+)
+_UNREAD_WITH_WRITING = (
+    "context",
+    "data",
+    "prompt.pattern",
+    "demonstrations.balanced",
+    "teacher.contexts",
+    "teacher.calibration",
 )
 _ONLY_WITH_TASK = (
     "method",
@@ -201,6 +224,8 @@ _ONLY_WITH_TASK = (
     "training.rows",
     "evaluation.rows",
     "evaluation.rows_out_of_domain",
+    "evaluation.at_steps",
+    "evaluation.validation_rows",
 )
 
 
@@ -216,7 +241,9 @@ class Recipe(_Section):
     prompt: Prompt = Prompt()
     teacher: Teacher = Teacher()
     student: Student = Student()
-    objective: Objective = ForwardKL()
+    objective: Objective = Field(
+        ForwardKL(), description="a loss, or a list of losses: their weighted sum"
+    )
     tuning: Tuning = LoRA()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -230,7 +257,7 @@ class Recipe(_Section):
         if not isinstance(settings, Mapping):
             return settings
         names = {
-            "objective": "label_kl" if settings.get("task") else "forward_kl",
+            "objective": "label_kl" if _asks_for_labels(settings.get("task")) else "forward_kl",
             "tuning": "lora",
         }
         named = {
@@ -243,21 +270,28 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _task_or_files(self) -> Self:
         """Refuses settings that the kind of run would not read."""
-        unread = _UNREAD_WITH_TASK if self.task else _ONLY_WITH_TASK
+        unread: tuple[str, ...] = _UNREAD_WITH_TASK
+        kind = "with a classification task"
+        if self.task is None:
+            unread, kind = _ONLY_WITH_TASK, "without a task"
+        elif isinstance(self.task, WritingTask):
+            unread, kind = _UNREAD_WITH_WRITING, "with a task whose answers are written"
         for place in unread:
             section, _, field = place.partition(".")
             value, plain = getattr(self, section), type(self).model_fields[section].default
             if field:
                 value, plain = getattr(value, field), getattr(plain, field)
             if value != plain:
-                raise ValueError(
-                    f"{place}: not read {'with' if self.task else 'without'} a task (got {value!r})"
-                )
+                raise ValueError(f"{place}: not read {kind} (got {value!r})")
         if self.task is None:
             if not isinstance(self.tuning, LoRA):
                 raise ValueError("tuning: without a task only lora, whose base stays at hand")
+        elif isinstance(self.task, WritingTask):
+            self._check_writing(self.task)
         elif not isinstance(self.objective, LabelKL):
-            raise ValueError(f"objective: {self.objective.name} is not for a task; use label_kl")
+            raise ValueError(
+                f"objective: {self.objective.name} is not for a classification task; use label_kl"
+            )
         elif self.objective.over == "vocabulary" and (
             self.teacher.contexts > 1 or self.teacher.calibration != "none"
         ):
@@ -268,6 +302,34 @@ class Recipe(_Section):
         if self.task is None and isinstance(self.objective, LabelKL):
             raise ValueError("objective: label_kl needs a task")
         return self
+
+    def _check_writing(self, task: WritingTask) -> None:
+        """Refuses what needs labels, and a draw of demonstrations that are not drawn."""
+        if isinstance(self.objective, LabelKL):
+            raise ValueError(
+                "objective: label_kl needs labels, and the task's answers are written; "
+                "use forward_kl or another loss of tokens"
+            )
+        if self.method == "vanilla_fine_tuning":
+            raise ValueError(
+                "method: vanilla_fine_tuning trains a head of labels, and the task's answers are written; "
+                "use pattern_fine_tuning"
+            )
+        if not isinstance(self.tuning, LoRA):
+            raise ValueError("tuning: with written answers only lora, whose base stays at hand")
+        if self.student.keep_layers is not None:
+            raise ValueError("student.keep_layers: not read with a task whose answers are written")
+        if task.exemplar_count is None:
+            return
+        if self.demonstrations.k > task.exemplar_count:
+            raise ValueError(
+                f"demonstrations.k: the task brings {task.exemplar_count} demonstrations (got {self.demonstrations.k})"
+            )
+        if self.demonstrations.draw == "per_query":
+            raise ValueError(
+                "demonstrations.draw: the task brings its demonstrations, nothing is drawn (got 'per_query'); "
+                "use fixed"
+            )
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Recipe:
@@ -290,27 +352,10 @@ class Recipe(_Section):
         try:
             return cls.model_validate(settings), []
         except ValidationError as error:
-            return None, [_problem(cls, dict(e)) for e in error.errors()]
+            return None, [problem(cls, settings, dict(e)) for e in error.errors()]
 
 
-def _problem(recipe: type[BaseModel], error: dict[str, Any]) -> str:
-    """One pydantic error in one clause: where, what, and what was meant."""
-    location = [str(part) for part in error["loc"]]
-    text = f"{'.'.join(location) or 'recipe'}: {error['msg'].removeprefix('Value error, ')}"
-    if error["type"] != "extra_forbidden":
-        return f"{text} (got {error['input']!r})"
-    known = _keys_at(recipe, location[:-1])
-    near = difflib.get_close_matches(location[-1], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"{'.'.join(location)}: unknown key; {hint}"
-
-
-def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """The field names of the section that `path` leads to; of a union, those of all members."""
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None:  # the tag of a discriminated union
-            continue
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return list(model.model_fields)
+def _asks_for_labels(task: Any) -> bool:
+    """Whether there is a task, checked already or not, and its answers are labels."""
+    name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
+    return bool(task) and name not in WRITTEN

@@ -17,7 +17,7 @@ from instil.cell import Domain
 from instil.context import Context
 from instil.errors import ConfigError
 from instil.rows import Row, key
-from instil.task.classification import TaskData
+from instil.task import TaskData
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
 
@@ -29,7 +29,7 @@ class EvaluationSet:
     Attributes:
         name: Of the set.
         domain: Whether it is where the training rows come from.
-        rows: Their inputs with gold labels.
+        rows: Their inputs with gold outputs.
     """
 
     name: str
@@ -42,14 +42,16 @@ class Drawn:
     """All rows of one cell.
 
     Attributes:
-        training: Inputs to learn from, with gold labels.
+        training: Inputs to learn from, with gold outputs.
         pool: Rows that demonstrations are drawn from; none of the training rows.
+        validation: Rows that a student is judged on while it learns; of neither.
         sets: What is judged on.
         left_out: Training rows that were dropped because they are also evaluation rows.
     """
 
     training: list[Row]
     pool: list[Row]
+    validation: list[Row]
     sets: list[EvaluationSet]
     left_out: int
 
@@ -61,6 +63,7 @@ def draw_rows(
     training: int | None,
     pool: int,
     evaluation: config.Evaluation,
+    validation: int = 0,
 ) -> Drawn:
     """Draws the rows of a cell.
 
@@ -70,6 +73,7 @@ def draw_rows(
         training: Inputs to learn from.
         pool: Most rows that demonstrations are drawn from.
         evaluation: Most rows of each set.
+        validation: Rows of the training set that a student is judged on while it learns.
 
     Raises:
         ConfigError: there are fewer training rows than asked for, or none are left for the pool.
@@ -100,10 +104,19 @@ def draw_rows(
             allowed=f"1 to {len(order) - 1}, so that demonstrations can be drawn from the others",
             mend="lower training.rows",
         )
+    # From the other end, so that more training rows leave the demonstrations as they were.
+    others = [row for row in reversed(order[count:]) if key(row) not in learnt]
+    if validation and validation >= len(others):
+        raise ConfigError(
+            f"evaluation.validation_rows: {validation} asked for, and {len(others)} rows are left",
+            allowed=f"1 to {len(others) - 1}, so that demonstrations can be drawn from the others",
+            mend="lower it, or training.rows",
+        )
     return Drawn(
         training=order[:count],
-        # From the other end, so that more training rows leave the demonstrations as they were.
-        pool=[row for row in reversed(order[count:]) if key(row) not in learnt][:pool],
+        # Before the last of what is left to draw demonstrations from.
+        pool=others[: min(pool, len(others) - validation)],
+        validation=others[len(others) - validation :],
         sets=sets,
         left_out=len(data.train) - len(unseen),
     )
@@ -117,8 +130,10 @@ class Demonstrator:
         settings: How many demonstrations, and how they are drawn.
         pool: What they are drawn from.
         prefix: Text before them; the student reads it, too.
-        forms: Label -> the surface form that a demonstration shows.
+        forms: Label -> the surface form that a demonstration shows. Empty where outputs are shown as they are, and
+            there is nothing to balance.
         seed: Of the draws.
+        in_order: Whether the pool's first rows are taken, not drawn.
     """
 
     settings: config.Demonstrations
@@ -126,6 +141,7 @@ class Demonstrator:
     prefix: str
     forms: dict[str, str]
     seed: int
+    in_order: bool = False
 
     def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
         """One context for each query: the same for all, or drawn anew for each.
@@ -147,25 +163,35 @@ class Demonstrator:
 
     def _context(self, seed: str, query: Row | None) -> Context:
         rng, k = random.Random(seed), self.settings.k
-        buckets = list(self._by_label.values()) if self.settings.balanced else [self.pool]
+        turns = self.pool if self.in_order else self._turns(rng, query)
+        if k > len(turns):
+            raise ConfigError(
+                f"demonstrations.k: {k} asked for, and the pool has {len(turns)} rows",
+                allowed=f"0 to {len(turns)}",
+                mend="lower k: the task brings these demonstrations itself"
+                if self.in_order
+                else "lower k or training.rows, or raise demonstrations.pool",
+            )
+        rows = turns[:k] if self.in_order else rng.sample(turns[:k], k)
+        outputs = [row.output or "" for row in rows]
+        if self.settings.answers == "shuffled":
+            outputs = rng.sample(outputs, k)
+        shots = [
+            Row(row.input, self.forms[output] if self.forms else output)
+            for row, output in zip(rows, outputs, strict=True)
+        ]
+        return Context(instruction=self.prefix or None, demonstrations=tuple(shots))
+
+    def _turns(self, rng: random.Random, query: Row | None) -> list[Row]:
+        """Drawn rows, of which the first k hold as many of each label as can be."""
+        k, balanced = self.settings.k, self.settings.balanced and self.forms
+        buckets = list(self._by_label.values()) if balanced else [self.pool]
         if query is not None and key(query) in self._keys:
             buckets = [[row for row in rows if key(row) != key(query)] for rows in buckets]
         drawn = [
             rng.sample(bucket, min(k, len(bucket))) for bucket in rng.sample(buckets, len(buckets))
         ]
-        turns = [row for turn in zip_longest(*drawn) for row in turn if row is not None]
-        if k > len(turns):
-            raise ConfigError(
-                f"demonstrations.k: {k} asked for, and the pool has {len(turns)} rows",
-                allowed=f"0 to {len(turns)}",
-                mend="lower k or training.rows, or raise demonstrations.pool",
-            )
-        rows = rng.sample(turns[:k], k)
-        labels = [row.output or "" for row in rows]
-        if self.settings.answers == "shuffled":
-            labels = rng.sample(labels, k)
-        shots = [Row(row.input, self.forms[label]) for row, label in zip(rows, labels, strict=True)]
-        return Context(instruction=self.prefix or None, demonstrations=tuple(shots))
+        return [row for turn in zip_longest(*drawn) for row in turn if row is not None]
 
     @cached_property
     def _by_label(self) -> dict[str, list[Row]]:

@@ -17,6 +17,7 @@ InstilError
 ├── HubUnreachableError     (ConnectionError)     a hub id, and no way to reach the hub
 ├── OutputExistsError       (FileExistsError)     the output folder is there already
 ├── OutputError             (OSError)             the output folder cannot be written
+├── TargetStoreError        (OSError)             a target store that is missing, unfinished, damaged or of something else
 ├── UnfinishedRunError      (FileExistsError)     an unfinished run with other settings is in the way
 ├── DiskFullError           (OSError)             not enough space for the run
 ├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
@@ -130,6 +131,12 @@ class OutputExistsError(InstilError, FileExistsError):
 
 class OutputError(InstilError, OSError):
     """The output folder cannot be written."""
+
+    __str__ = InstilError.__str__
+
+
+class TargetStoreError(InstilError, OSError):
+    """A target store is missing, unfinished or damaged, or was made from something else."""
 
     __str__ = InstilError.__str__
 

@@ -10,15 +10,17 @@ from importlib.resources import files
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
+from torch.nn.functional import cross_entropy, kl_div
 
 from instil.alignment import AlignedPair, collate
 from instil.cache import SharedPrefix
+from instil.cell import Closeness
 from instil.context import Context
+from instil.forward import completion_logits
 from instil.generation import Decoding, generate
 from instil.method import RUN_METHODS, Method
 from instil.metrics import exact_match, proportion
-from instil.model import LanguageModel, completion_logits
+from instil.model import LanguageModel
 from instil.prepared import PreparedRows
 from instil.progress import Advance
 from instil.prompt import PromptFormat
@@ -162,6 +164,75 @@ def fidelity(
         n_tokens=tokens,
         completions="gold" if gold else "teacher",
     )
+
+
+@dataclass(frozen=True)
+class GoldScore:
+    """How a method predicts gold answers, token by token.
+
+    Attributes:
+        cross_entropy: Nats a token.
+        fidelity: To the teacher, over the whole vocabulary; None if not asked for.
+    """
+
+    cross_entropy: float
+    fidelity: Closeness | None
+
+
+@torch.inference_mode()
+def score_gold(
+    judged: Judged,
+    rows: PreparedRows,
+    method: Method,
+    *,
+    compare: bool,
+    batch_size: int,
+    advance: Advance,
+) -> GoldScore:
+    """Reads gold answers as a method does, and as its teacher does.
+
+    Args:
+        judged: The models.
+        rows: With gold completions.
+        method: Who reads.
+        compare: Compare with the teacher, who reads the context; for methods that do not.
+        batch_size: Most rows in a forward pass.
+        advance: Told of progress.
+    """
+    completions, prompts = rows.need_gold(), rows.prompts(method)
+    on = method.learns is not None
+    first = judged.teacher if compare else judged.model(method)
+    with judged.adapter(on=on and not compare):
+        prefix = SharedPrefix(first.network, rows.teacher_prompts if compare else prompts)
+    scored = [len(completion) for completion in completions]
+    longest = rows.teacher_prompts if compare else prompts
+    lengths = [len(prompt) + n for prompt, n in zip(longest, scored, strict=True)]
+    entropy = kl = 0.0
+    agree = tokens = 0
+    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
+        chosen = [completions[i] for i in numbers]
+        with judged.adapter(on=on and not compare):
+            read = collate(
+                [longest[i] for i in numbers], chosen, pad_id=first.pad_id, prefix=prefix.length
+            )
+            own_NV = completion_logits(first.network, read, cache=prefix.cache(len(numbers)))
+        count = read.tokens
+        if compare:
+            teacher_NV, student = own_NV, judged.student
+            alone = collate([prompts[i] for i in numbers], chosen, pad_id=student.pad_id)
+            with judged.adapter(on=on):
+                own_NV = completion_logits(student.network, alone)
+            count += alone.tokens
+            vocabulary = min(teacher_NV.shape[-1], own_NV.shape[-1])
+            teacher_NV, own_NV = teacher_NV[:, :vocabulary], own_NV[:, :vocabulary]
+            kl += float(_kl(teacher_NV, own_NV).sum())
+            agree += int((teacher_NV.argmax(-1) == own_NV.argmax(-1)).sum())
+        gold_N = read.completion_N.to(own_NV.device)
+        entropy += float(cross_entropy(own_NV, gold_N, reduction="sum"))
+        tokens += len(gold_N)
+        advance(len(numbers), count)
+    closeness = Closeness(kl_to_teacher=max(0.0, kl / tokens), agreement=agree / tokens)
+    return GoldScore(entropy / tokens, closeness if compare else None)
 
 
 @torch.inference_mode()

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
-from instil import __version__, evaluation, targets, teacher, training
+from instil import __version__, evaluation, training
 from instil.config import Recipe
 from instil.context import Context
 from instil.evaluation import Judged
-from instil.generation import Decoding, Generated, generate
+from instil.generation import Decoding
 from instil.method import RUN_METHODS
-from instil.model import check_same_tokens, load, output_embeddings, resolve
 from instil.prepared import PreparedRows, Windows
 from instil.progress import Display
-from instil.prompt import prompt_format
 from instil.record import Finished
 from instil.resources import Recorder
 from instil.results import MethodName, MethodResult, Prediction
@@ -32,15 +29,14 @@ from instil.rows import digest
 from instil.run import Run, Staging
 from instil.split import Given, Rows, split
 from instil.stored import whole
-from instil.targets import TargetRow
+from instil.teaching import Teaching, completion_limit, load_judged
 
-UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
 
 # What the stages leave for a run that goes on, and a finished run does not keep.
-COMPLETIONS, TARGETS, PHASES = "completions.json", "targets.arrow", "phases.json"
+COMPLETIONS, TARGETS, PHASES = "completions.json", "targets", "phases.json"
 CHECKPOINTS = "checkpoints"
-INTERMEDIATE = (COMPLETIONS, TARGETS, PHASES, CHECKPOINTS)
+INTERMEDIATE = (COMPLETIONS, TARGETS, f"{TARGETS}.spent.json", PHASES, CHECKPOINTS)
 
 
 def run(
@@ -117,22 +113,9 @@ class Job:
         cls, recipe: Recipe, context: Context, rows: Rows, recorder: Recorder, display: Display
     ) -> Job:
         """Loads the models and refuses what they cannot do."""
-        display.note(f"loading {recipe.model}")
-        student = load(recipe.model, dtype=recipe.dtype)
-        teaching = student
-        other = recipe.teacher.model
-        if other is not None and resolve(other) != resolve(recipe.model):
-            display.note(f"loading {other}")
-            teaching = load(other, dtype=student.dtype)
-            check_same_tokens(teaching, student)
-        windows = Windows(teacher=teaching.window, student=student.window)
-        adapted = recipe.tuning.apply(student.network, seed=recipe.seed)
-        adapted.eval()
-        shared = teaching is student
-        student = replace(student, network=cast(PreTrainedModel, adapted))
-        if shared:  # one copy of the weights: the teacher is the student with its adapter off
-            teaching = student
-        form = prompt_format(student.tokenizer, recipe.prompt)
+        judged = load_judged(recipe, context, recipe.prompt, display)
+        windows = Windows(teacher=judged.teacher.window, student=judged.student.window)
+        form = judged.prompt_format
         learnt_gold = recipe.teacher.completions == "gold"
         inputs = PreparedRows.of("input", rows.inputs, form, context, gold=learnt_gold)
         held_out = PreparedRows.of("evaluation row", rows.evaluation, form, context, gold=True)
@@ -140,10 +123,11 @@ class Job:
             inputs.need_gold()
         shots = [form.completion_ids(row) for row in context.demonstrations]
         known = [len(ids) for ids in [*shots, *inputs.gold, *held_out.gold] if ids]
-        limit = recipe.teacher.max_new_tokens or _limit([inputs, held_out], known, windows)
+        limit = recipe.teacher.max_new_tokens or completion_limit(
+            [inputs, held_out], known, windows
+        )
         for prepared in (inputs, held_out):
             prepared.check(limit, windows)
-        judged = Judged(teaching, student, form, context)
         return cls(recipe, inputs, held_out, judged, windows, limit, recorder, display)
 
     @property
@@ -174,7 +158,7 @@ class Job:
     def needed_bytes(self) -> int:
         """Space that the run will take at most: adapter, two checkpoints with optimiser, targets."""
         longest = len(self.inputs.rows) * self.recipe.teacher.samples * self.max_new_tokens
-        kept = min(self.recipe.teacher.top_k, len(self.judged.student.tokenizer))
+        kept = min(self.teaching.top_k, len(self.judged.student.tokenizer))
         stored = longest * kept * 8 if self.recipe.objective.needs_targets else 0
         return FIXED_BYTES + self.trainable * 4 * 7 + stored
 
@@ -183,93 +167,35 @@ class Job:
         path = folder / COMPLETIONS
         if path.exists():
             return _Completions(**json.loads(path.read_text(encoding="utf-8")))
-        settings = self.recipe.teacher
-        learnt: list[tuple[int, list[int]]] = []
-        truncated = 0
-        if settings.completions == "gold":
-            learnt = list(enumerate(self.inputs.need_gold()))
-        else:
-            for sample in range(settings.samples):
-                seed = self.recipe.seed * settings.samples + sample
-                made = self._generate(self.inputs, settings.sampling_temperature, seed)
-                truncated += sum(not one.finished for one in made)
-                learnt += [(n, one.ids) for n, one in enumerate(made)]
+        learnt, truncated = self.teaching.completions(
+            self.inputs, max_new_tokens=self.max_new_tokens
+        )
         held_out = self.held_out.gold_completions
         if held_out is None:
-            held_out = [one.ids for one in self._generate(self.held_out, 0.0, 0)]
-        if truncated:
-            self.display.warn(
-                f"{truncated} of {len(learnt)} completions were cut at {self.max_new_tokens} "
-                "tokens; a larger --max-new-tokens lets the teacher finish"
-            )
+            decoding = Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
+            held_out = [one.ids for one in self.teaching.write(self.held_out, decoding)]
         kept = _Completions(learnt, held_out, truncated)
         with whole(path) as work:
             work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
         return kept
 
-    def _generate(self, prepared: PreparedRows, temperature: float, seed: int) -> list[Generated]:
-        prompts = prepared.teacher_prompts
-        decoding = Decoding(
-            max_new_tokens=self.max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            batch_size=self.recipe.evaluation.batch_size,
-        )
-        with (
-            self.recorder.phase("generate"),
-            self.judged.adapter(on=False),
-            self.display.bar("teacher writes completions", len(prompts)) as bar,
-        ):
-            advance = self.recorder.advance("generate", bar.advance)
-            return generate(
-                self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
-            )
-
-    def _target_rows(self, folder: Path, completions: _Completions) -> list[TargetRow]:
-        """What training reads; the teacher scores it once."""
-        learnt = sorted(completions.training)  # one order, whatever the objective
-        pairs = self.inputs.pairs(learnt, self.windows)
-        if not self.recipe.objective.needs_targets:
-            return [TargetRow(p.row, p.student_prompt, p.completion, None) for p in pairs]
-        path, top_k = folder / TARGETS, self.recipe.teacher.top_k
-        temperature = self.recipe.objective.temperature  # type: ignore[union-attr]
-        fingerprint = self._fingerprint(
-            rows=digest(self.inputs.rows),
-            prompt=self.recipe.prompt.model_dump(mode="json"),
-            completions=learnt,
-            top_k=top_k,
-            temperature=temperature,
-        )
-        kept = targets.read(path, fingerprint=fingerprint)
-        if kept is None:
-            network = self.judged.student.network
-            with (
-                self.recorder.phase("teach"),
-                self.judged.adapter(on=False),
-                self.display.bar("teacher scores completions", len(pairs)) as bar,
-            ):
-                scored = teacher.score(
-                    self.judged.teacher,
-                    pairs,
-                    vocabulary=cast(Any, output_embeddings(network)).weight.shape[0],
-                    top_k=top_k,
-                    temperature=temperature,
-                    batch_size=self.recipe.evaluation.batch_size,
-                    advance=self.recorder.advance("teach", bar.advance),
-                )
-                targets.write(path, scored, fingerprint=fingerprint, temperature=temperature)
-            kept = targets.read(path, fingerprint=fingerprint) or []
-        return sorted(kept, key=lambda row: (row.row, row.completion))
+    @property
+    def teaching(self) -> Teaching:
+        """The teacher at work."""
+        return Teaching(self.recipe, self.judged, self.recorder, self.display)
 
     def train(self, folder: Path, completions: _Completions) -> training.TrainingReport:
         """Trains the student on stored targets."""
-        rows = self._target_rows(folder, completions)
+        learnt = sorted(completions.training)  # one order, whatever the objective
+        pairs = self.inputs.pairs(learnt, self.windows)
+        objective = self.recipe.objective
+        rows, _ = self.teaching.lessons(pairs, objective, folder / TARGETS)
         student = self.judged.student
         with self.recorder.phase("train"):
             return training.train(
                 cast(Any, student.network),
                 rows,
-                objective=self.recipe.objective,
+                objective=objective,
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
                 pad_id=student.pad_id,
@@ -278,6 +204,7 @@ class Job:
                     "train", tokens=tokens, steps=steps
                 ),
                 display=self.display,
+                online=self.teaching.online(pairs, objective),
             )
 
     def evaluate(self, trained: training.TrainingReport, completions: _Completions) -> Finished:
@@ -325,16 +252,3 @@ class Job:
             truncated=completions.truncated,
             costs=self.recorder.costs(),
         )
-
-
-def _limit(sets: Sequence[PreparedRows], known: Sequence[int], windows: Windows) -> int:
-    """Limit of an answer where none is given: room to spare over the longest known one, as far as the windows allow."""
-    longest = max(known, default=0)
-    limit = 2 * longest + 8 if known else UNKNOWN_LENGTH
-    for window, prompts in (
-        (windows.teacher, [ids for rows in sets for ids in rows.teacher_prompts]),
-        (windows.student, [ids for rows in sets for ids in rows.student_prompts]),
-    ):
-        if window is not None:
-            limit = min(limit, window - max(map(len, prompts)))
-    return max(limit, longest, 1)

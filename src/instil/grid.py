@@ -19,12 +19,14 @@ import yaml
 from pydantic import Field
 
 from instil import __version__
-from instil.config import Demonstrations, Recipe, Student, Teacher, Training
+from instil.config import Demonstrations, Evaluation, Recipe, Student, Teacher, Training
 from instil.errors import ConfigError, InstilError
 from instil.method import METHODS
+from instil.objective.cross_entropy import CrossEntropy
 from instil.objective.label_kl import LabelKL
 from instil.rows import read_text
 from instil.task.source import file_digest
+from instil.task.writing import WritingTask
 from instil.tuning import LoRA
 
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
@@ -242,14 +244,22 @@ def effective(recipe: Recipe) -> Recipe:
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]
+    written = isinstance(recipe.task, WritingTask)
+    # How long an answer may be is set with the teacher and holds for whoever writes.
+    unread_teacher = Teacher(max_new_tokens=recipe.teacher.max_new_tokens)
     reads_context = method.context or method.teacher
     reset: dict[str, Any] = {}
     if method.learns is None:
-        reset |= {"tuning": LoRA(), "training": Training()}
+        judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
+        reset |= {
+            "tuning": LoRA(),
+            "training": Training(),
+            "evaluation": recipe.evaluation.model_copy(update=judged),
+        }
     if method.learns != "targets":
-        reset["objective"] = LabelKL()
+        reset["objective"] = CrossEntropy() if written else LabelKL()
     if not method.teacher:
-        reset["teacher"] = Teacher()
+        reset["teacher"] = unread_teacher
     if not reads_context:
         reset["demonstrations"] = Demonstrations()
     elif method.learns is None:  # demonstrations are drawn from what training leaves
@@ -258,19 +268,20 @@ def effective(recipe: Recipe) -> Recipe:
         reset["student"] = Student()
     if method.teacher:
         unread: dict[str, Any] = {}
-        if method.learns is None or _over(recipe) == "labels":
-            unread["top_k"] = Teacher().top_k
+        if method.learns is None:  # what it writes is judged, and nothing learns from it
+            unread = unread_teacher.model_dump(
+                include={"completions", "samples", "sampling_temperature", "top_k"}
+            )
+        elif not recipe.objective.needs_targets or (
+            isinstance(recipe.objective, LabelKL) and recipe.objective.over == "labels"
+        ):
+            unread["top_k"] = unread_teacher.top_k
         if recipe.demonstrations.k == 0:
             unread["contexts"] = 1
             pool = recipe.demonstrations.pool
             reset["demonstrations"] = Demonstrations(k=0, pool=pool)
         reset["teacher"] = recipe.teacher.model_copy(update=unread)
     return recipe.model_copy(update=reset)
-
-
-def _over(recipe: Recipe) -> str:
-    assert isinstance(recipe.objective, LabelKL)
-    return recipe.objective.over
 
 
 def _matters(
@@ -330,4 +341,6 @@ def _digest(recipe: Recipe) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "+".join(str(v) if k == "name" else f"{k}{_short(v)}" for k, v in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # losses of a sum
+        return ",".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instil.cell import LabelFidelity, LabelPrediction, SetScore, SingleContext
+from instil.cell import CellPrediction, Closeness, SetScore, SingleContext
 from instil.draw import EvaluationSet
 from instil.metrics import calibration_error, confusion, proportion
 
@@ -53,12 +53,12 @@ class Judgement:
             single_contexts=self.singles,
         )
 
-    def predictions(self, labels: Sequence[str], one: EvaluationSet) -> Iterator[LabelPrediction]:
+    def predictions(self, labels: Sequence[str], one: EvaluationSet) -> Iterator[CellPrediction]:
         """One line a row."""
         named = _named(labels, self.probs_RL)
         for number, (row, predicted) in enumerate(zip(one.rows, named, strict=True)):
             values = [round(p, 6) for p in self.probs_RL[number].tolist()]
-            yield LabelPrediction(
+            yield CellPrediction(
                 set=one.name,
                 row=number,
                 input=row.input,
@@ -78,10 +78,10 @@ def _named(labels: Sequence[str], probs_RL: Tensor) -> list[str]:
     return [labels[i] for i in probs_RL.argmax(-1).tolist()]
 
 
-def _fidelity(teacher_RL: Tensor, student_RL: Tensor) -> LabelFidelity:
+def _fidelity(teacher_RL: Tensor, student_RL: Tensor) -> Closeness:
     p, q = teacher_RL.double(), student_RL.double().clamp(min=1e-12)
     kl_RL = torch.special.xlogy(p, p) - p * q.log()
     agree = (p.argmax(-1) == q.argmax(-1)).double()
-    return LabelFidelity(
+    return Closeness(
         kl_to_teacher=max(0.0, float(kl_RL.sum(-1).mean())), agreement=float(agree.mean())
     )

@@ -10,7 +10,8 @@ from torch import Tensor
 from instil.alignment import check_window, collate, pack
 from instil.cache import SharedPrefix
 from instil.errors import AlignmentError
-from instil.model import LanguageModel, completion_logits
+from instil.forward import completion_logits
+from instil.model import LanguageModel
 from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance
 

@@ -37,6 +37,7 @@ class LabelLesson:
     prompt: list[int]
     completions: Sequence[list[int]]
     targets: LabelTargets
+    teacher_prompt: None = None
 
     @property
     def sequences(self) -> list[tuple[list[int], list[int]]]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,13 +25,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from instil import bundled
+from instil import attention, bundled
 from instil.errors import (
     HubUnreachableError,
     TokenizerMismatchError,
     TuningError,
     UnknownModelError,
 )
+from instil.forward import output_embeddings
 
 # A bfloat16 speed-up below this is not worth its rounding.
 WORTHWHILE_SPEEDUP = 1.3
@@ -136,6 +136,7 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     # A slice of the hidden states is not contiguous; on CPU `linear` then turns into a batched product that copies the
     # whole output embedding once a row (0.9 GB for 16 rows of a vocabulary of 49k).
     output_embeddings(network).register_forward_pre_hook(_contiguous)
+    attention.install(network)
     # The model's own settings may penalise repetition or cut the distribution; that would judge prompts of different
     # length by different rules.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -307,33 +308,6 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
     faster = seconds(torch.float32) / seconds(torch.bfloat16)
     return torch.bfloat16 if faster >= WORTHWHILE_SPEEDUP else torch.float32
-
-
-def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
-    """Logits (N, V), float32, of exactly the batch's N completion tokens.
-
-    Args:
-        network: The model, wrapped or not.
-        batch: An `alignment.Batch`.
-        cache: Keys and values of the prefix that the batch left out.
-    """
-    device, mask = network.device, batch.attention_mask
-    output = network(
-        input_ids=batch.input_ids_BL.to(device),
-        attention_mask=mask.to(device, network.dtype if mask.is_floating_point() else None),
-        position_ids=batch.position_ids_BL.to(device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=batch.predicts_BL.to(device),
-    )
-    logits_NV: Tensor = output.logits
-    return logits_NV.float()
-
-
-def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:
-    """The layer that turns hidden states into logits, one row a token of the vocabulary."""
-    layer: torch.nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return layer
 
 
 def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

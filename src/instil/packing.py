@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from instil.alignment import pack
-from instil.model import completion_logits
+from instil.attention import reads_bounds
+from instil.forward import completion_logits
 
 # Tokens of one packed row: enough to keep the processor busy, while attention, which grows with their square, is small.
 PACKED_TOKENS = 384
@@ -16,16 +17,17 @@ PACKED_TOKENS = 384
 LONG_PREFIX = 128
 
 
-def packs(lengths: Sequence[int]) -> Iterator[list[int]]:
+def packs(lengths: Sequence[int], *, most: int | None = None) -> Iterator[list[int]]:
     """Cuts rows into groups for one packed row each, and yields their numbers.
 
     Args:
         lengths: Tokens that each row adds.
+        most: Tokens of one packed row; None: what pays for short ones.
     """
     group: list[int] = []
     tokens = 0
     for number, length in enumerate(lengths):
-        if group and tokens + length > PACKED_TOKENS:
+        if group and tokens + length > (most or PACKED_TOKENS):
             yield group
             group, tokens = [], 0
         group.append(number)
@@ -50,8 +52,13 @@ def keeps_apart(
     if getattr(network.config.get_text_config(), "sliding_window", None) or network.training:
         return False
     changed = [token + 1 if token == 0 else token - 1 for token in one[0]]
-    before, after = (
-        completion_logits(network, pack([prompt, other[0]], [one[1], other[1]]))[len(one[1]) :]
-        for prompt in (one[0], changed)
-    )
-    return torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max()))
+    for masked in {True, not reads_bounds(network)}:
+        before, after = (
+            completion_logits(network, pack([prompt, other[0]], [one[1], other[1]], masked=masked))[
+                len(one[1]) :
+            ]
+            for prompt in (one[0], changed)
+        )
+        if not torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max())):
+            return False
+    return True

@@ -41,7 +41,14 @@ class PreparedRows:
 
     @classmethod
     def of(
-        cls, name: str, rows: Sequence[Row], form: PromptFormat, context: Context, *, gold: bool
+        cls,
+        name: str,
+        rows: Sequence[Row],
+        form: PromptFormat,
+        context: Context | Sequence[Context],
+        *,
+        gold: bool,
+        student: Context = NO_CONTEXT,
     ) -> PreparedRows:
         """Renders and tokenises rows.
 
@@ -49,12 +56,14 @@ class PreparedRows:
             name: What a row of the set is called in messages.
             rows: The rows.
             form: Renders the prompts.
-            context: What the teacher reads.
+            context: What the teacher reads: the same for all rows, or one a row.
             gold: Whether gold completions are needed.
+            student: What the student reads, too.
 
         Raises:
             FieldError: an output cannot be a completion in this format; names the row.
         """
+        contexts = [context] * len(rows) if isinstance(context, Context) else context
         completions: list[list[int] | None] = []
         for number, row in enumerate(rows, 1):
             try:
@@ -65,8 +74,10 @@ class PreparedRows:
         return cls(
             name=name,
             rows=list(rows),
-            teacher_prompts=[form.prompt_ids(row.input, context) for row in rows],
-            student_prompts=[form.prompt_ids(row.input, NO_CONTEXT) for row in rows],
+            teacher_prompts=[
+                form.prompt_ids(row.input, read) for row, read in zip(rows, contexts, strict=True)
+            ],
+            student_prompts=[form.prompt_ids(row.input, student) for row in rows],
             gold=completions,
         )
 

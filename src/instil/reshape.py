@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from instil.errors import ConfigError
-from instil.model import output_embeddings
+from instil.forward import output_embeddings
 
 HEAD_STD = 0.02  # of a new head's weights, as transformers starts one
 

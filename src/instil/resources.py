@@ -87,6 +87,20 @@ class Recorder:
                 with whole(self._path) as work:
                     work.write_text(json.dumps(tallies), encoding="utf-8")
 
+    @contextmanager
+    def instead(self, name: Phase, *, of: Phase) -> Iterator[Recorder]:
+        """Measures what runs inside as one phase, and takes it off another one, within which it stands.
+
+        Gives the recorder that is to be told of what runs inside.
+        """
+        inner = Recorder()
+        with inner.phase(name):
+            yield inner
+        spent = inner.spent(name)
+        self.add(name, spent)
+        taken = ("wall_seconds", "cpu_user_seconds", "cpu_system_seconds")
+        self.add(of, {field: -spent[field] for field in taken})
+
     def add(self, name: Phase, spent: dict[str, float]) -> None:
         """Adds what another recorder measured, as its `spent` gave it."""
         self._tallies[name] = self._tally(name).plus(_Tally(**spent))  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from instil.cell import CELL, FAILURE, Failure
+from instil.cell import CELL, FAILURE, Cell, Failure
 from instil.config import Recipe
 from instil.errors import InstilError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
@@ -32,6 +32,7 @@ from instil.progress import Display, Relay, StudyDisplay
 from instil.split import Given
 from instil.stored import whole
 from instil.study_index import CELLS, INDEX, StudyIndex
+from instil.task.writing import WritingTask
 
 TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
 DONE = (CELL, "results.json")
@@ -186,7 +187,9 @@ def _in_process(
     method = "forkserver" if sys.platform != "win32" else "spawn"
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["instil.classification", "instil.experiment"])
+        context.set_forkserver_preload(
+            ["instil.classification", "instil.experiment", "instil.writing"]
+        )
     here, there = context.Pipe(duplex=False)
     process = context.Process(
         target=_work, args=(there, settings, cell.name, dict(cell.varied), work, targets)
@@ -259,7 +262,14 @@ def _do(
 
         experiment.run(recipe, Given.read(recipe), output=work, display=display)
         return
-    from instil.classification import run_cell
-
     work.mkdir(parents=True)
-    run_cell(recipe, work, name=name, varied=varied, store=targets, display=display)
+    run_task(recipe, work, name=name, varied=varied, store=targets, display=display)
+
+
+def run_task(recipe: Recipe, folder: Path, **how: Any) -> Cell:
+    """Runs a recipe with a task in this process; see `classification.run_cell`, which has the same arguments."""
+    if isinstance(recipe.task, WritingTask):
+        from instil.writing import run_cell
+    else:
+        from instil.classification import run_cell
+    return run_cell(recipe, folder, **how)

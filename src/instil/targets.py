@@ -1,29 +1,23 @@
-"""The teacher's targets: its K likeliest tokens, their log-probabilities and the exact mass of all others.
-
-Kept in one Arrow file, keyed by a fingerprint of all that they depend on.
-"""
+"""The teacher's targets: its K likeliest tokens, their log-probabilities and the exact mass of all others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 
-import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from instil.alignment import AlignedPair
-from instil.stored import whole
-
-# Stands for the log of a probability of 0: its exp is 0, and 0 times it is 0 and not NaN.
-LOG_ZERO = -1e4
+from instil.objective.outcomes import LOG_ZERO as LOG_ZERO
 
 
 @dataclass(frozen=True)
 class Targets:
     """The teacher's prediction of N completion tokens.
+
+    Where one token keeps fewer than K, its row ends in padding: any id, the log-probability `LOG_ZERO`, not kept.
 
     Attributes:
         ids_NK: The K likeliest tokens, likeliest first.
@@ -31,6 +25,7 @@ class Targets:
         log_tail_N: Log of the probability of all other tokens.
         logsumexp_N: Log-sum-exp of the logits over the temperature: `temperature * (logprobs + logsumexp)` are the raw logits.
         temperature: Of the softmax.
+        kept_NK: Which entries are no padding, bool; None: all.
     """
 
     ids_NK: Tensor
@@ -38,6 +33,7 @@ class Targets:
     log_tail_N: Tensor
     logsumexp_N: Tensor
     temperature: float
+    kept_NK: Tensor | None = None
 
     @classmethod
     def of(cls, logits_NV: Tensor, *, top_k: int, temperature: float) -> Targets:
@@ -54,29 +50,54 @@ class Targets:
             temperature=temperature,
         )
 
+    def part(self, start: int, end: int) -> Targets:
+        """The targets of the tokens from `start` up to `end`."""
+        return Targets(
+            self.ids_NK[start:end],
+            self.logprobs_NK[start:end],
+            self.log_tail_N[start:end],
+            self.logsumexp_N[start:end],
+            self.temperature,
+            None if self.kept_NK is None else self.kept_NK[start:end],
+        )
+
     def split(self, lengths: Sequence[int]) -> list[Targets]:
         """Cuts the N tokens into runs of the given lengths."""
-        ends = list(accumulate(lengths))
-        return [
-            Targets(
-                self.ids_NK[start:end],
-                self.logprobs_NK[start:end],
-                self.log_tail_N[start:end],
-                self.logsumexp_N[start:end],
-                self.temperature,
-            )
-            for start, end in pairwise([0, *ends])
-        ]
+        return [self.part(start, end) for start, end in pairwise([0, *accumulate(lengths)])]
 
     @classmethod
     def cat(cls, parts: Sequence[Targets]) -> Targets:
-        """Joins the targets of several rows."""
+        """Joins the targets of several rows; those that keep fewer tokens are padded."""
+        widest = max(part.ids_NK.shape[1] for part in parts)
+        wide = [part._padded(widest) for part in parts]
+        kept = None
+        if any(part.kept_NK is not None for part in wide):
+            kept = torch.cat([part._kept for part in wide])
         return cls(
-            ids_NK=torch.cat([part.ids_NK for part in parts]),
-            logprobs_NK=torch.cat([part.logprobs_NK for part in parts]),
-            log_tail_N=torch.cat([part.log_tail_N for part in parts]),
-            logsumexp_N=torch.cat([part.logsumexp_N for part in parts]),
+            ids_NK=torch.cat([part.ids_NK for part in wide]),
+            logprobs_NK=torch.cat([part.logprobs_NK for part in wide]),
+            log_tail_N=torch.cat([part.log_tail_N for part in wide]),
+            logsumexp_N=torch.cat([part.logsumexp_N for part in wide]),
             temperature=parts[0].temperature,
+            kept_NK=kept,
+        )
+
+    @property
+    def _kept(self) -> Tensor:
+        if self.kept_NK is not None:
+            return self.kept_NK
+        return torch.ones_like(self.ids_NK, dtype=torch.bool)
+
+    def _padded(self, width: int) -> Targets:
+        """The same targets with `width` entries a token."""
+        more = width - self.ids_NK.shape[1]
+        if not more:
+            return self
+        return replace(
+            self,
+            ids_NK=pad(self.ids_NK, (0, more)),
+            logprobs_NK=pad(self.logprobs_NK, (0, more), value=LOG_ZERO),
+            kept_NK=pad(self._kept, (0, more)),
         )
 
     def to(self, device: torch.device) -> Targets:
@@ -87,6 +108,7 @@ class Targets:
             self.log_tail_N.to(device),
             self.logsumexp_N.to(device),
             self.temperature,
+            None if self.kept_NK is None else self.kept_NK.to(device),
         )
 
 
@@ -98,6 +120,7 @@ class TargetRow:
     student_prompt: list[int]
     completion: list[int]
     targets: Targets | None
+    teacher_prompt: list[int] | None = None
 
     @property
     def sequences(self) -> list[tuple[list[int], list[int]]]:
@@ -108,81 +131,3 @@ class TargetRow:
     def terms(self) -> int:
         """Terms that the row adds to the loss: its completion's tokens."""
         return len(self.completion)
-
-
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("student_prompt", pa.list_(pa.int32())),
-        ("completion", pa.list_(pa.int32())),
-        ("ids", pa.list_(pa.list_(pa.int32()))),
-        ("logprobs", pa.list_(pa.list_(pa.float32()))),
-        ("log_tail", pa.list_(pa.float32())),
-        ("logsumexp", pa.list_(pa.float32())),
-    ]
-)
-
-
-def write(
-    path: Path, rows: Iterable[tuple[AlignedPair, Targets]], *, fingerprint: str, temperature: float
-) -> None:
-    """Writes all targets, or nothing: the file gets its name when it is whole.
-
-    Args:
-        path: The Arrow file.
-        rows: Pairs with their targets.
-        fingerprint: Of all that the targets depend on.
-        temperature: Of the targets.
-    """
-    schema = _SCHEMA.with_metadata({"fingerprint": fingerprint, "temperature": repr(temperature)})
-    with (
-        whole(path) as work,
-        pa.OSFile(str(work), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        for pair, targets in rows:
-            record = {
-                "row": pair.row,
-                "student_prompt": pair.student_prompt,
-                "completion": pair.completion,
-                "ids": targets.ids_NK.int().tolist(),
-                "logprobs": targets.logprobs_NK.tolist(),
-                "log_tail": targets.log_tail_N.tolist(),
-                "logsumexp": targets.logsumexp_N.tolist(),
-            }
-            writer.write_batch(pa.RecordBatch.from_pylist([record], schema=schema))
-
-
-def read(path: Path, *, fingerprint: str) -> list[TargetRow] | None:
-    """Reads what `write` wrote; None if there is no file or it was made from something else."""
-    if not path.exists():
-        return None
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    metadata = table.schema.metadata
-    if metadata[b"fingerprint"].decode() != fingerprint:
-        return None
-    temperature = float(metadata[b"temperature"])
-    rows = []
-    for number in range(len(table)):
-        record = {name: table[name][number].values for name in table.column_names[1:]}
-        rows.append(
-            TargetRow(
-                row=table["row"][number].as_py(),
-                student_prompt=record["student_prompt"].to_pylist(),
-                completion=record["completion"].to_pylist(),
-                targets=Targets(
-                    ids_NK=_matrix(record["ids"]).long(),
-                    logprobs_NK=_matrix(record["logprobs"]),
-                    log_tail_N=torch.tensor(record["log_tail"].to_numpy()),
-                    logsumexp_N=torch.tensor(record["logsumexp"].to_numpy()),
-                    temperature=temperature,
-                ),
-            )
-        )
-    return rows
-
-
-def _matrix(lists: pa.ListArray) -> Tensor:
-    """A list of equally long lists as a tensor, with no Python object an element."""
-    return torch.tensor(lists.flatten().to_numpy()).reshape(len(lists), -1)

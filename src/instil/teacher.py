@@ -3,53 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from instil.alignment import AlignedPair, collate
+from instil.alignment import AlignedPair, collate, pack
+from instil.attention import reads_bounds
 from instil.cache import SharedPrefix
-from instil.model import LanguageModel, completion_logits
+from instil.forward import completion_logits, read
+from instil.model import LanguageModel
+from instil.packing import keeps_apart, packs
 from instil.progress import Advance
 from instil.targets import Targets
 
+PACKED_TOKENS = 768  # of one forward pass, without the context
 
-@torch.inference_mode()
-def score(
-    teacher: LanguageModel,
-    pairs: Sequence[AlignedPair],
-    *,
-    vocabulary: int,
-    top_k: int,
-    temperature: float,
-    batch_size: int,
-    advance: Advance,
-) -> Iterator[tuple[AlignedPair, Targets]]:
-    """Yields each pair with the teacher's targets for its completion, in no particular order.
 
-    Args:
+@dataclass(frozen=True)
+class Scorer:
+    """A teacher that has read what all its prompts begin with.
+
+    Attributes:
         teacher: The model; an adapter on it must be off.
-        pairs: What to score.
+        pairs: All that it may be asked to score.
+        prefix: What their prompts share.
+        packed: Whether it reads several pairs in one row.
         vocabulary: Size of the student's output: a teacher's padding beyond it gets no probability.
         top_k: Log-probabilities kept a token.
         temperature: Of the targets.
-        batch_size: Most rows in a forward pass.
+        batch_size: Most rows in a forward pass, where they are not packed.
         advance: Told of progress.
     """
-    prefix = SharedPrefix(teacher.network, [pair.teacher_prompt for pair in pairs])
-    advance(0, prefix.length)
-    scored = [len(pair.completion) for pair in pairs]
-    lengths = [len(pair.teacher_prompt) + n for pair, n in zip(pairs, scored, strict=True)]
-    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
-        chosen = [pairs[i] for i in numbers]
-        completions = [pair.completion for pair in chosen]
-        batch = collate(
-            [pair.teacher_prompt for pair in chosen],
-            completions,
-            pad_id=teacher.pad_id,
-            prefix=prefix.length,
+
+    teacher: LanguageModel
+    pairs: Sequence[AlignedPair]
+    prefix: SharedPrefix
+    packed: bool
+    vocabulary: int
+    top_k: int
+    temperature: float
+    batch_size: int
+    advance: Advance
+
+    @classmethod
+    @torch.inference_mode()
+    def of(
+        cls,
+        teacher: LanguageModel,
+        pairs: Sequence[AlignedPair],
+        *,
+        vocabulary: int,
+        top_k: int,
+        temperature: float,
+        batch_size: int,
+        advance: Advance,
+    ) -> Scorer:
+        """Reads what the prompts share."""
+        prefix = SharedPrefix(teacher.network, [pair.teacher_prompt for pair in pairs])
+        advance(0, prefix.length)
+        ends = ((p.teacher_prompt[-1:], p.completion) for p in (pairs[0], pairs[-1]))
+        packed = reads_bounds(teacher.network) and prefix.can_lend
+        return cls(
+            teacher=teacher,
+            pairs=pairs,
+            prefix=prefix,
+            packed=packed and keeps_apart(teacher.network, *ends),
+            vocabulary=vocabulary,
+            top_k=top_k,
+            temperature=temperature,
+            batch_size=batch_size,
+            advance=advance,
         )
-        logits_NV = completion_logits(teacher.network, batch, cache=prefix.cache(len(chosen)))
-        targets = Targets.of(logits_NV[:, :vocabulary], top_k=top_k, temperature=temperature)
-        targets = targets.to(torch.device("cpu"))
-        advance(len(chosen), batch.tokens)
-        yield from zip(chosen, targets.split([len(c) for c in completions]), strict=True)
+
+    @torch.inference_mode()
+    def score(self, numbers: Sequence[int]) -> Iterator[tuple[int, Targets]]:
+        """Yields pairs, by their numbers, with the targets for their completions, in any order."""
+        chosen = [self.pairs[number] for number in numbers]
+        shared, scored = self.prefix.length, [len(pair.completion) for pair in chosen]
+        own = [len(p.teacher_prompt) - shared + n for p, n in zip(chosen, scored, strict=True)]
+        if self.packed:
+            groups = packs(own, most=PACKED_TOKENS)
+        else:
+            lengths = [shared + n for n in own]
+            groups = self.prefix.batches(lengths, batch_size=self.batch_size, scored=scored)
+        for group in groups:
+            completions = [chosen[i].completion for i in group]
+            targets = self._targets([chosen[i].teacher_prompt for i in group], completions)
+            parts = targets.split([len(completion) for completion in completions])
+            self.advance(len(group), sum(own[i] - 1 for i in group))
+            yield from zip([numbers[i] for i in group], parts, strict=True)
+
+    def _targets(self, prompts: list[list[int]], completions: list[list[int]]) -> Targets:
+        shared, network = self.prefix.length, self.teacher.network
+        if self.packed:
+            batch = pack(prompts, completions, prefix=shared, masked=False)
+            with self.prefix.lent() as cache:
+                reading = read(network, batch, cache=cache)
+        else:
+            batch = collate(prompts, completions, pad_id=self.teacher.pad_id, prefix=shared)
+            reading = read(network, batch, cache=self.prefix.cache(len(prompts)))
+        if reading.head is None:
+            cache = self.prefix.cache(len(prompts))
+            batch = collate(prompts, completions, pad_id=self.teacher.pad_id, prefix=shared)
+            return self._kept(completion_logits(network, batch, cache=cache))
+        return Targets.cat([self._kept(logits_CV) for logits_CV in reading.logits()])
+
+    def _kept(self, logits_NV: torch.Tensor) -> Targets:
+        targets = Targets.of(
+            logits_NV[:, : self.vocabulary], top_k=self.top_k, temperature=self.temperature
+        )
+        return targets.to(torch.device("cpu"))

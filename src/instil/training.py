@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -26,14 +28,18 @@ from typing_extensions import override
 
 from instil import config
 from instil.alignment import Batch, collate, pack
+from instil.attention import reads_bounds
+from instil.chunked import chunked_sum
 from instil.errors import NotFiniteLossError
-from instil.model import completion_logits
+from instil.forward import completion_logits, read
 from instil.objective import Objective
+from instil.online import OnlineTeacher
 from instil.packing import keeps_apart
 from instil.progress import Advance, Bar, Display
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
-LONGEST_PACK = 1024  # tokens
+LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
+MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
 
@@ -48,6 +54,10 @@ class Lesson(Protocol):
     @property
     def terms(self) -> int:
         """Terms that it adds to the loss, which is their mean."""
+
+    @property
+    def teacher_prompt(self) -> list[int] | None:
+        """What an online teacher reads before the completion, in token ids; None where there is no such teacher."""
 
     @property
     def targets(self) -> Any:
@@ -79,6 +89,9 @@ def train(
     resumable: bool = True,
     advance: Advance,
     display: Display,
+    online: OnlineTeacher | None = None,
+    observe: Callable[[int], None] | None = None,
+    at_steps: int | None = None,
 ) -> TrainingReport:
     """Trains the student in place; goes on from the last checkpoint if there is one.
 
@@ -93,6 +106,9 @@ def train(
         resumable: Write checkpoints; they take an adapter's weights, not a base model's.
         advance: Told of progress.
         display: Shows progress.
+        online: Runs beside the student, for losses of hidden states.
+        observe: Called with the number of the step, the student in evaluation mode.
+        at_steps: It is called each so many steps, and after the last one.
 
     Raises:
         NotFiniteLossError: the loss became NaN or infinite.
@@ -114,11 +130,19 @@ def train(
             args=arguments,
             train_dataset=_Rows(rows),
             data_collator=_Collator(
-                pad_id, packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0])
+                pad_id,
+                packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0]),
+                masked=not reads_bounds(student),
+                online=online,
             ),
-            callbacks=[_Show(bar, advance), interrupt],
+            callbacks=[
+                _Show(bar, advance),
+                interrupt,
+                *([_Observe(student, observe, at_steps)] if observe and at_steps else []),
+            ],
             objective=objective,
             advance=advance,
+            online=online,
         )
         trainer.remove_callback(_printer())
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -185,11 +209,18 @@ class DistillationTrainer(Trainer):
     """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
 
     def __init__(
-        self, *, objective: Callable[..., Tensor], advance: Advance, **kwargs: Any
+        self,
+        *,
+        objective: Objective,
+        advance: Advance,
+        online: OnlineTeacher | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.objective: Callable[..., Tensor] = objective
+        self.objective: Any = objective
         self.advance: Advance = advance
+        self.online = online
+        self.chunks = True
         # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
         self.model_accepts_loss_kwargs = True
 
@@ -202,15 +233,10 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         batch: Batch = inputs["batch"]
-        targets: Any = inputs["targets"]
-        logits_NV = completion_logits(model, batch)
-        device = logits_NV.device
-        loss_N = self.objective(
-            logits_NV, batch.completion_N.to(device), targets.to(device) if targets else None
-        )
+        loss = self._summed(model, inputs)
         self.advance(0, batch.tokens)
-        count = num_items_in_batch if num_items_in_batch is not None else len(loss_N)
-        loss: Tensor = loss_N.sum() / count
+        count = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
+        loss = loss / count
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
         if not torch.isfinite(loss):
@@ -219,6 +245,51 @@ class DistillationTrainer(Trainer):
                 allowed="a finite number",
                 mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
             )
+        return loss
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Runs an adapter's float32 weights in the base's bfloat16, in which its activations are anyway."""
+        network = self.accelerator.unwrap_model(self.model)
+        if not isinstance(network, PeftModel) or network.dtype != torch.bfloat16:
+            yield
+            return
+        with (
+            disable_input_dtype_casting(network),
+            torch.autocast(network.device.type, dtype=torch.bfloat16),
+        ):
+            yield
+
+    def _summed(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """The loss summed over all terms of a batch."""
+        batch, objective = inputs["batch"], self.objective
+        completion_N, targets = batch.completion_N, inputs["targets"]
+        if not (objective.by_position and self.chunks):
+            with self.computing():
+                logits_NV = completion_logits(model, batch)
+            device = logits_NV.device
+            given = targets.to(device) if targets else None
+            loss: Tensor = objective(logits_NV, completion_N.to(device), given).sum()
+            return loss
+        with self.computing():
+            reading = read(model, batch, layers=objective.needs_hidden_states)
+        if reading.head is None:  # capped or scaled logits: take them as the model gives them
+            self.chunks = False
+            return self._summed(model, inputs)
+        device = reading.hidden_ND.device
+        loss = torch.zeros((), device=device)
+        if objective.needs_logits:
+            completion_N, given = completion_N.to(device), targets.to(device) if targets else None
+            loss = chunked_sum(
+                reading.hidden_ND,
+                reading.head,
+                lambda logits_CV, start, end: objective(
+                    logits_CV, completion_N[start:end], given and given.part(start, end)
+                ),
+            )
+        if self.online is not None:
+            taught = self.online.hidden_states(inputs["teacher"])
+            loss = loss + objective.hidden(reading.layers, taught).sum()
         return loss
 
 
@@ -234,16 +305,20 @@ class _Rows(torch.utils.data.Dataset[Lesson]):
 
 
 class _Collator:
-    def __init__(self, pad_id: int, *, packed: bool) -> None:
+    def __init__(
+        self, pad_id: int, *, packed: bool, masked: bool, online: OnlineTeacher | None
+    ) -> None:
         self.pad_id = pad_id
         self.packed = packed
+        self.masked = masked
+        self.longest = LONGEST_PACK if masked else MOST_PACKED
+        self.online = online
 
     def __call__(self, rows: Sequence[Lesson]) -> dict[str, Any]:
         prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
-        # Packing pays while attention, whose cost grows with the square of the length, is small.
-        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= LONGEST_PACK
+        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.packed and fits:
-            batch = pack(prompts, completions)
+            batch = pack(prompts, completions, masked=self.masked)
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]
@@ -254,6 +329,8 @@ class _Collator:
             "targets": type(targets[0]).cat(targets) if targets else None,
             "labels": terms,
             "shift_labels": terms,
+            "teacher": self.online
+            and self.online.collate([row.teacher_prompt or [] for row in rows], completions),
         }
 
 
@@ -268,6 +345,22 @@ class _Show(TrainerCallback):
         self.advance(1, 0)
         losses = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
         self.bar.reach(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
+
+
+class _Observe(TrainerCallback):
+    def __init__(self, student: Any, observe: Callable[[int], None], at_steps: int) -> None:
+        self.student = student
+        self.observe = observe
+        self.at_steps = at_steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.at_steps and state.global_step != state.max_steps:
+            return
+        self.student.eval()
+        self.observe(state.global_step)
+        self.student.train()
 
 
 class _Interrupt(TrainerCallback):

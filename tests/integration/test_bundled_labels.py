@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instil import bundled
-from instil.cell import Cell, LabelPrediction
+from instil.cell import Cell, CellPrediction
 from instil.classification import run_cell
 from instil.config import Recipe
 from instil.draw import Demonstrator, draw_rows
@@ -78,8 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def told(folder: Path, method: str) -> list[LabelPrediction]:
-    return read_lines(LabelPrediction, folder / method / "predictions.jsonl")
+def told(folder: Path, method: str) -> list[CellPrediction]:
+    return read_lines(CellPrediction, folder / method / "predictions.jsonl")
 
 
 def by_hand(network: Any, prompt: str) -> list[float]:

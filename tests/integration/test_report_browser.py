@@ -1,4 +1,4 @@
-"""Both reports in a real browser: they sort, search and page, load nothing, and fit a phone.
+"""The reports in a real browser: they sort, search and page, load nothing, and fit a phone.
 
 Chromium is not downloaded; where the machine has none, these tests are skipped.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.unit.report.conftest import build_predictions, build_results
 from tests.unit.report.studies import build_study
+from tests.unit.report.written_studies import build_written_study
 
 from instil.report import render, render_study
 
@@ -63,9 +64,16 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         rows=120,
         texts={0: HOSTILE, 1: HOSTILE},
     )
+    written = build_written_study(
+        folder / "w", texts=dict.fromkeys(range(0, 150, 5), f"{HOSTILE}\n#### 7")
+    )
     rows = build_predictions(rows=120)
     rows = [p.model_copy(update={"input": HOSTILE}) if p.row == 0 else p for p in rows]
-    pages = {"study": render_study(study), "run": render(build_results(), rows)}
+    pages = {
+        "study": render_study(study),
+        "written": render_study(written),
+        "run": render(build_results(), rows),
+    }
     for name, html in pages.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in pages}
@@ -79,7 +87,7 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(params=["study", "run"])
+@pytest.fixture(params=["study", "written", "run"])
 def report(request: pytest.FixtureRequest, reports: dict[str, Path]) -> Path:
     return reports[request.param]
 
@@ -163,8 +171,13 @@ def test_search_filter_and_pages(opened: Opened) -> None:
 def test_markup_in_a_premise_stays_text(opened: Opened) -> None:
     page = opened.page
     page.locator("#row-search").fill("document.title")
-    shown = page.locator("#row-browser tbody tr:visible td.input").first
-    assert shown.inner_text() == HOSTILE
+    row = page.locator("#row-browser tbody tr:visible").first
+    if opened.path.stem == "written":  # there the text is in an answer, folded up
+        row.locator("summary").first.click()
+        shown = row.locator("details .data").first
+        assert shown.inner_text().startswith(HOSTILE)
+    else:
+        assert row.locator("td.input").inner_text() == HOSTILE
     assert page.locator("img").count() == 0
     assert page.title() != "run"
 

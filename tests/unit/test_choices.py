@@ -16,7 +16,8 @@ from tests.conftest import byte_tokenizer
 from instil.alignment import collate
 from instil.choices import Choices
 from instil.errors import VerbalizerError
-from instil.model import LanguageModel, completion_logits
+from instil.forward import completion_logits
+from instil.model import LanguageModel
 from instil.prompt import ChatPrompt, PlainPrompt, PromptFormat
 
 Forms = tuple[tuple[tuple[int, ...], ...], ...]

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
 
 from instil import label_student, label_teacher
-from instil.cell import CELL, PREDICTIONS, Cell, LabelPrediction
+from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
 from instil.classification import run_cell
 from instil.config import Recipe
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
@@ -71,8 +71,8 @@ def run(
     return go
 
 
-def predictions(tmp_path: Path, cell: Cell) -> list[LabelPrediction]:
-    return read_lines(LabelPrediction, tmp_path / "cells" / cell.name / PREDICTIONS)
+def predictions(tmp_path: Path, cell: Cell) -> list[CellPrediction]:
+    return read_lines(CellPrediction, tmp_path / "cells" / cell.name / PREDICTIONS)
 
 
 def probabilities(tmp_path: Path, cell: Cell) -> torch.Tensor:

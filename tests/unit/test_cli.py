@@ -292,7 +292,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     staged = Path(command["--output"]).with_name("one.partial")
     deadline = time.monotonic() + 90
-    while not (staged / "targets.arrow").exists() and time.monotonic() < deadline:
+    while not (staged / "checkpoints").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1.5)
     process.send_signal(signal.SIGINT)
@@ -302,7 +302,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     (checkpoint,) = (staged / "checkpoints").iterdir()
     steps = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 0 < steps < 2000
-    targets = os.stat(staged / "targets.arrow").st_mtime_ns
+    targets = os.stat(staged / "targets" / "shard-00000.arrow").st_mtime_ns
 
     # The rest, with the end in sight: training must take up at the checkpoint, on the stored targets.
     state = checkpoint / "trainer_state.json"
@@ -312,7 +312,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
         int(p.name.removeprefix("checkpoint-")) > steps
         for p in (staged / "checkpoints").glob("checkpoint-*")
     ):
-        assert os.stat(staged / "targets.arrow").st_mtime_ns == targets
+        assert os.stat(staged / "targets" / "shard-00000.arrow").st_mtime_ns == targets
         time.sleep(0.1)
     process.communicate(timeout=120)
     assert process.returncode == 0

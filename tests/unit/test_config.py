@@ -62,3 +62,55 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, object], words
     with pytest.raises(ConfigError) as caught:
         Recipe.parse(settings)
     assert words in str(caught.value)
+
+
+WRITING: dict[str, object] = {"model": "m", "task": {"name": "gsm8k"}}
+
+
+def test_a_task_whose_answers_are_written_is_read_as_text_is() -> None:
+    recipe = Recipe.parse(WRITING)
+    assert recipe.objective == ForwardKL()
+    teacher = {"completions": "teacher", "samples": 2, "sampling_temperature": 1}
+    Recipe.parse(WRITING | {"teacher": teacher | {"max_new_tokens": 9}})
+    Recipe.parse(WRITING | {"objective": [{"name": "cross_entropy"}, {"name": "logit_mse"}]})
+    for method in ("zero_shot", "in_context", "pattern_fine_tuning_in_context"):
+        again = Recipe.parse(WRITING | {"method": method})
+        assert Recipe.parse(again.model_dump(mode="json")) == again
+    assert Recipe(model="m", task=recipe.task).objective == ForwardKL()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"objective": {"name": "label_kl"}}, "label_kl needs labels.*use forward_kl"),
+        ({"method": "vanilla_fine_tuning"}, "head of labels.*use pattern_fine_tuning"),
+        ({"tuning": {"name": "full"}}, "only lora, whose base stays at hand"),
+        ({"student": {"keep_layers": 2}}, "student.keep_layers: not read"),
+        ({"teacher": {"contexts": 2}}, "teacher.contexts: not read with a task whose answers are"),
+        ({"teacher": {"calibration": "batch"}}, "teacher.calibration: not read"),
+        ({"demonstrations": {"balanced": False}}, "demonstrations.balanced: not read"),
+        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read"),
+        ({"context": {"k": 3}}, "context: not read"),
+        ({"data": {"allow_overlap": True}}, "data: not read"),
+        ({"task": {"name": "gsm8k", "prompt": "wei"}}, "set folder"),
+        (
+            {
+                "task": {"name": "gsm8k", "prompt": "wei", "folder": "."},
+                "demonstrations": {"k": 9},
+            },
+            r"demonstrations\.k: the task brings 8 demonstrations \(got 9\)",
+        ),
+        (
+            {
+                "task": {"name": "gsm8k", "prompt": "wei", "folder": "."},
+                "demonstrations": {"draw": "per_query"},
+            },
+            "nothing is drawn.*use fixed",
+        ),
+    ],
+)
+def test_what_a_task_with_written_answers_does_not_read_is_refused(
+    settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Recipe.parse(WRITING | settings)

@@ -223,3 +223,46 @@ def test_training_rows_that_are_all_evaluation_rows_are_refused(left: int) -> No
     extra = rows_of("other", left)
     with pytest.raises(ConfigError, match=r"30 of its 3[01] rows are evaluation rows, too"):
         drawn(data_of([*here, *extra], here), evaluation={"rows": 30}, training=None)
+
+
+def solved(number: int) -> list[Row]:
+    """Rows without labels: each has its own written answer."""
+    return [Row(f"row {n}", f"{n} is {n}\n#### {n}") for n in range(number)]
+
+
+def writer(pool: list[Row], *, in_order: bool = False, **settings: Any) -> Demonstrator:
+    return Demonstrator(config.Demonstrations(**settings), pool, "", {}, 0, in_order=in_order)
+
+
+@pytest.mark.parametrize("draw", ["fixed", "per_query"])
+def test_written_answers_are_shown_as_they_are(draw: str) -> None:
+    pool = solved(30)
+    contexts = writer(pool, k=8, draw=draw).contexts(0, pool[:10], "s")
+    for query, context in zip(pool[:10], contexts, strict=True):
+        assert len({*context.demonstrations}) == 8
+        assert {*context.demonstrations} <= {*pool}
+        if draw == "per_query":
+            assert query not in context.demonstrations
+    assert (len({context.digest() for context in contexts}) == 1) == (draw == "fixed")
+    assert writer(pool, k=8, draw=draw).contexts(0, pool[:10], "s") == contexts
+
+
+def test_shuffled_written_answers_stand_at_other_questions() -> None:
+    pool, query = solved(30), solved(1)
+    (gold,) = writer(pool, k=8).contexts(0, query, "s")
+    (shuffled,) = writer(pool, k=8, answers="shuffled").contexts(0, query, "s")
+    assert [row.input for row in shuffled.demonstrations] == [r.input for r in gold.demonstrations]
+    assert {r.output for r in shuffled.demonstrations} == {r.output for r in gold.demonstrations}
+    assert shuffled != gold
+
+
+def test_demonstrations_in_order_are_the_first_k() -> None:
+    pool, queries = solved(8), [Row("a"), Row("b")]
+    for k in (0, 3, 8):
+        contexts = writer(pool, in_order=True, k=k).contexts(0, queries, "s")
+        assert [list(context.demonstrations) for context in contexts] == [pool[:k]] * 2
+    (shuffled,) = writer(pool, in_order=True, k=8, answers="shuffled").contexts(0, queries[:1], "s")
+    assert [row.input for row in shuffled.demonstrations] == [row.input for row in pool]
+    assert [row.output for row in shuffled.demonstrations] != [row.output for row in pool]
+    with pytest.raises(ConfigError, match=r"9 asked for.*has 8 rows.*the task brings these"):
+        writer(pool, in_order=True, k=9).contexts(0, queries, "s")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from instil.config import Recipe
 from instil.errors import ConfigError
 from instil.grid import effective, override, plan, read_recipe
 
@@ -147,12 +148,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: s
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"context": {"k": 3}}, "context: not read with a task"),
-        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read with a task"),
+        ({"context": {"k": 3}}, "context: not read with a classification task"),
+        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read with a classification"),
         ({"teacher": {"samples": 2, "sampling_temperature": 1}}, "teacher.samples"),
         ({"task": None, "demonstrations": {"k": 3}}, "demonstrations: not read without a task"),
         ({"task": None, "tuning": {"name": "full"}}, "tuning: without a task only lora"),
-        ({"objective": {"name": "forward_kl"}}, "forward_kl is not for a task"),
+        ({"objective": {"name": "forward_kl"}}, "forward_kl is not for a classification task"),
         ({"demonstrations": {"k": 1, "answers": "shuffled"}}, "shuffled needs k > 1"),
         ({"objective": {"over": "vocabulary"}, "teacher": {"contexts": 2}}, "over: labels"),
     ],
@@ -225,3 +226,30 @@ def test_files_and_local_models_are_part_of_a_cell_s_name(tmp_path: Path) -> Non
         path.write_text(f"another {path.name}")
         seen.add(plan(settings).cells[0].name)
     assert len(seen) == 4
+
+
+WRITING: dict[str, Any] = {"model": "some/model", "task": {"name": "gsm8k"}}
+
+
+def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
+    teacher = {"completions": "gold", "max_new_tokens": 99, "top_k": 7}
+    settings = WRITING | {"teacher": teacher, "objective": [{"name": "logit_mse"}]}
+    grid = {"method": ["zero_shot", "in_context", "pattern_fine_tuning", "distillation"]}
+    cells = {cell.recipe.method: cell.recipe for cell in plan(settings | {"grid": grid}).cells}
+    assert {recipe.teacher.max_new_tokens for recipe in cells.values()} == {99}
+    read = {name: (r.teacher.completions, r.teacher.top_k) for name, r in cells.items()}
+    assert read.pop("distillation") == ("gold", 7)
+    assert set(read.values()) == {("teacher", 64)}
+    assert cells["distillation"].objective.name == "sum"
+    assert cells["pattern_fine_tuning"].objective.name == "cross_entropy"
+    for recipe in cells.values():
+        assert Recipe.parse(recipe.model_dump(mode="json")) == recipe
+
+
+def test_what_no_writing_method_reads_makes_no_cells() -> None:
+    grid = {"teacher.completions": ["gold", "teacher"], "teacher.top_k": [4, 5]}
+    few = plan(WRITING | {"method": "in_context", "grid": grid}).cells
+    assert len(few) == 1
+    assert len(plan(WRITING | {"grid": grid}).cells) == 4
+    longer = WRITING | {"method": "zero_shot", "grid": {"teacher.max_new_tokens": [8, 9]}}
+    assert len(plan(longer).cells) == 2

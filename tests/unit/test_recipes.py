@@ -11,17 +11,23 @@ import pytest
 from tests.conftest import save_tiny
 from typer.testing import CliRunner
 
-from instil.classification import run_cell
 from instil.cli import app
 from instil.grid import PlannedCell, override, plan, read_recipe
 from instil.progress import Display
 from instil.recipes import find, shipped
+from instil.study import run_task
+from instil.task.gsm8k import GSM8K
 from instil.task.nli import NLI
 from instil.task.paraphrase import Paraphrase
 from instil.task.sentiment import Sentiment
 from instil.task.topic import Topic
 
-FAMILY = {"opt": "opt", "smollm2": "llama"}  # a word of the recipe's name -> its tiny model
+FAMILY = {
+    "opt": "opt",
+    "smollm2": "llama",
+    "qwen3": "llama",
+    "llama-3.2": "llama",
+}  # a word of the recipe's name -> its tiny model
 TASKS = (NLI, Paraphrase, Sentiment, Topic)
 
 
@@ -36,6 +42,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             words = [w for w in known.labels if not w.isdigit()] or list(known.labels)
             rows = [_row(known.file_fields, words[n % len(words)], n) for n in range(60)]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for written in GSM8K.sets.values():
+        path = root / written.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(_problem(path, n)) + "\n" for n in range(60)))
     return root
 
 
@@ -44,12 +54,21 @@ def _row(renamed: Mapping[str, str], label: str, number: int) -> dict[str, Any]:
     return {name: f"{name} {number}" for name in fields} | {"label": label}
 
 
+def _problem(path: Path, number: int) -> dict[str, str]:
+    asked = {"body": "It is", "question": f"{path.stem} {path.parent.stem} {number}?"}
+    answer = f"{number}" if path.parent.name == "svamp" else f"{number}\n#### {number}"
+    return asked | {"answer": answer}
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Family -> folder of a tiny model with a long window."""
     root = tmp_path_factory.mktemp("long")
     names = set(FAMILY.values())
     return {name: str(save_tiny(root / name, name, window=4096)) for name in names}
+
+
+WRITTEN = ["teacher.max_new_tokens=8", "evaluation.at_steps=1", "evaluation.validation_rows=2"]
 
 
 def tiny(name: str, data: Path, model: str) -> list[PlannedCell]:
@@ -65,6 +84,7 @@ def tiny(name: str, data: Path, model: str) -> list[PlannedCell]:
             "training.batch_size=2",
             "training.epochs=null",
             "training.max_steps=2",
+            *(WRITTEN if "gsm8k" in name else []),
         ],
     )
     grids = settings["grid"] if isinstance(settings["grid"], list) else [settings["grid"]]
@@ -108,7 +128,7 @@ def test_every_method_and_tuning_of_a_recipe_runs_two_steps(
     for cell in chosen.values():
         folder = tmp_path / cell.name
         folder.mkdir()
-        told = run_cell(
+        told = run_task(
             cell.recipe,
             folder,
             name=cell.name,

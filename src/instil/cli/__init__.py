@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from instil import __version__
-from instil.cli import distill, recipes, study
+from instil.cli import distill, recipes, study, targets
 
 app = typer.Typer(
     name="instil",
@@ -20,6 +20,7 @@ app.command()(distill.distill)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(targets.app, name="targets")
 app.command()(study.report)
 app.command()(distill.demo)
 

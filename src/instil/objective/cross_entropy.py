@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from instil.objective.base import LogitLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,27 +18,17 @@ if TYPE_CHECKING:
     from instil.targets import Targets
 
 
-class CrossEntropy(BaseModel):
+class CrossEntropy(LogitLoss):
     """Negative log-likelihood of the completion; the teacher's distribution is not needed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    needs_targets: ClassVar[bool] = False
+    temperature: ClassVar[float] = 1.0
 
     name: Literal["cross_entropy"] = "cross_entropy"
 
-    def __call__(
-        self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None = None
+    def unweighted(
+        self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None
     ) -> Tensor:
-        """Loss of each completion token.
-
-        Args:
-            logits_NV: Student logits that predict each of N completion tokens.
-            completion_N: The tokens' ids.
-            targets: Not used.
-
-        Returns:
-            Nats, shape (N,).
-        """
+        """Negative log-likelihood of each completion token, nats, shape (N,)."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits_NV, completion_N, reduction="none")

@@ -73,7 +73,11 @@ class LabelKL(BaseModel):
     """KL(teacher || student) over the labels, or over the vocabulary, and cross-entropy on the gold label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    by_position: ClassVar[bool] = False  # a row's terms come from several positions
+    needs_logits: ClassVar[bool] = True
     needs_targets: ClassVar[bool] = True
+    needs_hidden_states: ClassVar[bool] = False
+    top_k_needed: ClassVar[int | None] = None
 
     name: Literal["label_kl"] = "label_kl"
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
 
-from instil.cell import Domain
+from instil.cell import Domain, StudyMethod
 from instil.report.answers import Answers, read_answers
 from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.pairs import PairTest, paired_tests
@@ -21,6 +21,8 @@ class SetFacts:
     domain: Domain
     chance: float
     majority: float
+    written: bool
+    """Whether its answers are written out, so that there is no chance and no label."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Analysis:
         """The paired tests on a set."""
         return [test for test in self.tests if test.set == name]
 
+    def best(self, name: str, method: StudyMethod) -> Group | None:
+        """The group of a method that scores highest on a set; no control if there is another."""
+        found = [pair for pair in self.scored(name) if pair[0].method == method]
+        return max(found, key=lambda p: (not p[0].control, p[1].mean))[0] if found else None
+
     def values(self, key: str) -> list[Value]:
         """The values of a varied key, the smallest first if they are numbers."""
         found = dict.fromkeys(g.settings[key] for g in self.groups if key in g.settings)
@@ -56,15 +63,19 @@ class Analysis:
         return sorted(found, key=_size) if numbers else list(found)
 
     def champions(self) -> list[Group]:
-        """The group of each method that scores highest in the training rows' domain."""
+        """The group of each method that scores highest in the training rows' domain.
+
+        A control stands for its method only where there is nothing else of it.
+        """
         return self._highest(lambda found: found.method)
 
     def contenders(self) -> list[Group]:
-        """The same for each method with each tuning, and each model and task."""
+        """The same for each method with each tuning, each control, and each model and task."""
         return self._highest(
             lambda found: (
                 found.method,
                 found.tuning,
+                found.control,
                 found.settings.get("model"),
                 found.settings.get("task"),
             )
@@ -74,7 +85,7 @@ class Analysis:
         best: dict[object, Group] = {}
         for found in self.groups:
             held = best.setdefault(kind(found), found)
-            if _strength(found) > _strength(held):
+            if (not found.control, _strength(found)) > (not held.control, _strength(held)):
                 best[kind(found)] = found
         return sorted(best.values(), key=lambda found: list(TITLES).index(found.method))
 
@@ -88,7 +99,13 @@ def analyse(study: Study) -> Analysis:
         for name, score in found.scores.items():
             sets.setdefault(name, []).append(score)
     facts = [
-        SetFacts(name, scores[0].domain, scores[0].chance, mean([s.majority for s in scores]))
+        SetFacts(
+            name,
+            scores[0].domain,
+            scores[0].chance,
+            mean([s.majority for s in scores]),
+            scores[0].written,
+        )
         for name, scores in sets.items()
     ]
     return Analysis(

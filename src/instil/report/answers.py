@@ -15,11 +15,12 @@ class Answer(NamedTuple):
     input: str
     expected: str
     predicted: str
-    confidence: float
+    confidence: float | None
+    written: str | None
 
     @property
     def right(self) -> bool:
-        """Whether the predicted label is the gold one."""
+        """Whether the predicted label, or what a written answer comes to, is the gold one."""
         return self.predicted == self.expected
 
 
@@ -39,7 +40,8 @@ def read_answers(study: Study) -> Answers:
                 sys.intern(line.input),
                 sys.intern(line.expected),
                 sys.intern(line.predicted),
-                line.probabilities.get(line.predicted, 0.0),
+                line.probabilities.get(line.predicted, 0.0) if line.probabilities else None,
+                line.written,
             )
     return answers
 

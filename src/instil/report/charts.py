@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from instil.report.drawing import Ink, Sketch
@@ -25,12 +26,13 @@ MOST_BANDS = 5
 
 
 class Point(NamedTuple):
-    """A value at a place of the axis, with its interval where it has one."""
+    """A value at a place of the axis, with its interval where it has one; a marked one is ringed."""
 
     x: float
     y: float
     low: float | None = None
     high: float | None = None
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,19 @@ class Dot:
 
 
 def line_chart(
-    name: str, title: str, axis: str, panels: Sequence[Panel], *, log: bool = False
+    name: str,
+    title: str,
+    axis: str,
+    panels: Sequence[Panel],
+    *,
+    log: bool = False,
+    marked: str = "marked",
 ) -> Sketch:
-    """Lines over one axis, a panel above the other, one legend below."""
+    """Lines over one axis, a panel above the other, one legend below; `marked` says what a ring is."""
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     levels = list(dict.fromkeys(level.label for panel in panels for level in panel.levels))
+    if any(p.marked for panel in panels for line in panel.lines for p in line.points):
+        levels.append(marked)
     long = max((len(label) for label in [*labels, *levels]), default=0) > 26
     columns = 1 if long else 2
     rows = -(-(len(labels) + len(levels)) // columns)
@@ -96,6 +106,9 @@ def line_chart(
         handles: dict[str, Any] = {}
         for axes, panel in zip(axes_of, panels, strict=True):
             handles |= _draw_panel(axes, panel, inks, log=log)
+            ringed = [p for line in panel.lines for p in line.points if p.marked]
+            if ringed:
+                handles[marked] = _draw_rings(axes, ringed, inks)
         axes_of[-1].set_xlabel(axis)
         canvas.legend(
             [handles[label] for label in [*labels, *levels]],
@@ -109,7 +122,9 @@ def line_chart(
         )
 
     height = 2.15 * len(panels) + (0.6 if len(panels) == 1 else 0.25) + 0.19 * rows
-    return Sketch(name, title, " ".join(_say(panel, axis) for panel in panels), draw, height)
+    return Sketch(
+        name, title, " ".join(_say(panel, axis, marked) for panel in panels), draw, height
+    )
 
 
 def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) -> dict[str, Any]:
@@ -131,7 +146,7 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
             level.value, color=inks["plain"], lw=1.1, ls=level.dash, zorder=1
         )
     # Every place that was measured is named, unless they are too many to stand side by side.
-    if places and len(places) <= 8:
+    if places and len(places) <= 8 and (log or _stand_apart(places)):
         axes.set_xticks(places, [f"{place:g}" for place in places])
     axes.set_title(panel.title)
     axes.grid(axis="y")
@@ -141,6 +156,25 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
         axes.set_ylim(bottom=0)
     _label_ticks(axes, panel.unit)
     return handles
+
+
+def _stand_apart(places: Sequence[float]) -> bool:
+    return all(b - a >= 0.045 * (places[-1] - places[0]) for a, b in pairwise(places))
+
+
+def _draw_rings(axes: Axes, points: Sequence[Point], inks: dict[Ink, str]) -> Any:
+    (handle,) = axes.plot(
+        [point.x for point in points],
+        [point.y for point in points],
+        "o",
+        mfc="none",
+        mec=inks["ink"],
+        ms=11,
+        mew=1.1,
+        zorder=4,
+        clip_on=False,
+    )
+    return handle
 
 
 def _draw_line(
@@ -215,12 +249,15 @@ def _label_ticks(axes: Axes, unit: Unit) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(write))
 
 
-def _say(panel: Panel, axis: str) -> str:
+def _say(panel: Panel, axis: str, marked: str) -> str:
     write = percent if panel.unit == "share" else number
     said = []
     for line in panel.lines:
         points = [
-            ("" if line.flat else f"at {p.x:g} ") + write(p.y) + _interval(p, write)
+            ("" if line.flat else f"at {p.x:g} ")
+            + write(p.y)
+            + _interval(p, write)
+            + (f" {marked}" if p.marked else "")
             for p in line.points
         ]
         where = f", whatever the {axis}" if line.flat else ""
@@ -268,15 +305,15 @@ def dot_chart(
         told = [f"{dot.label} {write(dot.point.y)}{_interval(dot.point, write)}" for dot in dots]
         said.append(f"{heading}: {'; '.join(told)}.")
     said += [f"{level.label} {percent(level.value)}." for level in levels]
-    tallest = max(_wrapped(dot.label).count("\n") for _, _, dots in columns for dot in dots)
+    tallest = max(wrapped(dot.label).count("\n") for _, _, dots in columns for dot in dots)
     each = 0.4 + 0.12 * tallest
     height = sum(0.62 + each * len(dots) for _, _, dots in columns) + (0.3 if levels else 0)
     return Sketch(name, title, " ".join(said), draw, height)
 
 
-def _wrapped(label: str) -> str:
+def wrapped(label: str) -> str:
     """A setting in words, in lines so short that the plot keeps its room."""
-    return textwrap.fill(label, LABEL_CHARACTERS, break_long_words=False)
+    return textwrap.fill(label, LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
 def _draw_dots(
@@ -291,7 +328,7 @@ def _draw_dots(
             axes.plot([point.low, point.high], [line, line], color=color, lw=2.2, zorder=2)
         axes.plot([point.y], [line], dot.pen.marker, color=color, ms=7, zorder=3)
         axes.text(point.y, line - 0.22, write(point.y), ha="center", va="bottom", fontsize=8.5)
-    axes.set_yticks(range(len(dots)), [_wrapped(dot.label) for dot in dots], fontsize=8.5)
+    axes.set_yticks(range(len(dots)), [wrapped(dot.label) for dot in dots], fontsize=8.5)
     axes.set_ylim(len(dots) - 0.5, -0.8)
     axes.set_title(heading)
     axes.grid(axis="x")

@@ -30,11 +30,18 @@ NAMES = {
 }
 Value: TypeAlias = str | int | float | bool
 Standing = Literal["above", "at", "below", "unclear"]
+Control = Literal["zero-shot teacher", "shuffled answers"]
+"""What is taken from a method to see what its demonstrations are worth."""
+ANSWERS = "demonstrations.answers"
+CONTROLS = {K, ANSWERS}
+"""Keys in which a control may differ from what it controls."""
 UNSET = "not set"
 """Value of a key that is null in a cell: it tells groups apart and is not shown in their names."""
 NEAR = 0.1
 """An interval that includes chance and ends this little above it is one of guessing; a longer one
 may hold skill as well."""
+SOLVED = 0.05
+"""Written answers have no chance to be held against: an interval that includes this share is near 0."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,17 @@ class SetSummary:
         low: Lower end of the mean's 95 % interval.
         high: Upper end.
         over: What the interval is over: seeds (Student's t), or different rows (Wilson).
-        standing: Where accuracy is against chance and majority, by both kinds of interval; unclear
-            where they leave room for guessing and for skill.
-        chance: One over the number of labels.
-        majority: Share of the most frequent gold label, the mean over seeds.
-        calibration_error: The mean over seeds.
+        standing: Where accuracy is against chance and majority, or of written answers against
+            `SOLVED`, by both kinds of interval; unclear where they leave room for guessing and for
+            skill.
+        written: Whether answers are written out, not chosen from labels.
+        chance: One over the number of labels; 0 for written answers.
+        majority: Share of the most frequent gold label, the mean over seeds; 0 for written answers.
+        calibration_error: The mean over seeds; None for written answers.
+        cross_entropy: Of the gold answers, nats a token, the mean over seeds; None for labels.
         verbalizer_mass: The mean over seeds; None for a classification head.
         kl: KL(teacher || student), the mean over seeds; None without a teacher.
-        agreement: Share of rows where both name the same label; None without a teacher.
+        agreement: Share of rows, or tokens, where both name the same; None without a teacher.
         teacher: The teacher's accuracy on the same rows; None without one.
         single_contexts: Accuracy of each context alone, where several are averaged, over seeds.
         confusion: Summed over seeds.
@@ -77,9 +87,11 @@ class SetSummary:
     high: float
     over: Literal["seeds", "rows"]
     standing: Standing
+    written: bool
     chance: float
     majority: float
-    calibration_error: float
+    calibration_error: float | None
+    cross_entropy: float | None
     verbalizer_mass: float | None
     kl: float | None
     agreement: float | None
@@ -113,11 +125,35 @@ class Group:
         """The tuning of all its cells."""
         return self.cells[0].tuning
 
+    @property
+    def written(self) -> bool:
+        """Whether its answers are written out, not chosen from labels."""
+        return not self.cells[0].labels
+
+    @property
+    def title(self) -> str:
+        """Its method; a pattern with a verbalizer is nothing that a written answer has."""
+        title = TITLES[self.method]
+        return title.removeprefix("Pattern ").capitalize() if self.written else title
+
+    @property
+    def control(self) -> Control | None:
+        """What it controls for; None where it is the method itself."""
+        if METHODS[self.method].learns == "targets" and self.settings.get(K) == 0:
+            return "zero-shot teacher"
+        return "shuffled answers" if self.settings.get(ANSWERS) == "shuffled" else None
+
     def label(self, *, without: Iterable[str] = ()) -> str:
         """What tells this group from the others, in words."""
         hidden = {"method", *without}
         left = {k: v for k, v in self.settings.items() if k not in hidden and v != UNSET}
-        return ", ".join([TITLES[self.method], *(worded(key, v) for key, v in left.items())])
+        if left.get(ANSWERS) == "gold":  # as everywhere but in the control
+            del left[ANSWERS]
+        said = (
+            self.control if key == K and self.control and not value else worded(key, value)
+            for key, value in left.items()
+        )
+        return ", ".join([self.title, *said])
 
 
 def name_of(key: str) -> str:
@@ -136,6 +172,8 @@ def worded(key: str, value: Value) -> str:
         return TUNINGS.get(str(value), str(value))
     if key in ("model", "task"):
         return str(value)
+    if key == ANSWERS:
+        return f"{value} answers"
     return f"{name_of(key)}{NBSP}={NBSP}{value_text(value)}"
 
 
@@ -262,8 +300,8 @@ def summarise(
     low, high = over_seeds or over_rows
     chance, majority = scores[0].chance, mean([score.majority for score in scores])
     confusion = pooled(score.confusion for score in scores)
+    written = not confusion
     fidelities = [score.fidelity for score in scores if score.fidelity]
-    masses = [score.verbalizer_mass for score in scores if score.verbalizer_mass is not None]
     taught = [teacher.accuracy.value for _, teacher in pairs if teacher]
     # Seeds may agree by luck while the rows are few, so a claim has to hold over both.
     floor, ceiling = min(low, over_rows[0]), max(high, over_rows[1])
@@ -278,14 +316,18 @@ def summarise(
         low=max(0.0, low),
         high=min(1.0, high),
         over="seeds" if over_seeds else "rows",
-        standing=_standing(floor, ceiling, chance, majority),
+        standing=_written_standing(floor, ceiling)
+        if written
+        else _standing(floor, ceiling, chance, majority),
+        written=written,
         chance=chance,
         majority=majority,
-        calibration_error=mean([score.calibration_error for score in scores]),
-        verbalizer_mass=mean(masses) if masses else None,
-        kl=mean([f.kl_to_teacher for f in fidelities]) if fidelities else None,
-        agreement=mean([f.agreement for f in fidelities]) if fidelities else None,
-        teacher=mean(taught) if taught else None,
+        calibration_error=mean_of(score.calibration_error for score in scores),
+        cross_entropy=mean_of(score.cross_entropy for score in scores),
+        verbalizer_mass=mean_of(score.verbalizer_mass for score in scores),
+        kl=mean_of(f.kl_to_teacher for f in fidelities),
+        agreement=mean_of(f.agreement for f in fidelities),
+        teacher=mean_of(taught),
         single_contexts=tuple(single.accuracy for s in scores for single in s.single_contexts),
         confusion=confusion,
         predicted=predicted_shares(confusion),
@@ -298,3 +340,15 @@ def _standing(low: float, high: float, chance: float, majority: float) -> Standi
     if high < min(chance, majority):
         return "below"
     return "at" if high <= max(chance, majority) + NEAR else "unclear"
+
+
+def _written_standing(low: float, high: float) -> Standing:
+    if low > SOLVED:
+        return "above"
+    return "at" if high <= SOLVED + NEAR else "unclear"
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that there are; None where there is none."""
+    there = [value for value in values if value is not None]
+    return mean(there) if there else None

@@ -1,4 +1,4 @@
-"""Two methods on the same rows: which gets right what the other gets wrong."""
+"""Two methods, or one and its control, on the same rows: which gets right what the other gets wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import combinations
 
 from instil.metrics import holm, mcnemar
 from instil.report.answers import Answer, Answers
-from instil.report.groups import TITLES, Group
+from instil.report.groups import CONTROLS, TITLES, Group
+from instil.report.study import K
 
 SIGNIFICANT = 0.05
 _RANK = {method: rank for rank, method in enumerate(TITLES)}
@@ -21,7 +22,7 @@ class PairTest:
 
     Attributes:
         set: The set's name.
-        one: The group that is trained more.
+        one: The group that is trained more; of a method and its control, the method.
         other: The group that it is held against, equal in every setting that both have.
         seeds: Seeds that both have with the same rows.
         rows: Different rows among them.
@@ -46,17 +47,25 @@ class PairTest:
     p_holm: float
 
     @property
+    def controls(self) -> bool:
+        """Whether a method is held against its own control."""
+        return self.one.method == self.other.method
+
+    @property
     def separated(self) -> bool:
         """Whether the rows tell the two apart."""
         return self.p_holm < SIGNIFICANT
 
 
 def paired_tests(groups: Sequence[Group], answers: Answers) -> list[PairTest]:
-    """Tests every two methods at the same settings, set by set, with Holm's correction in a set."""
+    """Tests every two methods at the same settings, and every method against its controls.
+
+    All of that set by set, with Holm's correction in a set.
+    """
     pairs = [
-        (one, other) if _RANK[one.method] > _RANK[other.method] else (other, one)
+        (one, other) if _first(one) > _first(other) else (other, one)
         for one, other in combinations(groups, 2)
-        if _comparable(one, other)
+        if _comparable(one, other) or _controlled(one, other)
     ]
     tested: list[PairTest] = []
     for name in dict.fromkeys(name for found in groups for name in found.scores):
@@ -64,6 +73,20 @@ def paired_tests(groups: Sequence[Group], answers: Answers) -> list[PairTest]:
         corrected = holm([test.p for test in of_set])
         tested += [replace(t, p_holm=p) for t, p in zip(of_set, corrected, strict=True)]
     return tested
+
+
+def _first(group: Group) -> tuple[int, bool]:
+    return _RANK[group.method], group.control is None
+
+
+def _controlled(one: Group, other: Group) -> bool:
+    """Whether one is the other's control, and equal to it in all else."""
+    if one.method != other.method or (one.control is None) == (other.control is None):
+        return False
+    keys = one.settings.keys() | other.settings.keys()
+    differ = {key for key in keys if one.settings.get(key) != other.settings.get(key)}
+    ks = {group.settings.get(K) for group in (one, other)}
+    return differ <= CONTROLS and (K not in differ or 0 in ks)
 
 
 def _comparable(one: Group, other: Group) -> bool:

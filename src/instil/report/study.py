@@ -12,8 +12,8 @@ from instil.cell import (
     FAILURE,
     PREDICTIONS,
     Cell,
+    CellPrediction,
     Failure,
-    LabelPrediction,
 )
 from instil.errors import DataFileError, DataFormatError
 from instil.stored import read_lines
@@ -46,7 +46,7 @@ class Study:
     varied: list[str]
     folders: dict[str, Path] = field(default_factory=dict)
 
-    def predictions(self, cell: Cell) -> list[LabelPrediction]:
+    def predictions(self, cell: Cell) -> list[CellPrediction]:
         """Reads a cell's predictions; empty where none were stored.
 
         Raises:
@@ -57,7 +57,7 @@ class Study:
         if path is None or not path.is_file():
             return []
         try:
-            return read_lines(LabelPrediction, path)
+            return read_lines(CellPrediction, path)
         except ValueError as error:
             raise DataFormatError(
                 f"{path} is not a {PREDICTIONS} of this version", got=str(error).splitlines()[0]

@@ -26,11 +26,15 @@ class Reply:
     predicted: str
     right: bool
     confidence: str
+    written: str | None
 
 
 @dataclass(frozen=True)
 class BrowsedRow:
-    """A row on which methods disagree; a method without an answer has None."""
+    """A row on which methods disagree; a method without an answer has None.
+
+    Of labels, some are right and others wrong; of written answers, they come to different ones.
+    """
 
     set: str
     filter: str
@@ -93,7 +97,9 @@ def _disputed(
         answers = [column.get(number) for column in columns]
         there = [answer for answer in answers if answer]
         # Methods of several tasks or studies may number different rows alike.
-        if len({answer[:2] for answer in there}) > 1 or len({a.right for a in there}) < 2:
+        if len({answer[:2] for answer in there}) > 1:
+            continue
+        if len({a.predicted if facts.written else a.right for a in there}) < 2:
             continue
         found.append(
             BrowsedRow(
@@ -102,13 +108,17 @@ def _disputed(
                 number=number,
                 input=_cut(there[0].input),
                 expected=there[0].expected,
-                replies=tuple(
-                    Reply(a.predicted, a.right, percent(a.confidence, 0)) if a else None
-                    for a in answers
-                ),
+                replies=tuple(_reply(answer) if answer else None for answer in answers),
             )
         )
-    return found
+    # All wrong in different ways is told last: it is what remains when there is nothing better.
+    return sorted(found, key=lambda row: len({r.right for r in row.replies if r}) < 2)
+
+
+def _reply(answer: Answer) -> Reply:
+    sure = "" if answer.confidence is None else percent(answer.confidence, 0)
+    written = None if answer.written is None else _cut(answer.written)
+    return Reply(answer.predicted, answer.right, sure, written)
 
 
 def _cut(text: str) -> str:

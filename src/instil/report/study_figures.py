@@ -10,9 +10,9 @@ from itertools import pairwise
 from statistics import fmean as mean
 from statistics import mode
 
-from instil.cell import StudyMethod
 from instil.metrics import reliability
 from instil.report.analysis import Analysis, SetFacts
+from instil.report.bar_chart import Bars, bar_chart
 from instil.report.charts import (
     Dot,
     Level,
@@ -25,27 +25,13 @@ from instil.report.charts import (
     line_chart,
     reliability_chart,
 )
-from instil.report.drawing import Ink, Sketch
+from instil.report.checkpoints import milestones
+from instil.report.drawing import Sketch
 from instil.report.groups import TITLES, Group, Value, name_of, worded
+from instil.report.pens import pen
 from instil.report.study import K
+from instil.report.training_curves import training_curves
 
-INKS: dict[StudyMethod, Ink] = {
-    "zero_shot": "zero-shot",
-    "in_context": "in-context",
-    "vanilla_fine_tuning": "vanilla",
-    "pattern_fine_tuning": "pattern",
-    "pattern_fine_tuning_in_context": "pattern-context",
-    "distillation": "distilled",
-}
-MARKERS: dict[StudyMethod, str] = {
-    "zero_shot": "v",
-    "in_context": "s",
-    "vanilla_fine_tuning": "P",
-    "pattern_fine_tuning": "D",
-    "pattern_fine_tuning_in_context": "X",
-    "distillation": "o",
-}
-DASHES = {"full": "-", "lora": "--", "bitfit": ":"}
 TUNING_PENS: dict[str, Pen] = {
     "full": Pen("in-context", "s", "-"),
     "lora": Pen("distilled", "o", "--"),
@@ -55,6 +41,8 @@ AXES = {
     K: "demonstrations k",
     "objective.alpha": "\N{GREEK SMALL LETTER ALPHA} of the objective",
 }
+MOST_CURVES = 8
+"""Lines in a panel of training curves, before only the highest of each kind are drawn."""
 MOST_DOTS = 16
 """Settings in one column of dots, before only the highest of each method and tuning are drawn."""
 
@@ -67,13 +55,15 @@ def sketches(analysis: Analysis) -> list[Sketch]:
     models: list[Value | None] = [*analysis.values("model")]
     for model in models or [None]:
         groups = [g for g in analysis.groups if model in (None, g.settings.get("model"))]
-        view = _View(analysis, groups, model)
+        view = _View(analysis, groups, model, swept)
         if K not in swept:
+            found += view.bars()
             found += view.dots()
         for key in sorted(swept, key=lambda key: key != K):
             found += view.accuracy_against(key)
             if key == K:
                 found += view.cost_against(key)
+        found += view.curves()
         found += view.tunings(K if K in swept else None)
     return _named_apart([*found, *_reliability(analysis)])
 
@@ -92,8 +82,10 @@ def _named_apart(found: list[Sketch]) -> list[Sketch]:
 class _View:
     """The groups of one model, or of the study's only one."""
 
-    def __init__(self, analysis: Analysis, groups: list[Group], model: Value | None) -> None:
-        self.analysis, self.groups, self.model = analysis, groups, model
+    def __init__(
+        self, analysis: Analysis, groups: list[Group], model: Value | None, swept: Sequence[str]
+    ) -> None:
+        self.analysis, self.groups, self.model, self.swept = analysis, groups, model, swept
         self.tuned = len({g.tuning for g in groups if g.tuning}) > 1
 
     def sketch_name(self, *parts: str) -> str:
@@ -107,8 +99,7 @@ class _View:
         return f"{text} ({', '.join(notes)})" if notes else text
 
     def pen(self, group: Group) -> Pen:
-        dash = DASHES.get(group.tuning or "", "-") if self.tuned else "-"
-        return Pen(INKS[group.method], MARKERS[group.method], dash)
+        return pen(group, tuned=self.tuned, along_k=K in self.swept)
 
     def held(self, axis: str, groups: Sequence[Group]) -> dict[str, Value]:
         """Other swept settings, at the value that most of the axis's groups have."""
@@ -185,13 +176,39 @@ class _View:
             for line in found.values()
         )
 
+    def most(self, groups: list[Group], limit: int) -> list[Group]:
+        """The groups, or past a number of them the highest of each kind."""
+        best = {id(g) for g in self.analysis.contenders()}
+        return groups if len(groups) <= limit else [g for g in groups if id(g) in best]
+
+    def bars(self) -> Iterator[Sketch]:
+        """Of written answers, which have no chance to be drawn beside them: all sets in one chart."""
+        sets = [facts for facts in self.analysis.sets if facts.written]
+        measures = [_accuracy(facts.name) for facts in sets]
+        found = [
+            Bars(g.label(without={"model"}), self.pen(g), tuple(m(g) for m in measures))
+            for g in sorted(self.most([g for g in self.groups if g.written], MOST_DOTS), key=_place)
+        ]
+        if found:
+            title = self.title("Accuracy of every method", {})
+            names = [f"{facts.name}, {_domain(facts)}" for facts in sets]
+            yield bar_chart(self.sketch_name("accuracy"), title, names, found)
+
+    def curves(self) -> Iterator[Sketch]:
+        """Accuracy, KL and cross-entropy over training."""
+        return training_curves(
+            self.most([g for g in self.groups if milestones(g)], MOST_CURVES),
+            pen=self.pen,
+            name=self.sketch_name,
+            title=lambda text: self.title(text, {}),
+        )
+
     def dots(self) -> Iterator[Sketch]:
-        groups = self.groups
-        if len(groups) > MOST_DOTS:
-            best = {id(g) for g in self.analysis.contenders()}
-            groups = [g for g in groups if id(g) in best]
+        groups = self.most(self.groups, MOST_DOTS)
         limits = _limits(groups, self.analysis.sets)
         for facts in self.analysis.sets:
+            if facts.written:
+                continue
             dots = self.column(groups, _accuracy(facts.name), without={"model"})
             if dots:
                 yield dot_chart(
@@ -220,7 +237,7 @@ class _View:
             over = axis if axis and any(axis in g.settings for g in own) else None
             own, held = self.at(over or "", own)
             name = self.sketch_name("tunings", method)
-            title = self.title(f"Tunings of {TITLES[method].lower()}", held)
+            title = self.title(f"Tunings of {own[0].title.lower()}", held)
             measures = [
                 *((f"accuracy on {f.name}", _accuracy(f.name), f) for f in self.analysis.sets[:2]),
                 ("peak resident memory, MiB", _memory, None),
@@ -302,7 +319,14 @@ def _seconds(group: Group) -> Point | None:
     return Point(0, mean(spent)) if spent else None
 
 
+def _place(group: Group) -> tuple[int, bool]:
+    """A control stands beside what it controls."""
+    return list(TITLES).index(group.method), group.control is not None
+
+
 def _levels(facts: SetFacts) -> tuple[Level, ...]:
+    if facts.written:
+        return ()
     if abs(facts.chance - facts.majority) < 0.005:
         return (Level("chance, majority label", facts.chance, ":"),)
     return Level("chance", facts.chance, ":"), Level("majority label", facts.majority, "-.")
@@ -311,7 +335,7 @@ def _levels(facts: SetFacts) -> tuple[Level, ...]:
 def _limits(groups: Iterable[Group], sets: Sequence[SetFacts]) -> tuple[float, float]:
     """One scale for all sets, so that they can be held side by side."""
     ends = [end for g in groups for s in g.scores.values() for end in (s.low, s.high)]
-    ends += [level for facts in sets for level in (facts.chance, facts.majority)]
+    ends += [v for facts in sets if not facts.written for v in (facts.chance, facts.majority)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     return max(0.0, low - 0.04), min(1.02, high + 0.04)
 
@@ -323,7 +347,8 @@ def _domain(facts: SetFacts) -> str:
 def _numeric(analysis: Analysis, key: str) -> bool:
     values = analysis.values(key)
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    return len(values) > 1 and plain
+    # One k and a control without demonstrations are two methods, and no axis.
+    return len([v for v in values if v or key != K]) > 1 and plain
 
 
 def _log(values: Sequence[Value]) -> bool:
@@ -342,11 +367,11 @@ def _reliability(analysis: Analysis) -> Iterator[Sketch]:
                 (answer.confidence, answer.right)
                 for cell in group.cells
                 for answer in analysis.answers.get(cell.name, {}).get(facts.name, {}).values()
+                if answer.confidence is not None
             ]
             points = tuple(Point(sure, right) for sure, right, _ in reliability(answers))
             if points:
-                pen = Pen(INKS[group.method], MARKERS[group.method])
-                lines.append(Line(group.label(), pen, points))
+                lines.append(Line(group.label(), pen(group), points))
         if lines:
             name = re.sub(r"[^a-z0-9]+", "-", f"reliability-{facts.name}".lower()).strip("-")
             yield reliability_chart(name, f"{facts.name}: is it as sure as it is right?", lines)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from instil.errors import OutputError
 from instil.report.analysis import Analysis, analyse
-from instil.report.groups import TITLES
+from instil.report.checkpoints import checkpoints
+from instil.report.groups import NEAR, SOLVED, TITLES
 from instil.report.numerals import count, percent
 from instil.report.study import Study, flat
 from instil.report.study_browser import MOST_LABELS, ROWS_PER_SET, browse, matrices
@@ -96,7 +97,12 @@ def _render(analysis: Analysis) -> str:
             shipping=shipping(analysis),
             phases=phases(analysis),
             reuses=reuses(analysis),
-            confusions=[(facts.name, matrices(analysis, facts)) for facts in analysis.sets],
+            confusions=[(f.name, matrices(analysis, f)) for f in analysis.sets if not f.written],
+            written=any(facts.written for facts in analysis.sets),
+            labelled=any(not facts.written for facts in analysis.sets) or not analysis.sets,
+            controls=any(test.controls for test in analysis.tests),
+            checkpoints=checkpoints(analysis),
+            near_zero=(percent(SOLVED, 0), percent(SOLVED + NEAR, 0)),
             most_labels=MOST_LABELS,
             browser=browser,
             titles=TITLES,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean as mean
 
 from instil.report.analysis import Analysis, SetFacts
+from instil.report.checkpoints import checkpoints
 from instil.report.groups import Group, SetSummary, Standing
 from instil.report.numerals import MISSING, NBSP, count, fixed, number, percent, points
 from instil.report.study_verdict import between, p_text, signed
@@ -19,6 +20,12 @@ _STANDINGS: dict[Standing, str] = {
     "below": "below chance",
     "unclear": "not clear of chance",
 }
+_WRITTEN_STANDINGS: dict[Standing, str] = {
+    "above": "",
+    "at": "near 0",
+    "below": "near 0",
+    "unclear": "may be near 0",
+}
 MOST_LABELS = 6
 """Labels whose predicted shares still fit in a cell of a table."""
 
@@ -26,13 +33,15 @@ MOST_LABELS = 6
 def summary(analysis: Analysis, facts: SetFacts) -> Table:
     """What every group scored on one set."""
     rows = []
+    standings = _WRITTEN_STANDINGS if facts.written else _STANDINGS
     for found, score in analysis.scored(facts.name):
         own = (
-            Cell(percent(score.mean), score.mean, _STANDINGS[score.standing]),
+            Cell(percent(score.mean), score.mean, standings[score.standing]),
             Cell(between(score), score.low, f"over {score.over}"),
             _maybe(score.deviation, points),
             Cell(f"{score.seeds} × {score.rows:,}", score.seeds * score.rows),
-            Cell(fixed(score.calibration_error, 3), score.calibration_error),
+            _maybe(score.cross_entropy, lambda value: fixed(value, 3)),
+            _maybe(score.calibration_error, lambda value: fixed(value, 3)),
             _maybe(score.verbalizer_mass, lambda value: fixed(value, 3)),
             _maybe(score.kl, lambda value: fixed(value, 3)),
             _maybe(score.agreement, percent),
@@ -49,9 +58,10 @@ def summary(analysis: Analysis, facts: SetFacts) -> Table:
             "95 % interval",
             "SD over seeds",
             "Seeds × rows",
+            "Cross-entropy, nats a token",
             "Calibration error",
             "Verbalizer mass",
-            "KL to teacher",
+            "KL to teacher, nats a token" if facts.written else "KL to teacher",
             "Agreement",
             "Teacher’s accuracy",
             "Single contexts, range",
@@ -62,7 +72,7 @@ def summary(analysis: Analysis, facts: SetFacts) -> Table:
 
 
 def pairs(analysis: Analysis, facts: SetFacts) -> Table:
-    """Every two methods at the same settings, on the same rows of one set."""
+    """Every two methods at the same settings, and controls, on the same rows of one set."""
     rows = [
         Row(
             f"{test.one.label()} against {test.other.label()}",
@@ -253,5 +263,5 @@ def all_tables(analysis: Analysis) -> Sequence[Table]:
     """Every table of the study that has a line."""
     tables = [summary(analysis, facts) for facts in analysis.sets]
     tables += [pairs(analysis, facts) for facts in analysis.sets]
-    tables += [shipping(analysis), phases(analysis)]
+    tables += [checkpoints(analysis), shipping(analysis), phases(analysis)]
     return [table for table in tables if table.rows]

@@ -6,14 +6,16 @@ method clears chance, that is all that is said of a set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from instil.cell import StudyMethod
 from instil.report.analysis import Analysis, SetFacts
-from instil.report.groups import TITLES, Group, SetSummary
+from instil.report.groups import TITLES, Control, Group, SetSummary
 from instil.report.numerals import NBSP, count, percent, points
 from instil.report.pairs import PairTest
 from instil.report.verdict import FEW_ROWS, Tone, Verdict
+from instil.report.written_verdict import NOT_SOLVED, closeness, closest, floor, unsolved
 
 RIVALS: tuple[StudyMethod, ...] = (
     "in_context",
@@ -22,6 +24,10 @@ RIVALS: tuple[StudyMethod, ...] = (
     "pattern_fine_tuning",
     "pattern_fine_tuning_in_context",
 )
+CONTROLS_SAID: dict[Control | None, str] = {
+    "zero-shot teacher": "a zero-shot teacher",
+    "shuffled answers": "shuffled answers",
+}
 ONE_LABEL = 0.95
 """From this share of the rows on, a method that predicts one label is said to predict it alone."""
 
@@ -35,7 +41,7 @@ class SetVerdict:
     label: str
     sentences: tuple[str, ...]
     skill: bool = True
-    """Whether some method is above chance."""
+    """Whether some method is above chance, or solves some of what is to be written."""
 
 
 def judge_study(analysis: Analysis) -> tuple[Verdict, list[SetVerdict]]:
@@ -47,12 +53,16 @@ def judge_study(analysis: Analysis) -> tuple[Verdict, list[SetVerdict]]:
     at_chance = [v for v in verdicts if not v.skill]
     figure, caption = _number(analysis, {v.set.name for v in verdicts} - _names(at_chance))
     if len(at_chance) == len(verdicts):
-        where = f"on {verdicts[0].set.name}" if len(verdicts) == 1 else "on every set"
         said = _guessing(at_chance)
-        headline = f"{said[0].upper()}{said[1:]} {where}."
-        return Verdict(
-            "open", "Nothing above chance", headline, figure, caption, _sizes(analysis)
-        ), verdicts
+        where = f"on {'any' if said.startswith('no') else 'every'} set"
+        if len(verdicts) == 1:
+            where = f"on {verdicts[0].set.name}"
+        headline, label = f"{said[0].upper()}{said[1:]} {where}.", "Nothing above chance"
+        if all(verdict.set.written for verdict in verdicts):
+            label = "Not solved"
+            headline = f"{headline.rstrip('.')}: fidelity and cross-entropy are what to look at."
+            figure, caption = closest(analysis) or (figure, caption)
+        return Verdict("open", label, headline, figure, caption, _sizes(analysis)), verdicts
     label, tone, headline = _headline(analysis, verdicts, at_chance)
     return Verdict(tone, label, headline, figure, caption, _sizes(analysis)), verdicts
 
@@ -62,7 +72,7 @@ def _headline(
 ) -> tuple[str, Tone, str]:
     against: dict[str, list[SetVerdict]] = {"ahead": [], "behind": [], "level": []}
     for verdict in verdicts:
-        student = best_of(analysis, verdict.set.name, "distillation")
+        student = analysis.best(verdict.set.name, "distillation")
         test = _against(analysis, verdict.set.name, student, "in_context") if student else None
         if test and verdict not in at_chance:
             against[_outcome(test)].append(verdict)
@@ -93,6 +103,12 @@ def _headline(
 
 
 def _guessing(verdicts: list[SetVerdict]) -> str:
+    written = {verdict.set.written for verdict in verdicts}
+    if written == {True}:
+        sure = all(verdict.label == NOT_SOLVED for verdict in verdicts)
+        return f"no method {'solves' if sure else 'is shown to solve'} the task"
+    if written == {True, False}:
+        return "no method is shown to be above chance or to solve the task"
     if all(verdict.label == "At chance" for verdict in verdicts):
         return "all methods are at chance"
     return "no method is shown to be above chance"
@@ -100,6 +116,13 @@ def _guessing(verdicts: list[SetVerdict]) -> str:
 
 def judge_set(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     """What can be said of one set: who is highest, and from whom the rows tell distillation."""
+    judged = _judge_answers(analysis, facts)
+    if not facts.written:
+        return judged
+    return replace(judged, sentences=(*judged.sentences, *closeness(analysis, facts)))
+
+
+def _judge_answers(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     scored = analysis.scored(facts.name)
     above = [pair for pair in scored if pair[1].standing == "above"]
     if not above:
@@ -108,8 +131,8 @@ def judge_set(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     of = f", the highest of {len(scored)} settings" if len(scored) > 1 else ""
     first = f"{best.label()} scores {percent(score.mean)} ({between(score)}){of}."
     if score.standing != "above":
-        first += " Its own interval does not clear chance."
-    student = best_of(analysis, facts.name, "distillation")
+        first += f" Its own interval does not clear {floor(facts)}."
+    student = analysis.best(facts.name, "distillation")
     if student is None:
         others = [t for t in analysis.tests_of(facts.name) if best in (t.one, t.other)]
         apart = sum(test.separated for test in others)
@@ -120,9 +143,10 @@ def judge_set(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     if student is not best:
         sentences.append(f"{student.label()} scores {percent(own.mean)} ({between(own)}).")
     if own.standing != "above":
-        sentences.append("Distillation itself is not shown to be above chance here.")
+        sentences.append(f"Distillation itself is not shown to be above {floor(facts)} here.")
     tests = {m: t for m in RIVALS if (t := _against(analysis, facts.name, student, m))}
-    sentences.append(_tested(tests))
+    controls = [t for t in analysis.tests_of(facts.name) if t.one is student and t.controls]
+    sentences.append(_tested([*tests.values(), *controls]))
     tone, label = _judged(own, tests)
     return SetVerdict(facts, tone, label, tuple(sentences))
 
@@ -131,7 +155,7 @@ def _judged(own: SetSummary, tests: dict[StudyMethod, PairTest]) -> tuple[Tone, 
     outcome = {method: _outcome(test) for method, test in tests.items()}
     context, zero = outcome.get("in_context"), outcome.get("zero_shot")
     if own.standing != "above":
-        return "open", "Distillation not above chance"
+        return "open", f"Distillation {'near 0' if own.written else 'not above chance'}"
     if "behind" in (context, zero):
         return "short", f"Behind {'in-context' if context == 'behind' else 'zero-shot'}"
     if context == "ahead":
@@ -144,6 +168,8 @@ def _judged(own: SetSummary, tests: dict[StudyMethod, PairTest]) -> tuple[Tone, 
 def _without_skill(
     analysis: Analysis, facts: SetFacts, scored: list[tuple[Group, SetSummary]]
 ) -> SetVerdict:
+    if facts.written:
+        return _unsolved(analysis, facts, scored)
     levels = f"chance ({percent(facts.chance)}) and the majority label ({percent(facts.majority)})"
     standings = [score.standing for _, score in scored]
     below, unclear = standings.count("below"), standings.count("unclear")
@@ -159,24 +185,39 @@ def _without_skill(
         first = f"{none} above chance on {facts.name}; {below} of {len(scored)} lie below {levels}."
     else:
         first = f"{who} at chance on {facts.name}: no interval lies wholly above {levels}."
-    sentences = [first]
+    return SetVerdict(facts, "open", label, (first, *_still_apart(analysis, facts)), skill=False)
+
+
+def _unsolved(
+    analysis: Analysis, facts: SetFacts, scored: list[tuple[Group, SetSummary]]
+) -> SetVerdict:
+    sure = all(score.standing == "at" for _, score in scored)
+    sentences = (unsolved(facts, scored, sure=sure), *_still_apart(analysis, facts))
+    return SetVerdict(
+        facts, "open", NOT_SOLVED if sure else "Not shown to be solved", sentences, skill=False
+    )
+
+
+def _still_apart(analysis: Analysis, facts: SetFacts) -> Iterator[str]:
     apart = sum(test.separated for test in analysis.tests_of(facts.name))
     if apart:
-        sentences.append(
+        yield (
             f"The paired tests still tell {count(apart, 'pair')} apart: the methods err on "
             "different rows, and none of them can be said to solve the task."
         )
-    return SetVerdict(facts, "open", label, tuple(sentences), skill=False)
 
 
-def _tested(tests: dict[StudyMethod, PairTest]) -> str:
+def _tested(tests: list[PairTest]) -> str:
     if not tests:
         return "No other method answered the same rows at the same settings, so nothing is tested."
     words = {"ahead": "ahead of", "behind": "behind", "level": "not apart from"}
     by_outcome: dict[str, list[str]] = {}
-    for method, test in tests.items():
+    for test in tests:
         size = f"{signed(test.difference)}, {p_text(test.p_holm)}"
-        by_outcome.setdefault(_outcome(test), []).append(f"{TITLES[method].lower()} ({size})")
+        name = test.other.title.lower()
+        if test.controls:
+            name = f"its control with {CONTROLS_SAID[test.other.control]}"
+        by_outcome.setdefault(_outcome(test), []).append(f"{name} ({size})")
     said = [f"{words[o]} {_listed(by_outcome[o])}" for o in words if o in by_outcome]
     return f"The paired tests find distillation {'; '.join(said)}."
 
@@ -186,12 +227,6 @@ def _outcome(test: PairTest) -> str:
         return "level"
     # By the rows that the test counts, which is what it has shown.
     return "ahead" if test.only_one > test.only_other else "behind"
-
-
-def best_of(analysis: Analysis, name: str, method: StudyMethod) -> Group | None:
-    """The group of a method that scores highest on a set."""
-    found = [pair for pair in analysis.scored(name) if pair[0].method == method]
-    return max(found, key=lambda pair: pair[1].mean)[0] if found else None
 
 
 def _against(analysis: Analysis, name: str, student: Group, method: StudyMethod) -> PairTest | None:
@@ -208,15 +243,15 @@ def _against(analysis: Analysis, name: str, student: Group, method: StudyMethod)
 def _number(analysis: Analysis, names: set[str]) -> tuple[str, str]:
     """The number behind the headline: of the first set that says anything."""
     for facts in analysis.sets:
-        student = best_of(analysis, facts.name, "distillation")
+        student = analysis.best(facts.name, "distillation")
         test = _against(analysis, facts.name, student, "in_context") if student else None
         if test and facts.name in names:
             return signed(test.difference), f"distillation minus in-context on {facts.name}"
     facts = next((f for f in analysis.sets if f.name in names), analysis.sets[0])
     found, score = max(analysis.scored(facts.name), key=lambda pair: pair[1].mean)
-    caption = (
-        f"highest accuracy on {facts.name}: {found.label()}; chance is {percent(facts.chance)}"
-    )
+    caption = f"highest accuracy on {facts.name}: {found.label()}"
+    if not facts.written:
+        caption += f"; chance is {percent(facts.chance)}"
     return percent(score.mean), caption
 
 

@@ -136,7 +136,7 @@ def _rows(cell: Cell, varied: list[str]) -> Iterator[dict[str, Any]]:
     costs = _costs(cell)
     for who, scores in (("method", cell.scores), ("teacher", cell.teacher)):
         for score in scores:
-            yield about | {"who": who} | _score(score) | costs
+            yield about | {"who": who} | _score(score, labels=bool(cell.labels)) | costs
 
 
 def _setting(cell: Cell, key: str) -> Any:
@@ -150,24 +150,36 @@ def _setting(cell: Cell, key: str) -> Any:
     return found
 
 
-def _score(score: SetScore) -> dict[str, Any]:
-    return {
+def _score(score: SetScore, *, labels: bool) -> dict[str, Any]:
+    scored = {
         "set": score.name,
         "domain": score.domain,
         "rows": score.accuracy.n,
         "accuracy": score.accuracy.value,
         "accuracy_low": score.accuracy.low,
         "accuracy_high": score.accuracy.high,
+    }
+    closeness = {
+        "kl_to_teacher": score.fidelity.kl_to_teacher if score.fidelity else None,
+        "agreement": score.fidelity.agreement if score.fidelity else None,
+    }
+    if not labels:
+        return scored | {"cross_entropy": score.cross_entropy} | closeness
+    scored |= {
         "chance": score.chance,
         "majority": score.majority,
         "calibration_error": score.calibration_error,
         "verbalizer_mass": score.verbalizer_mass,
-        "kl_to_teacher": score.fidelity.kl_to_teacher if score.fidelity else None,
-        "agreement": score.fidelity.agreement if score.fidelity else None,
-        "predicted_shares": _plain(predicted_shares(score.confusion)),
-        "confusion": _plain(score.confusion),
-        "single_contexts": _plain([single.model_dump() for single in score.single_contexts]),
     }
+    return (
+        scored
+        | closeness
+        | {
+            "predicted_shares": _plain(predicted_shares(score.confusion)),
+            "confusion": _plain(score.confusion),
+            "single_contexts": _plain([single.model_dump() for single in score.single_contexts]),
+        }
+    )
 
 
 def _costs(cell: Cell) -> dict[str, Any]:

@@ -1,18 +1,35 @@
-"""Classification tasks as data: a pattern, a verbalizer, and where the rows come from; and the table that names them.
+"""Tasks as data: a pattern, what tells a right answer, and where the rows come from; and the table that names them.
 
-A new family of data sets is a file with a class like those here, and one more member of `Task`.
+Answers are labels, which a verbalizer turns into words, or they are written. A new family of data sets is a file with a class
+like those here, and one more member of `LabelTask`, or of `Task` and `WRITTEN`.
 """
 
 from typing import Annotated
 
 from pydantic import Field
 
-from instil.task.classification import Classification, TaskData
+from instil.task.base import TaskData
+from instil.task.classification import Classification
+from instil.task.gsm8k import GSM8K
 from instil.task.nli import NLI
 from instil.task.paraphrase import Paraphrase
 from instil.task.sentiment import Sentiment
 from instil.task.topic import Topic
 
-Task = Annotated[NLI | Paraphrase | Sentiment | Topic | Classification, Field(discriminator="name")]
+LabelTask = NLI | Paraphrase | Sentiment | Topic | Classification
+Task = Annotated[LabelTask | GSM8K, Field(discriminator="name")]
+WRITTEN = frozenset({"gsm8k"})
+"""Names of the tasks whose answers are written."""
 
-__all__ = ["NLI", "Classification", "Paraphrase", "Sentiment", "Task", "TaskData", "Topic"]
+__all__ = [
+    "GSM8K",
+    "NLI",
+    "WRITTEN",
+    "Classification",
+    "LabelTask",
+    "Paraphrase",
+    "Sentiment",
+    "Task",
+    "TaskData",
+    "Topic",
+]

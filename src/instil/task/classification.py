@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from instil.errors import DataFileError, FieldError
+from instil.errors import FieldError
 from instil.rows import Row, read_fields
+from instil.task.base import TaskBase, TaskData, some
 from instil.task.nearest import did_you_mean
-from instil.task.pattern import Pattern, names, render
+from instil.task.pattern import names, render
 from instil.task.source import Fields, file_digest
 from instil.task.verbalizer import Verbalizer
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """The rows of a task: inputs are rendered patterns, outputs are names of labels.
-
-    Attributes:
-        train: Rows to learn from, and to take demonstrations from.
-        in_domain: Evaluation sets from where the training rows come from, by name.
-        out_of_domain: Evaluation sets from elsewhere, by name.
-    """
-
-    train: list[Row]
-    in_domain: dict[str, list[Row]]
-    out_of_domain: dict[str, list[Row]]
-
-
-class ClassificationTask(BaseModel, ABC):
+class ClassificationTask(TaskBase):
     """A pattern that turns a row into text, and a verbalizer that turns a label into words."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    folder: Path | None = Field(None, description="a local copy of the sets; null: from the hub")
-    prefix: str = Field("", description="stands before everything else; may be empty")
-    pattern: Pattern = Field(description="text of a row, its fields' names in braces")
     verbalizer: Verbalizer = Field(
         description="label -> surface forms without a space before them; demonstrations show the first"
     )
@@ -51,32 +28,6 @@ class ClassificationTask(BaseModel, ABC):
     def labels(self) -> tuple[str, ...]:
         """The labels' names, in the verbalizer's order."""
         return tuple(self.verbalizer)
-
-    @abstractmethod
-    def read(self) -> TaskData:
-        """Reads all sets of the task.
-
-        Raises:
-            DataFileError: a file is missing or empty, or the hub lacks a data set.
-            DataFormatError: a file is malformed.
-            FieldError: a row lacks a field or has an unknown label.
-            HubUnreachableError: the hub cannot be reached.
-        """
-
-    @abstractmethod
-    def _sources(self) -> object:
-        """What tells the content of the sets apart, whatever their place."""
-
-    def digest(self) -> str:
-        """A SHA-256 over the settings and the content of local files; of hub sets, over their ids.
-
-        Raises:
-            DataFileError: a file is missing or empty.
-        """
-        settings = self.model_dump(
-            mode="json", exclude={"folder", "train", "in_domain", "out_of_domain"}
-        )
-        return hashlib.sha256(json.dumps([settings, self._sources()]).encode()).hexdigest()
 
     def _rows(
         self, name: str, read: Fields, label_field: str, labels: Mapping[str, str | None]
@@ -92,9 +43,7 @@ class ClassificationTask(BaseModel, ABC):
             label = _label(fields, where, label_field, labels)
             if label is not None:
                 rows.append(Row(render(self.pattern, fields, where), label))
-        if not rows:
-            raise DataFileError(f"the set {name!r} has no rows", mend="add at least one row")
-        return rows
+        return some(rows, name)
 
 
 class Classification(ClassificationTask):
@@ -118,7 +67,7 @@ class Classification(ClassificationTask):
         return self
 
     def read(self) -> TaskData:
-        """Reads the files; see `ClassificationTask.read`."""
+        """Reads the files; see `TaskBase.read`."""
         return TaskData(
             self._read("train", self.train),
             {name: self._read(name, path) for name, path in self.in_domain.items()},
@@ -132,7 +81,7 @@ class Classification(ClassificationTask):
     def _place(self, path: Path) -> Path:
         return self.folder / path if self.folder else path
 
-    def _sources(self) -> object:
+    def _sources(self) -> list[object]:
         return [
             file_digest(self._place(self.train)),
             {name: file_digest(self._place(path)) for name, path in self.in_domain.items()},

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from instil.rows import Row
-from instil.task.classification import ClassificationTask, TaskData
-from instil.task.nearest import did_you_mean
-from instil.task.source import DataSet, fingerprint, read_set
+from instil.task.classification import ClassificationTask
+from instil.task.named_sets import NamedSets
+from instil.task.source import read_set
 
 
-class Family(ClassificationTask):
-    """A task whose sets are named, not given as files."""
-
-    sets: ClassVar[Mapping[str, DataSet]]
-
-    train: str = Field(description="set to learn from")
-    in_domain: tuple[str, ...] = Field(
-        description="evaluation sets from where the training rows come from"
-    )
-    out_of_domain: tuple[str, ...] = Field(description="evaluation sets from elsewhere")
-
-    @model_validator(mode="after")
-    def _sets_are_known_and_differ(self) -> Self:
-        names = self._names()
-        for name in names:
-            if name not in self.sets:
-                raise ValueError(f"no set {name!r}; {did_you_mean(name, self.sets)}")
-            if names.count(name) > 1:
-                raise ValueError(f"the set {name!r} is named twice")
-        if len(names) == 1:
-            raise ValueError("name at least one evaluation set, in_domain or out_of_domain")
-        return self
+class Family(NamedSets, ClassificationTask):
+    """A classification task whose sets are named, not given as files."""
 
     @model_validator(mode="after")
     def _labels_are_kept(self) -> Self:
@@ -47,17 +27,6 @@ class Family(ClassificationTask):
             )
         return self
 
-    def read(self) -> TaskData:
-        """Reads the sets; see `ClassificationTask.read`."""
-        return TaskData(
-            self._read(self.train),
-            {name: self._read(name) for name in self.in_domain},
-            {name: self._read(name) for name in self.out_of_domain},
-        )
-
-    def _names(self) -> list[str]:
-        return [self.train, *self.in_domain, *self.out_of_domain]
-
     def _labels(self, name: str) -> Mapping[str, str | None]:
         """What the label field of a set holds -> our label."""
         return self.sets[name].labels
@@ -65,13 +34,3 @@ class Family(ClassificationTask):
     def _read(self, name: str) -> list[Row]:
         fields = read_set(name, self.sets[name], self.folder)
         return self._rows(name, fields, "label", self._labels(name))
-
-    def _sources(self) -> object:
-        def contents(names: tuple[str, ...]) -> dict[str, object]:
-            return {name: fingerprint(name, self.sets[name], self.folder) for name in names}
-
-        return [
-            contents((self.train,)),
-            contents(self.in_domain),
-            contents(self.out_of_domain),
-        ]

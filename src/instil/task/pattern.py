@@ -34,7 +34,7 @@ def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
     values = {name: _value(fields, name, where) for _, name in pieces if name is not None}
     if not any(map(str.strip, values.values())):
         raise FieldError(
-            f"{where}: nothing to classify",
+            f"{where}: nothing to read",
             got=f"blank text in {', '.join(map(repr, values))}",
             mend="fill the row or drop it",
         )

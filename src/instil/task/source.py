@@ -31,21 +31,35 @@ class Hub:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of labelled rows that a family knows.
+    """A set that a task knows.
 
     Attributes:
         file: Its path in a local copy.
         hub: Its place on the hub.
-        labels: What its label field holds, numbers as text -> our label; None: such rows are left out.
+        labels: What its label field holds, numbers as text -> our label; None: such rows are left out. Empty where
+            answers are written.
         file_fields: Our name of a field -> the file's, where they differ.
         hub_fields: Our name of a field -> the hub's, where they differ.
     """
 
     file: str
     hub: Hub
-    labels: Mapping[str, str | None]
+    labels: Mapping[str, str | None] = field(default_factory=dict)
     file_fields: Mapping[str, str] = field(default_factory=dict)
     hub_fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrittenSet(DataSet):
+    """A set whose answers are written.
+
+    Attributes:
+        question: Pattern of what is asked; the task's own pattern knows it as `question`.
+        answer: Pattern of the gold answer.
+    """
+
+    question: str = "{question}"
+    answer: str = "{answer}"
 
 
 Fields = Iterator[tuple[str, Mapping[str, object]]]

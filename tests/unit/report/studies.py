@@ -12,8 +12,8 @@ from instil.cell import (
     FAILURE,
     PREDICTIONS,
     Cell,
+    CellPrediction,
     Failure,
-    LabelPrediction,
 )
 from instil.metrics import wilson
 from instil.report import Study, read_study
@@ -26,7 +26,7 @@ SETS = {"mnli_matched": "in", "hans": "out"}
 
 def predict(
     right: Iterable[bool], labels: list[str], set: str, texts: Mapping[int, str] | None = None
-) -> list[LabelPrediction]:
+) -> list[CellPrediction]:
     """A line a row: gold labels in turn, and where it is wrong the label that comes next."""
     lines = []
     for row, hit in enumerate(right):
@@ -35,7 +35,7 @@ def predict(
         sure = 0.5 + 0.4 * ((row * 7 % 10) / 10)
         rest = (1 - sure) / (len(labels) - 1)
         lines.append(
-            LabelPrediction(
+            CellPrediction(
                 set=set,
                 row=row,
                 input=(texts or {}).get(row, f"Premise {row} of {set}. Hypothesis {row}."),
@@ -47,7 +47,7 @@ def predict(
     return lines
 
 
-def score(lines: list[LabelPrediction], labels: list[str], **changes: Any) -> dict[str, Any]:
+def score(lines: list[CellPrediction], labels: list[str], **changes: Any) -> dict[str, Any]:
     """The fields of a `SetScore` that follow from predictions, and plausible others."""
     hits, n = sum(line.predicted == line.expected for line in lines), len(lines)
     low, high = wilson(hits / n, n)
@@ -85,7 +85,7 @@ def phase(wall: float, peak: float) -> dict[str, Any]:
 
 def build_cell(
     method: str,
-    lines: list[LabelPrediction],
+    lines: list[CellPrediction],
     *,
     seed: int = 0,
     tuning: str | None = None,
@@ -97,7 +97,7 @@ def build_cell(
 ) -> Cell:
     """A cell whose scores are those of its predictions."""
     labels = labels or LABELS
-    by_set: dict[str, list[LabelPrediction]] = {}
+    by_set: dict[str, list[CellPrediction]] = {}
     for line in lines:
         by_set.setdefault(line.set, []).append(line)
     taught = {"fidelity": {"kl_to_teacher": 0.21, "agreement": 0.88}}
@@ -161,7 +161,7 @@ def draw(seed: int, name: str, share: float, rows: int, skill: str) -> list[bool
 
 def write_study_folder(
     folder: Path,
-    cells: Iterable[tuple[Cell, list[LabelPrediction]]],
+    cells: Iterable[tuple[Cell, list[CellPrediction]]],
     *,
     varied: list[str],
     title: str = "Four methods on MNLI",

@@ -15,7 +15,7 @@ from tests.unit.report.studies import (
     write_study_folder,
 )
 
-from instil.cell import Cell, Failure, LabelPrediction
+from instil.cell import Cell, CellPrediction, Failure
 from instil.errors import DataFileError, DataFormatError
 from instil.report import Study, read_study
 from instil.report.analysis import Analysis, analyse
@@ -23,7 +23,7 @@ from instil.report.study_verdict import judge_study, study_caveats
 from instil.study_index import INDEX, StudyIndex
 
 VARIED = ["method", "seed"]
-Made = tuple[Cell, list[LabelPrediction]]
+Made = tuple[Cell, list[CellPrediction]]
 
 
 def cell(method: str, right: list[bool], seed: int = 0, **changes: Any) -> Made:

@@ -44,7 +44,7 @@ def test_anything_but_plain_names_is_refused(pattern: str, words: str) -> None:
         ({"a": "b", "c": "d"}, "known: 'a', 'c'"),
         ({"text": None}, "got: null"),
         ({"text": ["a"]}, "got: list"),
-        ({"text": " \n"}, "nothing to classify"),
+        ({"text": " \n"}, "nothing to read"),
     ],
 )
 def test_a_row_that_does_not_fill_the_pattern_is_refused(

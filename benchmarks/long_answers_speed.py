@@ -1,0 +1,351 @@
+"""Measures distillation of long answers against the usual loop and against TRL's self-distillation trainer.
+
+    python benchmarks/long_answers_speed.py --data FOLDER [--k 8 24] [--output FILE]
+
+FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021) with the fields `question` and `answer`. `trl` must be installed. Every arm has the
+same 80 rows, the same token ids (demonstrations as chat turns, the gold answer as the completion), batches of 4, LoRA of rank 16
+on all linear layers, and is a process of its own:
+
+- `plain`: a second copy of the weights reads the whole teacher prompt at every step; logits at every position, both sides;
+- `trl`: `trl.experimental.sdft`, the base with its adapter off as the teacher, its generation replaced by the given completions;
+- `instil`: targets computed once, the context read once; then 3 epochs of training on them. All of it is counted.
+
+instil's seconds a step are those of the whole work, teacher and target store included, over its 60 steps. Of the other two, whose
+steps all cost the same, `--steps` steps after a first one are timed. `cheap` is instil with 4 demonstrations: what the context's length adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+MODEL = "bundled:smollm2-135m-instruct"
+ROWS, EPOCHS, BATCH, RANK, RATE = 80, 3, 4, 16, 2e-4
+DEMONSTRATIONS_FROM = 1000  # a row's number in the training set; those before are learnt from
+
+
+@dataclass(frozen=True)
+class Given:
+    """What all arms get, in token ids."""
+
+    teacher_prompts: list[list[int]]
+    student_prompts: list[list[int]]
+    completions: list[list[int]]
+    messages: list[tuple[list[dict[str, str]], list[dict[str, str]]]]
+
+    @classmethod
+    def read(cls, data: Path, k: int) -> Given:
+        """Renders the rows with k demonstrations."""
+        from instil.config import Prompt
+        from instil.context import Context
+        from instil.model import outline
+        from instil.prompt import ChatPrompt, prompt_format
+        from instil.rows import Row
+
+        lines = (data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [Row(r["question"], r["answer"]) for r in map(json.loads, lines)]
+        context = Context(demonstrations=tuple(rows[DEMONSTRATIONS_FROM : DEMONSTRATIONS_FROM + k]))
+        form = prompt_format(outline(MODEL).tokenizer, Prompt(format="chat"))
+        assert isinstance(form, ChatPrompt)
+        learnt = rows[:ROWS]
+        return cls(
+            teacher_prompts=[form.prompt_ids(row.input, context) for row in learnt],
+            student_prompts=[form.prompt_ids(row.input) for row in learnt],
+            completions=[form.completion_ids(row) for row in learnt],
+            messages=[
+                (form.messages(row.input), form.messages(row.input, context)) for row in learnt
+            ],
+        )
+
+
+def plain(given: Given, steps: int) -> dict[str, Any]:
+    """The loop that everybody writes first."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.nn.functional import kl_div
+
+    from instil.model import load
+
+    teacher, student = load(MODEL), load(MODEL)
+    network = get_peft_model(
+        student.network,
+        LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
+    ).train()
+    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=RATE)
+
+    def logits(model: Any, prompts: list[list[int]], completions: list[list[int]]) -> Any:
+        rows = [p + c for p, c in zip(prompts, completions, strict=True)]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        made = model(input_ids=ids, attention_mask=mask).logits
+        return torch.cat(
+            [
+                made[i, len(p) - 1 : len(p) + len(c) - 1]
+                for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+            ]
+        )
+
+    seconds = []
+    for step in range(steps + 1):
+        start = time.perf_counter()
+        chosen = [(step * BATCH + i) % ROWS for i in range(BATCH)]
+        completions = [given.completions[i] for i in chosen]
+        with torch.no_grad():
+            p = (
+                logits(teacher.network, [given.teacher_prompts[i] for i in chosen], completions)
+                .float()
+                .log_softmax(-1)
+            )
+        q = (
+            logits(network, [given.student_prompts[i] for i in chosen], completions)
+            .float()
+            .log_softmax(-1)
+        )
+        loss = kl_div(q, p, reduction="batchmean", log_target=True)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds_a_step": statistics.mean(seconds[1:]), "steps": steps}
+
+
+def trl(given: Given, steps: int) -> dict[str, Any]:
+    """TRL's self-distillation, fed with the given completions."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+    from instil.model import load
+
+    model = load(MODEL)
+    known = {tuple(p): c for p, c in zip(given.student_prompts, given.completions, strict=True)}
+    seen = set()
+    teacher_ids = {tuple(p) for p in given.teacher_prompts}
+
+    class GivenCompletions(SDFTTrainer):
+        def _generate(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+            return prompt_ids, [known[tuple(ids)] for ids in prompt_ids]
+
+        def _tokenize_prompts(self, prompts: list[Any]) -> list[list[int]]:
+            made = super()._tokenize_prompts(prompts)
+            seen.update(map(tuple, made))
+            return made
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.ticks: list[float] = []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.ticks.append(time.perf_counter())
+
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GivenCompletions(
+            model=model.network,
+            args=SDFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=BATCH,
+                gradient_accumulation_steps=1,
+                max_steps=steps + 1,
+                learning_rate=RATE,
+                bf16=model.dtype == "bfloat16",
+                use_cpu=not torch.cuda.is_available(),
+                max_prompt_length=None,
+                max_completion_length=1024,
+                num_generations=1,
+                distillation_mode="topk_logits",
+                distillation_topk=64,
+                distillation_alpha=0.0,
+                distillation_add_tail=True,
+                report_to="none",
+                save_strategy="no",
+                shuffle_dataset=False,
+                gradient_checkpointing=False,
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(
+                [
+                    {"prompt": student, "privileged_context": teacher}
+                    for student, teacher in given.messages
+                ]
+            ),
+            processing_class=model.tokenizer,
+            callbacks=[clock],
+            peft_config=LoraConfig(
+                r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+        )
+        # It writes the context into the user's turn; ours are turns of their own.
+        trainer.teacher_context_builder._compose_teacher_prompt = lambda prompt, context: context
+        trainer.train()
+    # The very same token ids on both sides, or the comparison is none.
+    assert seen
+    assert all(ids in known or ids in teacher_ids for ids in seen)
+    gaps = [b - a for a, b in zip(clock.ticks, clock.ticks[1:], strict=False)]
+    return {"seconds_a_step": statistics.mean(gaps), "steps": steps}
+
+
+def instil(given: Given, steps: int) -> dict[str, Any]:
+    """Our own path, from prompts to a trained adapter; `steps` are not asked for, it does all of them."""
+    from instil.alignment import AlignedPair
+    from instil.config import Recipe
+    from instil.context import NO_CONTEXT
+    from instil.progress import Display
+    from instil.resources import Recorder
+    from instil.teaching import Teaching, load_judged
+    from instil.training import train
+
+    recipe = Recipe.parse(
+        {
+            "model": MODEL,
+            "tuning": {"r": RANK, "alpha": 2 * RANK},
+            "training": {"batch_size": BATCH, "epochs": EPOCHS, "learning_rate": RATE},
+        }
+    )
+    display = Display(quiet=True)
+    judged = load_judged(recipe, NO_CONTEXT, recipe.prompt, display)
+    begun = time.perf_counter()
+    rows = zip(given.teacher_prompts, given.student_prompts, given.completions, strict=True)
+    pairs = [AlignedPair(number, *row) for number, row in enumerate(rows)]
+    teaching = Teaching(recipe, judged, Recorder(), display)
+    with tempfile.TemporaryDirectory() as folder:
+        lessons, _ = teaching.lessons(pairs, recipe.objective, Path(folder) / "targets")
+        taught = time.perf_counter()
+        report = train(
+            judged.student.network,  # type: ignore[arg-type]
+            lessons,
+            objective=recipe.objective,
+            settings=recipe.training,
+            seed=0,
+            pad_id=judged.student.pad_id,
+            checkpoints=Path(folder) / "checkpoints",
+            advance=lambda rows, tokens: None,
+            display=display,
+        )
+    done = time.perf_counter()
+    return {
+        "seconds_a_step": (done - begun) / report.steps,
+        "steps": report.steps,
+        "teacher_seconds": taught - begun,
+        "training_seconds_a_step": (done - taught) / report.steps,
+        "seconds": done - begun,
+    }
+
+
+def arithmetic(given: Given) -> dict[str, float]:
+    """Seconds of the matrix products of a student's mean step, forward and backward, measured with torch alone."""
+    import torch
+
+    from instil.model import load
+
+    network = load(MODEL).network
+    config, dtype = network.config, network.dtype
+    rows = list(zip(given.student_prompts, given.completions, strict=True))
+    tokens = round(BATCH * statistics.mean(len(p) + len(c) - 1 for p, c in rows))
+    scored = round(BATCH * statistics.mean(len(c) for _, c in rows))
+    width, inner = config.hidden_size, config.intermediate_size
+    keys = config.num_key_value_heads * config.head_dim
+    shapes = [(width, width)] * 2 + [(width, keys)] * 2 + [(width, inner)] * 3
+    products = [(tokens, a, b) for a, b in shapes] * config.num_hidden_layers
+    products.append((scored, width, config.vocab_size))
+    flops = sum(2 * 2 * n * a * b for n, a, b in products)
+    # Of the frozen weights only the inputs' gradient is computed: two products a layer and direction.
+    makers = {
+        shape: (
+            torch.randn(shape[0], shape[1], dtype=dtype),
+            torch.randn(shape[1], shape[2], dtype=dtype),
+        )
+        for shape in set(products)
+    }
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        for shape in products:
+            x, w = makers[shape]
+            y = x @ w
+            y @ w.T
+        best = min(best, time.perf_counter() - start)
+    return {"seconds": best, "gigaflops": flops / 1e9, "tokens": tokens}
+
+
+ARMS = {"plain": plain, "trl": trl, "instil": instil}
+
+
+def measure(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
+    """One arm, in this process."""
+    given = Given.read(data, k)
+    if arm == "arithmetic":
+        return arithmetic(given)
+    made = ARMS[arm](given, steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tokens = statistics.mean(map(len, given.teacher_prompts))
+    return {**made, "peak_rss_mb": peak / 1024, "teacher_prompt_tokens": tokens}
+
+
+def apart(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
+    """One arm, in a process of its own."""
+    command = [sys.executable, __file__, "--data", str(data), "--arm", arm, "--k", str(k)]
+    told = subprocess.run(
+        [*command, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    print(arm, k, {name: round(value, 2) for name, value in found.items()}, flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 24])
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--arm", choices=[*ARMS, "arithmetic"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.arm:
+        (k,) = arguments.k
+        print(json.dumps(measure(arguments.arm, arguments.data, k, arguments.steps)))
+        return
+    from instil import environment
+
+    results: dict[str, Any] = {"rows": ROWS, "epochs": EPOCHS, "batch": BATCH, "runs": {}}
+    limit = apart("arithmetic", arguments.data, 0, 0)
+    cheap = apart("instil", arguments.data, 4, 0)
+    for k in arguments.k:
+        runs = {
+            arm: apart(arm, arguments.data, k, arguments.steps)
+            for arm in ("instil", "plain", "trl")
+        }
+        ours = runs["instil"]
+        runs["ratios"] = {
+            "plain_to_instil": runs["plain"]["seconds_a_step"] / ours["seconds_a_step"],
+            "trl_to_instil": runs["trl"]["seconds_a_step"] / ours["seconds_a_step"],
+            "peak_memory_to_trl": ours["peak_rss_mb"] / runs["trl"]["peak_rss_mb"],
+            "cost_to_4_demonstrations": ours["seconds"] / cheap["seconds"],
+            "training_to_arithmetic": ours["training_seconds_a_step"] / limit["seconds"],
+        }
+        print(k, runs["ratios"], flush=True)
+        results["runs"][k] = runs
+    results |= {"arithmetic": limit, "instil_4_demonstrations": cheap}
+    results |= {"trl": metadata.version("trl"), "environment": environment.describe()}
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

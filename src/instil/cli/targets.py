@@ -1,0 +1,105 @@
+"""`instil targets`: look at a target store, and check it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instil.cli.console import Debug, errors
+
+if TYPE_CHECKING:
+    from instil.store_index import StoreInfo
+
+app = typer.Typer(help="Look at a teacher's stored targets, or check them.", no_args_is_help=True)
+
+Store = Annotated[Path, typer.Argument(help="Folder of a target store.", show_default=False)]
+
+
+@app.command()
+def info(
+    path: Store,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """What a target store holds and how large it is; its shards are not read."""
+    from instil.store_index import INDEX, StoreInfo
+
+    with errors(debug):
+        told = _told(StoreInfo.read(path / INDEX))
+    if as_json:
+        typer.echo(json.dumps(told, indent=1))
+    else:
+        _print(path, told)
+
+
+@app.command()
+def verify(path: Store, debug: Debug = False) -> None:
+    """Read every shard of a target store and compare its checksum.
+
+    Exit status: 0 the store is whole, 1 a shard is damaged or missing, 2 there is no store.
+    """
+    from instil.store_index import INDEX, StoreInfo
+    from instil.store_index import verify as problems_of
+
+    with errors(debug):
+        problems = problems_of(path)
+        for problem in problems:
+            typer.echo(problem, err=True)
+        if problems:
+            sys.exit(1)
+        shards = len(StoreInfo.read(path / INDEX).shards)
+        typer.echo(f"{path}: {shards} shard{'s' * (shards != 1)}, no problem found")
+
+
+def _told(info: StoreInfo) -> dict[str, Any]:
+    tokens = info.stored_tokens
+    kept = sum(shard.kept for shard in info.shards)
+    return {
+        "whole": info.whole,
+        "rows": info.rows,
+        "rows_stored": sum(shard.rows for shard in info.shards),
+        "tokens": info.tokens,
+        "tokens_stored": tokens,
+        "kept_mean": kept / tokens if tokens else None,
+        "kept_max": max((shard.most_kept for shard in info.shards), default=None),
+        "bytes": info.stored_bytes,
+        "bytes_per_token": info.stored_bytes / tokens if tokens else None,
+        "vocabulary": info.vocabulary,
+        "temperature": info.temperature,
+        "mass": info.mass,
+        "top_k": info.top_k,
+        "fingerprint": info.fingerprint,
+        "shards": len(info.shards),
+    }
+
+
+def _print(path: Path, told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    table = Table(title=escape(str(path)), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {
+        "whole": "yes" if told["whole"] else "no",
+        "rows": f"{told['rows_stored']:,} of {told['rows']:,}",
+        "tokens": f"{told['tokens_stored']:,} of {told['tokens']:,}",
+        "kept a token": f"{shown(told['kept_mean'], '.1f')}, at most {shown(told['kept_max'], ',')}",
+        "bytes a token": shown(told["bytes_per_token"], ".1f"),
+        "bytes": f"{told['bytes']:,}",
+        "shards": f"{told['shards']:,}",
+        "mass": f"{told['mass']}, at most {told['top_k']:,} of {told['vocabulary']:,}",
+        "temperature": f"{told['temperature']}",
+        "fingerprint": escape(told["fingerprint"]),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)

@@ -1,0 +1,45 @@
+"""What a group looks like in a figure: its method's colour and marker, a control's own marker and dash."""
+
+from __future__ import annotations
+
+from instil.cell import StudyMethod
+from instil.report.charts import Pen
+from instil.report.drawing import Ink
+from instil.report.groups import Control, Group
+
+INKS: dict[StudyMethod, Ink] = {
+    "zero_shot": "zero-shot",
+    "in_context": "in-context",
+    "vanilla_fine_tuning": "vanilla",
+    "pattern_fine_tuning": "pattern",
+    "pattern_fine_tuning_in_context": "pattern-context",
+    "distillation": "distilled",
+}
+MARKERS: dict[StudyMethod, str] = {
+    "zero_shot": "v",
+    "in_context": "s",
+    "vanilla_fine_tuning": "P",
+    "pattern_fine_tuning": "D",
+    "pattern_fine_tuning_in_context": "X",
+    "distillation": "o",
+}
+DASHES = {"full": "-", "lora": "--", "bitfit": ":"}
+CONTROL_MARKERS: dict[Control, str] = {"zero-shot teacher": "^", "shuffled answers": "<"}
+CONTROL_DASHES: dict[Control, str] = {"zero-shot teacher": "--", "shuffled answers": ":"}
+
+
+def pen(group: Group, *, tuned: bool = False, along_k: bool = False) -> Pen:
+    """What a group's line looks like.
+
+    Args:
+        group: The group.
+        tuned: Whether the figure has several tunings, which the dash then tells apart.
+        along_k: Whether k is the axis, on which a teacher without demonstrations is a place.
+    """
+    marker = MARKERS[group.method]
+    dash = DASHES.get(group.tuning or "", "-") if tuned else "-"
+    control = None if along_k and group.control == "zero-shot teacher" else group.control
+    if control:
+        marker = CONTROL_MARKERS[control]
+        dash = dash if tuned else CONTROL_DASHES[control]
+    return Pen(INKS[group.method], marker, dash)

@@ -1,0 +1,284 @@
+"""What comes before training: the models, the completions that are learnt, the teacher's targets for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from instil.alignment import AlignedPair
+from instil.config import Recipe
+from instil.context import Context
+from instil.evaluation import Judged
+from instil.forward import output_embeddings
+from instil.generation import Decoding, Generated, generate
+from instil.model import LanguageModel, check_same_tokens, load, resolve
+from instil.objective import Objective
+from instil.online import OnlineTeacher
+from instil.prepared import PreparedRows, Windows
+from instil.progress import Advance, Display
+from instil.prompt import prompt_format
+from instil.resources import Recorder
+from instil.store import StorePlan, TargetStore, build
+from instil.targets import TargetRow, Targets
+from instil.teacher import Scorer
+
+UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
+
+
+def load_judged(recipe: Recipe, context: Context, form: Any, display: Display) -> Judged:
+    """Loads teacher and student: one copy of the weights, with an adapter, unless the teacher is another model.
+
+    Args:
+        recipe: Names them.
+        context: What the teacher reads, where it is the same for all rows.
+        form: How a row is put to them; the recipe's prompt settings.
+        display: Shows progress.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        TokenizerMismatchError: the two models' tokens differ.
+        TuningError: the model does not allow the tuning.
+    """
+    display.note(f"loading {recipe.model}")
+    student = load(recipe.model, dtype=recipe.dtype)
+    teaching = student
+    other = recipe.teacher.model
+    if other is not None and resolve(other) != resolve(recipe.model):
+        display.note(f"loading {other}")
+        teaching = load(other, dtype=student.dtype)
+        check_same_tokens(teaching, student)
+    adapted = recipe.tuning.apply(student.network, seed=recipe.seed)
+    adapted.eval()
+    shared = teaching is student
+    student = replace(student, network=cast(PreTrainedModel, adapted))
+    return Judged(
+        teacher=student if shared else teaching,
+        student=student,
+        prompt_format=prompt_format(student.tokenizer, form),
+        context=context,
+    )
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """A teacher at work for one run.
+
+    Attributes:
+        recipe: Its settings.
+        judged: The models.
+        recorder: Told what it costs.
+        display: Shows progress.
+    """
+
+    recipe: Recipe
+    judged: Judged
+    recorder: Recorder
+    display: Display
+
+    @property
+    def windows(self) -> Windows:
+        """Of the models."""
+        return Windows(teacher=self.judged.teacher.window, student=self.judged.student.window)
+
+    @property
+    def top_k(self) -> int:
+        """Log-probabilities kept a token: as the recipe says, or as many as a loss needs."""
+        return max(self.recipe.teacher.top_k, self.recipe.objective.top_k_needed or 0)
+
+    @property
+    def mass(self) -> float:
+        """Probability that the kept tokens cover, at most `top_k` of them; raw logits are wanted of every one."""
+        return 1.0 if self.recipe.objective.top_k_needed else self.recipe.teacher.mass
+
+    def fingerprint(self, pairs: Sequence[AlignedPair]) -> str:
+        """Of all that the teacher's targets for these pairs depend on."""
+        objective, model = self.recipe.objective, self.judged.teacher
+        settings = [model.fingerprint, model.dtype, objective.temperature, self.top_k, self.mass]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for pair in pairs:
+            for ids in (pair.teacher_prompt, pair.completion):
+                digest.update(np.array([len(ids), *ids], np.int32).tobytes())
+        return digest.hexdigest()
+
+    def completions(
+        self, rows: PreparedRows, *, max_new_tokens: int
+    ) -> tuple[list[tuple[int, list[int]]], int]:
+        """What the student learns to predict, gold outputs or what the teacher writes: (number of the row, ids).
+
+        Args:
+            rows: With gold outputs, or without.
+            max_new_tokens: Limit of what the teacher writes.
+
+        Returns:
+            With how many of them were cut at the limit.
+        """
+        settings = self.recipe.teacher
+        if settings.completions == "gold":
+            return list(enumerate(rows.need_gold())), 0
+        learnt: list[tuple[int, list[int]]] = []
+        truncated = 0
+        for sample in range(settings.samples):
+            made = self.write(
+                rows,
+                Decoding(
+                    max_new_tokens=max_new_tokens,
+                    temperature=settings.sampling_temperature,
+                    seed=self.recipe.seed * settings.samples + sample,
+                    batch_size=self.recipe.evaluation.batch_size,
+                ),
+            )
+            truncated += sum(not one.finished for one in made)
+            learnt += [(n, one.ids) for n, one in enumerate(made)]
+        if truncated:
+            self.display.warn(
+                f"{truncated} of {len(learnt)} completions were cut at {max_new_tokens} "
+                "tokens; a larger --max-new-tokens lets the teacher finish"
+            )
+        return learnt, truncated
+
+    def write(self, rows: PreparedRows, decoding: Decoding) -> list[Generated]:
+        """What the teacher answers."""
+        prompts = rows.teacher_prompts
+        with (
+            self.recorder.phase("generate"),
+            self.judged.adapter(on=False),
+            self.display.bar("teacher writes completions", len(prompts)) as bar,
+        ):
+            advance = self.recorder.advance("generate", bar.advance)
+            return generate(
+                self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
+            )
+
+    def lessons(
+        self,
+        pairs: Sequence[AlignedPair],
+        objective: Objective,
+        store: Path,
+    ) -> tuple[Sequence[TargetRow], bool]:
+        """What training reads, row by row; the teacher scores it once and for all that share the store.
+
+        Args:
+            pairs: What is learnt.
+            objective: The loss.
+            store: Folder of the targets.
+
+        Returns:
+            With whether all targets were there already.
+        """
+        kept, reused = None, False
+        if objective.needs_targets:
+            kept, reused = self._stored(pairs, store)
+        return Lessons(pairs, kept, teacher_prompts=objective.needs_hidden_states), reused
+
+    def online(self, pairs: Sequence[AlignedPair], objective: Objective) -> OnlineTeacher | None:
+        """A teacher that runs beside the student, for losses that need one."""
+        if not objective.needs_hidden_states:
+            return None
+        prompts = [pair.teacher_prompt for pair in pairs]
+        return OnlineTeacher.of(self.judged.teacher, prompts, lambda: self.judged.adapter(on=False))
+
+    def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> tuple[TargetStore, bool]:
+        vocabulary = cast(Any, output_embeddings(self.judged.student.network)).weight.shape[0]
+        plan = StorePlan(
+            fingerprint=self.fingerprint(pairs),
+            lengths=[len(pair.completion) for pair in pairs],
+            vocabulary=vocabulary,
+            temperature=self.recipe.objective.temperature,
+            mass=self.mass,
+            top_k=self.top_k,
+        )
+        measured = Recorder()
+        measured.keep_at(store.with_name(store.name + ".spent.json"))
+        with (
+            measured.phase("teach"),
+            self.judged.adapter(on=False),
+            self.display.bar("teacher scores completions", len(pairs)) as bar,
+        ):
+            advance = measured.advance("teach", bar.advance)
+            ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, advance)
+            built = build(store, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
+        self.recorder.add("teach", measured.spent("teach"))
+        return built, ask.scorer is None
+
+
+class _Asked:
+    """A teacher that reads the context when it is asked for the first time."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        pairs: Sequence[AlignedPair],
+        plan: StorePlan,
+        recipe: Recipe,
+        advance: Advance,
+    ) -> None:
+        self.scorer: Scorer | None = None
+        self._model, self._pairs, self._plan = model, pairs, plan
+        self._batch_size, self._advance = recipe.evaluation.batch_size, advance
+
+    def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
+        self.scorer = self.scorer or Scorer.of(
+            self._model,
+            self._pairs,
+            vocabulary=self._plan.vocabulary,
+            top_k=self._plan.top_k,
+            temperature=self._plan.temperature,
+            batch_size=self._batch_size,
+            advance=self._advance,
+        )
+        for number, targets in self.scorer.score(numbers):
+            yield number, self._pairs[number].completion, targets
+
+
+@dataclass(frozen=True)
+class Lessons(Sequence[TargetRow]):
+    """Pairs with their stored targets, read when they are asked for.
+
+    Attributes:
+        pairs: What is learnt.
+        store: Targets of the same rows; None if none are needed.
+        teacher_prompts: Whether an online teacher reads its prompts.
+    """
+
+    pairs: Sequence[AlignedPair]
+    store: TargetStore | None
+    teacher_prompts: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        pair = self.pairs[index]
+        return TargetRow(
+            row=pair.row,
+            student_prompt=pair.student_prompt,
+            completion=pair.completion,
+            targets=None if self.store is None else self.store[index].targets,
+            teacher_prompt=pair.teacher_prompt if self.teacher_prompts else None,
+        )
+
+
+def completion_limit(sets: Sequence[PreparedRows], known: Sequence[int], windows: Windows) -> int:
+    """Limit of an answer where none is given: room to spare over the longest known one, as far as the windows allow.
+
+    Args:
+        sets: All rows that will be answered.
+        known: Lengths of known answers, in tokens.
+        windows: Of the models.
+    """
+    longest = max(known, default=0)
+    limit = 2 * longest + 8 if known else UNKNOWN_LENGTH
+    for window, prompts in (
+        (windows.teacher, [ids for rows in sets for ids in rows.teacher_prompts]),
+        (windows.student, [ids for rows in sets for ids in rows.student_prompts]),
+    ):
+        if window is not None:
+            limit = min(limit, window - max(map(len, prompts)))
+    return max(limit, longest, 1)

@@ -1,0 +1,353 @@
+"""A cell of a study whose answers are written: teacher scored, student trained, all sets answered and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any, cast
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import set_seed
+
+from instil import __version__, environment, training
+from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction, CellTraining, Checkpoint, SetScore
+from instil.classification import ENVIRONMENT, SCRATCH
+from instil.config import Recipe
+from instil.context import NO_CONTEXT, Context
+from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
+from instil.evaluation import Judged, score_gold
+from instil.generation import Decoding, generate
+from instil.method import METHODS, Method
+from instil.metrics import proportion
+from instil.objective import CrossEntropy, Objective
+from instil.prepared import PreparedRows
+from instil.progress import Display
+from instil.resources import Recorder
+from instil.rows import Row
+from instil.stored import write_lines
+from instil.task.number import final_number
+from instil.task.writing import WritingTask
+from instil.teaching import Teaching, completion_limit, load_judged
+
+VALIDATION = "validation rows"
+
+
+def run_cell(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    name: str,
+    varied: dict[str, Any],
+    store: Path,
+    display: Display,
+) -> Cell:
+    """Runs one cell and writes `cell.json`, `predictions.jsonl`, `environment.json` and the adapter.
+
+    Args:
+        recipe: With a task whose answers are written.
+        folder: Where to write; it exists.
+        name: Of the cell.
+        varied: What the grid varies, with this cell's values.
+        store: Folder of the teacher's targets, shared by all cells of a study.
+        display: Shows progress.
+
+    Raises:
+        InstilError: the task, the models or the settings do not allow the run.
+    """
+    return _Cell.prepare(recipe, store, display).run(folder, name, varied)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell whose every row has been rendered and fits the models."""
+
+    recipe: Recipe
+    method: Method
+    task: WritingTask
+    drawn: Drawn
+    judged: Judged
+    learnt: PreparedRows
+    validation: PreparedRows | None
+    sets: list[tuple[EvaluationSet, PreparedRows]]
+    max_new_tokens: int
+    store: Path
+    recorder: Recorder
+    display: Display
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
+        task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
+        recorder = Recorder()
+        with recorder.phase("load"):
+            watched = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
+            drawn = draw_rows(
+                task.read(),
+                seed=recipe.seed,
+                training=recipe.training.rows,
+                pool=recipe.demonstrations.pool,
+                evaluation=recipe.evaluation,
+                validation=watched if method.learns else 0,
+            )
+            form = recipe.prompt.model_copy(update={"pattern": "{input}"})
+            judged = load_judged(recipe, NO_CONTEXT, form, display)
+        shown = task.exemplars()
+        demonstrator = Demonstrator(
+            settings=recipe.demonstrations,
+            pool=shown or drawn.pool,
+            prefix=task.prefix,
+            forms={},
+            seed=recipe.seed,
+            in_order=bool(shown),
+        )
+        alone = Context(instruction=task.prefix or None)
+        reads = method.context or method.teacher
+
+        def prepared(what: str, rows: Sequence[Row]) -> PreparedRows:
+            contexts = demonstrator.contexts(0, rows, what) if reads else alone
+            return PreparedRows.of(
+                what, rows, judged.prompt_format, contexts, gold=True, student=alone
+            )
+
+        learnt = prepared("training row", drawn.training)
+        validation = prepared(VALIDATION, drawn.validation) if drawn.validation else None
+        sets = [(one, prepared(one.name, one.rows)) for one in drawn.sets]
+        windows = Teaching(recipe, judged, recorder, display).windows
+        answered = [rows for _, rows in sets] + ([validation] if validation else [])
+        asked = [*answered, *([learnt] if method.learns else [])]
+        known = [len(ids) for ids in learnt.gold if ids]
+        limit = recipe.teacher.max_new_tokens or completion_limit(asked, known, windows)
+        for rows in answered:
+            rows.check(limit, windows)
+        if method.learns:
+            learnt.check(limit if recipe.teacher.completions == "teacher" else 0, windows)
+        return cls(
+            recipe=recipe,
+            method=method,
+            task=task,
+            drawn=drawn,
+            judged=judged,
+            learnt=learnt,
+            validation=validation,
+            sets=sets,
+            max_new_tokens=limit,
+            store=store,
+            recorder=recorder,
+            display=display,
+        )
+
+    def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
+        trained, reused, shipped = None, False, 0
+        network: Any = self.judged.student.network
+        if self.method.learns:
+            trained, reused = self._train(folder)
+            shipped = sum(
+                p.numel() * p.element_size() for p in network.parameters() if p.requires_grad
+            )
+            if self.recipe.student.save:
+                self.recipe.tuning.save(network, folder)
+        set_seed(self.recipe.seed)
+        scores: list[SetScore] = []
+        told: list[CellPrediction] = []
+        for one, rows in self.sets:
+            with self.recorder.phase("evaluate"):
+                score, lines = self._judge(one, rows)
+            scores.append(score)
+            told += lines
+        other = self.recipe.teacher.model
+        prompts = [len(ids) for _, rows in self.sets for ids in rows.prompts(self.method)]
+        cell = Cell(
+            instil_version=__version__,
+            name=name,
+            varied=varied,
+            recipe=self.recipe.model_dump(mode="json"),
+            model=self.recipe.model,
+            teacher_model=other if self.method.teacher else None,
+            dtype=self.judged.student.dtype,
+            task=cast(Any, self.task).name,
+            labels=[],
+            method=self.recipe.method,
+            tuning=self.recipe.tuning.name if trained else None,
+            k=self.recipe.demonstrations.k if self.method.teacher or self.method.context else 0,
+            seed=self.recipe.seed,
+            prompt_tokens_mean=mean(prompts),
+            scores=scores,
+            teacher=[],
+            training=trained,
+            phases=self.recorder.costs(),
+            reused=["teach"] if reused else [],
+            shipped_bytes=shipped,
+            left_out=self.drawn.left_out,
+        )
+        write_lines(folder / PREDICTIONS, told)
+        described = json.dumps(environment.describe(), indent=1) + "\n"
+        (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
+        cell.write(folder / CELL)
+        return cell
+
+    def _train(self, folder: Path) -> tuple[CellTraining, bool]:
+        teaching = Teaching(self.recipe, self.judged, self.recorder, self.display)
+        objective: Objective = self.recipe.objective
+        if self.method.learns == "labels":
+            objective = CrossEntropy()
+            completions = list(enumerate(self.learnt.need_gold()))
+        else:
+            completions, _ = teaching.completions(self.learnt, max_new_tokens=self.max_new_tokens)
+        rows = self.learnt
+        if self.method.context_in_training:
+            rows = replace(rows, student_prompts=rows.teacher_prompts)
+        pairs = rows.pairs(sorted(completions), teaching.windows)
+        place = self.store / teaching.fingerprint(pairs)[:32]
+        lessons, reused = teaching.lessons(pairs, objective, place)
+        network: Any = self.judged.student.network
+        watch = _Watch(self) if self.validation else None
+        set_seed(self.recipe.seed)
+        with self.recorder.phase("train"):
+            report = training.train(
+                network,
+                lessons,
+                objective=objective,
+                settings=self.recipe.training,
+                seed=self.recipe.seed,
+                pad_id=self.judged.student.pad_id,
+                checkpoints=folder / SCRATCH,
+                resumable=False,
+                advance=lambda steps, tokens: self.recorder.count(
+                    "train", tokens=tokens, steps=steps
+                ),
+                display=self.display,
+                online=teaching.online(pairs, objective),
+                observe=watch.observe if watch else None,
+                at_steps=self.recipe.evaluation.at_steps,
+            )
+        trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        made = CellTraining(
+            rows=len(pairs),
+            steps=report.steps,
+            trainable_parameters=trainable,
+            trainable_share=trainable / sum(p.numel() for p in network.parameters()),
+            loss=report.loss,
+            checkpoints=watch.keep_best() if watch else [],
+        )
+        return made, reused
+
+    def answers(self, rows: PreparedRows, show: Callable[[int], None]) -> list[str]:
+        """What the method writes for each row."""
+        decoding = Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
+        form = self.judged.prompt_format
+        with self.judged.adapter(on=self.method.learns is not None):
+            made = generate(
+                self.judged.model(self.method),
+                rows.prompts(self.method),
+                form,
+                decoding,
+                advance=lambda done, tokens: show(done),
+            )
+        return [form.decode(one.ids) for one in made]
+
+    def gold_score(self, rows: PreparedRows) -> Any:
+        """How the method predicts the rows' gold answers."""
+        return score_gold(
+            self.judged,
+            rows,
+            self.method,
+            compare=self.recipe.method == "distillation",
+            batch_size=self.recipe.evaluation.batch_size,
+            advance=lambda done, tokens: self.recorder.count("evaluate", tokens=tokens),
+        )
+
+    def _judge(
+        self, one: EvaluationSet, rows: PreparedRows
+    ) -> tuple[SetScore, list[CellPrediction]]:
+        with self.display.bar(f"{self.method.label} answers {one.name}", len(rows.rows)) as bar:
+            written = self.answers(rows, bar.advance)
+        gold = self.gold_score(rows)
+        golds = [row.output or "" for row in rows.rows]
+        right = [self.task.right(text, known) for text, known in zip(written, golds, strict=True)]
+        lines = []
+        for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
+            expected = _shown(golds[number])
+            lines.append(
+                CellPrediction(
+                    set=one.name,
+                    row=number,
+                    input=row.input,
+                    expected=expected,
+                    predicted=expected if correct else _shown(text),
+                    probabilities={},
+                    written=text,
+                )
+            )
+        score = SetScore(
+            name=one.name,
+            domain=one.domain,
+            accuracy=proportion(right),
+            chance=0.0,
+            majority=0.0,
+            calibration_error=None,
+            cross_entropy=gold.cross_entropy,
+            verbalizer_mass=None,
+            confusion={},
+            fidelity=gold.fidelity,
+            single_contexts=[],
+        )
+        return score, lines
+
+
+class _Watch:
+    """Judges a student in the middle of its training, and remembers the best one."""
+
+    def __init__(self, cell: _Cell) -> None:
+        self.cell = cell
+        self.seen: list[Checkpoint] = []
+        self.best: tuple[float, float] | None = None
+        self.weights: dict[str, Any] = {}
+
+    def observe(self, step: int) -> None:
+        """Judges the student as it is now on the validation rows."""
+        cell, rows = self.cell, self.cell.validation
+        assert rows is not None
+        with cell.recorder.instead("evaluate", of="train"):
+            with cell.display.bar(f"judging step {step}", len(rows.rows)) as bar:
+                written = cell.answers(rows, bar.advance)
+            gold = cell.gold_score(rows)
+        right = [
+            cell.task.right(text, row.output or "")
+            for text, row in zip(written, rows.rows, strict=True)
+        ]
+        accuracy = proportion(right)
+        self.seen.append(
+            Checkpoint(
+                step=step,
+                accuracy=accuracy,
+                cross_entropy=gold.cross_entropy,
+                fidelity=gold.fidelity,
+                kept=False,
+            )
+        )
+        apart = gold.fidelity.kl_to_teacher if gold.fidelity else gold.cross_entropy
+        value = (accuracy.value, -apart)
+        if self.best is None or value > self.best:
+            self.best = value
+            state = get_peft_model_state_dict(cell.judged.student.network)
+            self.weights = {name: weight.detach().clone() for name, weight in state.items()}
+
+    def keep_best(self) -> list[Checkpoint]:
+        """Puts the best student back: of the most accurate the one nearest to its teacher, or to the gold answers."""
+        set_peft_model_state_dict(self.cell.judged.student.network, self.weights)
+        best = max(
+            self.seen,
+            key=lambda one: (
+                one.accuracy.value,
+                -(one.fidelity.kl_to_teacher if one.fidelity else one.cross_entropy),
+            ),
+        )
+        return [one.model_copy(update={"kept": one is best}) for one in self.seen]
+
+
+def _shown(text: str) -> str:
+    """The number that a text comes to, as text; empty if there is none."""
+    number = final_number(text)
+    return "" if number is None else f"{number.normalize():f}"
