@@ -48,16 +48,20 @@ def attend(
     if bounds is None:
         attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return attended, None
-    settings |= {"is_causal": True}
+    scaling = settings.get("scaling") or query.shape[-1] ** -0.5
+    on_cpu = query.device.type == "cpu" and not settings.get("dropout")
+    runs = list(pairwise(bounds.tolist()))
     prefix = key.shape[2] - query.shape[2]
-    learns = query.device.type == "cpu" and query.requires_grad and not settings.get("dropout")
+    if prefix and on_cpu and not query.requires_grad:
+        return _after_prefix(query, key, value, runs, scaling), None
+    settings |= {"is_causal": True}
     pieces = []
-    for start, end in pairwise(bounds.tolist()):
+    for start, end in runs:
         q = query[:, :, start:end]
         k, v = (_read(part, prefix, start, end) for part in (key, value))
-        if learns and not prefix:
+        if on_cpu and query.requires_grad and not prefix:
             q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast they may be wider
-            pieces.append(_Products.apply(q, k, v, settings.get("scaling")))  # type: ignore[no-untyped-call]
+            pieces.append(_Products.apply(q, k, v, scaling))  # type: ignore[no-untyped-call]
         else:
             mask = _lower_right(end - start, prefix, query) if prefix else None
             pieces.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0])
@@ -76,6 +80,49 @@ def _lower_right(length: int, prefix: int, like: Tensor) -> Tensor:
     return torch.nn.functional.pad(unread, (prefix, 0))[None, None]
 
 
+def _after_prefix(
+    query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]], scaling: float
+) -> Tensor:
+    """All sequences read the prefix at once, each its own tokens alone; their log-sum-exps say how the two weigh.
+
+    Queries that share a key head stand side by side, so that the prefix is read once for all of them.
+    """
+    _, heads, length, size = query.shape
+    shared, prefix = key.shape[1], key.shape[2] - length
+    grouped = query.reshape(1, shared, -1, size)
+    far, far_weight = _fused(
+        grouped, key[:, :, :prefix], value[:, :, :prefix], scaling=scaling, causal=False
+    )
+    far, far_weight = far.reshape(query.shape), far_weight.reshape(1, heads, length)
+    own_key, own_value = (
+        part[:, :, prefix:].repeat_interleave(heads // shared, dim=1) for part in (key, value)
+    )
+    near, near_weight = zip(
+        *(
+            _fused(
+                *(part[:, :, start:end] for part in (query, own_key, own_value)),
+                scaling=scaling,
+                causal=True,
+            )
+            for start, end in runs
+        ),
+        strict=True,
+    )
+    share = torch.sigmoid(far_weight - torch.cat(near_weight, dim=2))[..., None]
+    attended = torch.lerp(torch.cat(near, dim=2).float(), far.float(), share)
+    return attended.to(value.dtype).transpose(1, 2)
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Attention on a processor, and the log-sum-exp of each query's scores, shape (1, heads, L), float32."""
+    attended, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=None, scale=scaling
+    )
+    return attended, weight.reshape(query.shape[:3])
+
+
 class _Products(torch.autograd.Function):
     """Causal attention of one sequence in plain products: on a processor its backward takes a third of the fused one's time.
 
@@ -85,10 +132,8 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @override
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
-    ) -> Tensor:
-        ctx.scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        ctx.scaling = scaling
         ctx.save_for_backward(query, key, value)
         attended = _weights(query, key, ctx.scaling) @ value[0]
         return attended.view(query.shape[1:]).transpose(0, 1)[None]

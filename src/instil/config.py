@@ -119,6 +119,10 @@ class Teacher(_Section):
     mass: float = Field(
         0.99, gt=0, le=1, description="probability that those kept of a token cover; 1: keep top_k"
     )
+    store: Path | None = Field(
+        None,
+        description="folder of targets that runs share and that stays; null: a study's own, or gone with the run",
+    )
     contexts: int = Field(
         1, ge=1, description="of a task: sets of demonstrations whose predictions are averaged"
     )
@@ -204,6 +208,7 @@ _UNREAD_WITH_TASK = (
     "teacher.samples",
     "teacher.sampling_temperature",
     "teacher.max_new_tokens",
+    "teacher.store",
     "evaluation.at_steps",
     "evaluation.validation_rows",
 )

@@ -10,11 +10,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from transformers import set_seed
 
 from instil import __version__, evaluation, training
+from instil.alignment import AlignedPair
 from instil.config import Recipe
 from instil.context import Context
 from instil.evaluation import Judged
@@ -36,7 +38,7 @@ FIXED_BYTES = 16 * 2**20  # report, predictions, results
 # What the stages leave for a run that goes on, and a finished run does not keep.
 COMPLETIONS, TARGETS, PHASES = "completions.json", "targets", "phases.json"
 CHECKPOINTS = "checkpoints"
-INTERMEDIATE = (COMPLETIONS, TARGETS, f"{TARGETS}.spent.json", PHASES, CHECKPOINTS)
+INTERMEDIATE = (COMPLETIONS, TARGETS, PHASES, CHECKPOINTS)
 
 
 def run(
@@ -78,6 +80,28 @@ def run(
         job.evaluate(trained, completions).write(folder)
         staging.finish(without=INTERMEDIATE)
     return Run(output)
+
+
+def teach(recipe: Recipe, given: Given, *, store: Path, display: Display) -> None:
+    """Does the teacher's part of a run: writes the targets that it would learn from, and nothing else.
+
+    Args:
+        recipe: All settings.
+        given: Context and rows.
+        store: Folder of target stores, where the recipe names none.
+        display: Shows progress.
+    """
+    rows = split(
+        given.inputs,
+        given.held_out,
+        given.context,
+        seed=recipe.seed,
+        allow_overlap=recipe.data.allow_overlap,
+    )
+    job = Job.prepare(recipe, given.context, rows, Recorder(), display)
+    with TemporaryDirectory() as scratch:
+        pairs = job.pairs(job.completions(Path(scratch)))
+    job.teaching.lessons(pairs, recipe.objective, store)
 
 
 @dataclass(frozen=True)
@@ -134,7 +158,9 @@ class Job:
     def identity(self) -> str:
         """Changes when anything changes that the run's result depends on."""
         return self._fingerprint(
-            recipe=self.recipe.model_dump(mode="json", exclude={"data", "context"}),
+            recipe=self.recipe.model_dump(
+                mode="json", exclude={"data": True, "context": True, "teacher": {"store"}}
+            ),
             inputs=digest(self.inputs.rows),
             evaluation=digest(self.held_out.rows),
             version=__version__,
@@ -184,10 +210,13 @@ class Job:
         """The teacher at work."""
         return Teaching(self.recipe, self.judged, self.recorder, self.display)
 
+    def pairs(self, completions: _Completions) -> list[AlignedPair]:
+        """What is learnt, in one order, whatever the objective."""
+        return self.inputs.pairs(sorted(completions.training), self.windows)
+
     def train(self, folder: Path, completions: _Completions) -> training.TrainingReport:
         """Trains the student on stored targets."""
-        learnt = sorted(completions.training)  # one order, whatever the objective
-        pairs = self.inputs.pairs(learnt, self.windows)
+        pairs = self.pairs(completions)
         objective = self.recipe.objective
         rows, _ = self.teaching.lessons(pairs, objective, folder / TARGETS)
         student = self.judged.student

@@ -32,7 +32,12 @@ from instil.tuning import LoRA
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
 FILE_ONLY = ("title", "description", "grid")
 # Settings that change how a cell is run or what it keeps, but none of its numbers.
-NO_MATTER: Any = {"task": {"folder"}, "student": {"save"}, "evaluation": {"batch_size"}}
+NO_MATTER: Any = {
+    "task": {"folder"},
+    "teacher": {"store"},
+    "student": {"save"},
+    "evaluation": {"batch_size"},
+}
 
 
 class RecipeFile(Recipe):

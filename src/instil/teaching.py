@@ -167,7 +167,7 @@ class Teaching:
         Args:
             pairs: What is learnt.
             objective: The loss.
-            store: Folder of the targets.
+            store: Folder of target stores, where the recipe names none.
 
         Returns:
             With whether all targets were there already.
@@ -186,8 +186,10 @@ class Teaching:
 
     def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> tuple[TargetStore, bool]:
         vocabulary = cast(Any, output_embeddings(self.judged.student.network)).weight.shape[0]
+        fingerprint = self.fingerprint(pairs)
+        path = (self.recipe.teacher.store or store) / fingerprint[:32]
         plan = StorePlan(
-            fingerprint=self.fingerprint(pairs),
+            fingerprint=fingerprint,
             lengths=[len(pair.completion) for pair in pairs],
             vocabulary=vocabulary,
             temperature=self.recipe.objective.temperature,
@@ -195,7 +197,8 @@ class Teaching:
             top_k=self.top_k,
         )
         measured = Recorder()
-        measured.keep_at(store.with_name(store.name + ".spent.json"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        measured.keep_at(path.with_name(path.name + ".spent.json"))
         with (
             measured.phase("teach"),
             self.judged.adapter(on=False),
@@ -203,7 +206,7 @@ class Teaching:
         ):
             advance = measured.advance("teach", bar.advance)
             ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, advance)
-            built = build(store, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
+            built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
         self.recorder.add("teach", measured.spent("teach"))
         return built, ask.scorer is None
 

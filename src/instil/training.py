@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
@@ -27,9 +27,9 @@ from transformers import (
 from typing_extensions import override
 
 from instil import config
-from instil.alignment import Batch, collate, pack
 from instil.attention import reads_bounds
 from instil.chunked import chunked_sum
+from instil.collation import Collator, Lesson, Part, Rows
 from instil.errors import NotFiniteLossError
 from instil.forward import completion_logits, read
 from instil.objective import Objective
@@ -38,30 +38,8 @@ from instil.packing import keeps_apart
 from instil.progress import Advance, Bar, Display
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
-LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
-MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
-
-
-class Lesson(Protocol):
-    """One training row."""
-
-    @property
-    def sequences(self) -> list[tuple[list[int], list[int]]]:
-        """(prompt, completion) pairs in token ids that the student reads for it."""
-
-    @property
-    def terms(self) -> int:
-        """Terms that it adds to the loss, which is their mean."""
-
-    @property
-    def teacher_prompt(self) -> list[int] | None:
-        """What an online teacher reads before the completion, in token ids; None where there is no such teacher."""
-
-    @property
-    def targets(self) -> Any:
-        """What its objective compares the student with; of a type with `cat` and `to`. None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +106,8 @@ def train(
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
-            train_dataset=_Rows(rows),
-            data_collator=_Collator(
+            train_dataset=Rows(rows),
+            data_collator=Collator(
                 pad_id,
                 packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0]),
                 masked=not reads_bounds(student),
@@ -225,19 +203,26 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     @override
-    def compute_loss(
+    def training_step(
         self,
         model: Any,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        batch: Batch = inputs["batch"]
-        loss = self._summed(model, inputs)
-        self.advance(0, batch.tokens)
+        """Forward and backward, part by part: what is kept for backward does not grow with the batch."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        *first, last = inputs["parts"]
         count = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
-        loss = loss / count
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+        for part in first:
+            with self.accelerator.no_sync(model):
+                total += self._step(model, part, count)
+        return total + self._step(model, last, count)
+
+    def _step(self, model: Any, part: Part, count: Tensor | int) -> Tensor:
+        loss = self._summed(model, part) / count
+        self.advance(0, part.batch.tokens)
+        if self.args.average_tokens_across_devices and isinstance(count, Tensor):
             loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
         if not torch.isfinite(loss):
             raise NotFiniteLossError(
@@ -245,7 +230,8 @@ class DistillationTrainer(Trainer):
                 allowed="a finite number",
                 mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
             )
-        return loss
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -260,10 +246,10 @@ class DistillationTrainer(Trainer):
         ):
             yield
 
-    def _summed(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """The loss summed over all terms of a batch."""
-        batch, objective = inputs["batch"], self.objective
-        completion_N, targets = batch.completion_N, inputs["targets"]
+    def _summed(self, model: Any, part: Part) -> Tensor:
+        """The loss summed over all terms of a part."""
+        batch, targets, objective = part.batch, part.targets, self.objective
+        completion_N = batch.completion_N
         if not (objective.by_position and self.chunks):
             with self.computing():
                 logits_NV = completion_logits(model, batch)
@@ -275,7 +261,7 @@ class DistillationTrainer(Trainer):
             reading = read(model, batch, layers=objective.needs_hidden_states)
         if reading.head is None:  # capped or scaled logits: take them as the model gives them
             self.chunks = False
-            return self._summed(model, inputs)
+            return self._summed(model, part)
         device = reading.hidden_ND.device
         loss = torch.zeros((), device=device)
         if objective.needs_logits:
@@ -287,51 +273,10 @@ class DistillationTrainer(Trainer):
                     logits_CV, completion_N[start:end], given and given.part(start, end)
                 ),
             )
-        if self.online is not None:
-            taught = self.online.hidden_states(inputs["teacher"])
+        if self.online is not None and part.teacher is not None:
+            taught = self.online.hidden_states(part.teacher)
             loss = loss + objective.hidden(reading.layers, taught).sum()
         return loss
-
-
-class _Rows(torch.utils.data.Dataset[Lesson]):
-    def __init__(self, rows: Sequence[Lesson]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Lesson:
-        return self.rows[index]
-
-
-class _Collator:
-    def __init__(
-        self, pad_id: int, *, packed: bool, masked: bool, online: OnlineTeacher | None
-    ) -> None:
-        self.pad_id = pad_id
-        self.packed = packed
-        self.masked = masked
-        self.longest = LONGEST_PACK if masked else MOST_PACKED
-        self.online = online
-
-    def __call__(self, rows: Sequence[Lesson]) -> dict[str, Any]:
-        prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
-        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
-        if self.packed and fits:
-            batch = pack(prompts, completions, masked=self.masked)
-        else:
-            batch = collate(prompts, completions, pad_id=self.pad_id)
-        targets = [row.targets for row in rows if row.targets is not None]
-        # Only counted: the Trainer divides by their number. They are in place already, not one late.
-        terms = torch.zeros(sum(row.terms for row in rows), dtype=torch.long)
-        return {
-            "batch": batch,
-            "targets": type(targets[0]).cat(targets) if targets else None,
-            "labels": terms,
-            "shift_labels": terms,
-            "teacher": self.online
-            and self.online.collate([row.teacher_prompt or [] for row in rows], completions),
-        }
 
 
 class _Show(TrainerCallback):

@@ -13,6 +13,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import set_seed
 
 from instil import __version__, environment, training
+from instil.alignment import AlignedPair
 from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction, CellTraining, Checkpoint, SetScore
 from instil.classification import ENVIRONMENT, SCRATCH
 from instil.config import Recipe
@@ -28,6 +29,7 @@ from instil.progress import Display
 from instil.resources import Recorder
 from instil.rows import Row
 from instil.stored import write_lines
+from instil.targets import TargetRow
 from instil.task.number import final_number
 from instil.task.writing import WritingTask
 from instil.teaching import Teaching, completion_limit, load_judged
@@ -58,6 +60,11 @@ def run_cell(
         InstilError: the task, the models or the settings do not allow the run.
     """
     return _Cell.prepare(recipe, store, display).run(folder, name, varied)
+
+
+def teach(recipe: Recipe, *, store: Path, display: Display) -> None:
+    """Does the teacher's part of a cell: writes the targets that it would learn from, and nothing else."""
+    _Cell.prepare(recipe, store, display).lessons()
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,8 @@ class _Cell:
         cell.write(folder / CELL)
         return cell
 
-    def _train(self, folder: Path) -> tuple[CellTraining, bool]:
+    def lessons(self) -> tuple[Sequence[TargetRow], list[AlignedPair], Objective, bool]:
+        """What is learnt, the pairs it is made of, the loss, and whether the teacher's part was there already."""
         teaching = Teaching(self.recipe, self.judged, self.recorder, self.display)
         objective: Objective = self.recipe.objective
         if self.method.learns == "labels":
@@ -199,8 +207,12 @@ class _Cell:
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
         pairs = rows.pairs(sorted(completions), teaching.windows)
-        place = self.store / teaching.fingerprint(pairs)[:32]
-        lessons, reused = teaching.lessons(pairs, objective, place)
+        lessons, reused = teaching.lessons(pairs, objective, self.store)
+        return lessons, pairs, objective, reused
+
+    def _train(self, folder: Path) -> tuple[CellTraining, bool]:
+        lessons, pairs, objective, reused = self.lessons()
+        teaching = Teaching(self.recipe, self.judged, self.recorder, self.display)
         network: Any = self.judged.student.network
         watch = _Watch(self) if self.validation else None
         set_seed(self.recipe.seed)

@@ -359,7 +359,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
 
     broken = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
     rows = target_rows(broken)
-    real, calls = training.DistillationTrainer.compute_loss, []
+    real, calls = training.DistillationTrainer.training_step, []
 
     def press_ctrl_c(self: Any, *args: Any, **kwargs: Any) -> Any:
         import os
@@ -370,7 +370,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(training.DistillationTrainer, "compute_loss", press_ctrl_c)
+    monkeypatch.setattr(training.DistillationTrainer, "training_step", press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train_on(broken, rows, steps=8, batch_size=2, folder=tmp_path / "checkpoints")
     assert len(calls) == 3

@@ -49,7 +49,7 @@ def run(
     given again. Exit status: 0 all cells are done, 1 some failed, 2 something in the recipe is wrong.
     """
     with errors(debug):
-        plan = _plan(recipe, changes)
+        plan = plan_of(recipe, changes)
         folder = output or Path("runs") / Path(recipe).stem
         if dry_run:
             _print_plan(plan, folder)
@@ -70,7 +70,7 @@ def run(
 def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> None:  # noqa: B006
     """Check a recipe and every cell of its grid; no model is loaded."""
     with errors(debug):
-        plan = _plan(recipe, changes)
+        plan = plan_of(recipe, changes)
         typer.echo(f"{recipe}: {_counted(plan)}, no problem found")
 
 
@@ -116,7 +116,8 @@ def _counted(plan: Plan) -> str:
     return f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
 
 
-def _plan(recipe: str, changes: list[str]) -> Plan:
+def plan_of(recipe: str, changes: list[str]) -> Plan:
+    """The cells of a recipe, by its name or file, with changes as `--set` writes them."""
     from instil.grid import override, plan, read_recipe
     from instil.recipes import find
 

@@ -1,4 +1,4 @@
-"""`instil targets`: look at a target store, and check it."""
+"""`instil targets`: compute a teacher's targets, look at a store of them, check it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,73 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instil.cli.console import Debug, errors
+from instil.cli.console import Debug, Quiet, errors
+from instil.cli.study import RecipeName, Set
+from instil.errors import ConfigError
 
 if TYPE_CHECKING:
+    from instil.config import Recipe
+    from instil.progress import Display
     from instil.store_index import StoreInfo
 
-app = typer.Typer(help="Look at a teacher's stored targets, or check them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compute a teacher's targets, look at stored ones, check them.", no_args_is_help=True
+)
 
 Store = Annotated[Path, typer.Argument(help="Folder of a target store.", show_default=False)]
+
+
+@app.command()
+def build(
+    recipe: RecipeName,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of target stores. `--set teacher.store=FOLDER` lets a run or a study read them.",
+            show_default=False,
+        ),
+    ],
+    changes: Set = [],  # noqa: B006 - typer reads the default, nobody changes it
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Do the teacher's part of a recipe: compute and store its targets, for every cell that learns from some.
+
+    What is there and whole is not computed again.
+    """
+    with errors(debug):
+        from instil.cli.study import plan_of
+        from instil.progress import Display
+
+        cells = [one.recipe for one in plan_of(recipe, changes).cells]
+        taught = [one for one in cells if one.method == "distillation" and _stores(one)]
+        if not taught:
+            raise ConfigError(
+                f"no cell of {recipe} stores targets",
+                allowed="runs, and tasks whose answers are written, with a loss that reads targets",
+                mend="label tasks store their predictions by themselves: use `instil run`",
+            )
+        for one in taught:
+            _build(one, output, Display(quiet=quiet))
+
+
+def _stores(recipe: Recipe) -> bool:
+    from instil.task.writing import WritingTask
+
+    known = recipe.task is None or isinstance(recipe.task, WritingTask)
+    return known and recipe.objective.needs_targets
+
+
+def _build(recipe: Recipe, output: Path, display: Display) -> None:
+    if recipe.task is None:
+        from instil import experiment
+        from instil.split import Given
+
+        experiment.teach(recipe, Given.read(recipe), store=output, display=display)
+    else:
+        from instil import writing
+
+        writing.teach(recipe, store=output, display=display)
 
 
 @app.command()

@@ -1,0 +1,117 @@
+"""What training reads: lessons, and the parts of a batch that go through the model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from instil.alignment import Batch, collate, pack
+from instil.online import OnlineTeacher
+from instil.packing import packs
+
+LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
+PASS_TOKENS = 512  # of one forward and backward on a processor, which gains nothing from more
+MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
+
+
+class Lesson(Protocol):
+    """One training row."""
+
+    @property
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """(prompt, completion) pairs in token ids that the student reads for it."""
+
+    @property
+    def terms(self) -> int:
+        """Terms that it adds to the loss, which is their mean."""
+
+    @property
+    def teacher_prompt(self) -> list[int] | None:
+        """What an online teacher reads before the completion, in token ids; None where there is no such teacher."""
+
+    @property
+    def targets(self) -> Any:
+        """What its objective compares the student with; of a type with `cat` and `to`. None: nothing."""
+
+
+class Rows(torch.utils.data.Dataset[Lesson]):
+    """Lessons as torch's loader wants them."""
+
+    def __init__(self, rows: Sequence[Lesson]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Lesson:
+        return self.rows[index]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes through the model at once.
+
+    Attributes:
+        batch: For the student.
+        targets: Of the completions; None if the loss needs none.
+        teacher: The same completions for an online teacher; None without one.
+    """
+
+    batch: Batch
+    targets: Any
+    teacher: Batch | None
+
+
+class Collator:
+    """Makes batches of lessons.
+
+    Args:
+        pad_id: Fills masked positions.
+        packed: Put several lessons into one row.
+        masked: A mask is what keeps them apart there.
+        online: Wants the lessons' teacher prompts, too.
+    """
+
+    def __init__(
+        self, pad_id: int, *, packed: bool, masked: bool, online: OnlineTeacher | None
+    ) -> None:
+        self.pad_id = pad_id
+        self.packed = packed
+        self.masked = masked
+        self.longest = LONGEST_PACK if masked else MOST_PACKED
+        self.online = online
+
+    def __call__(self, rows: Sequence[Lesson]) -> dict[str, Any]:
+        """The parts of a batch; and labels, for their number."""
+        # Only counted: the Trainer divides by their number. They are in place already, not one late.
+        terms = torch.zeros(sum(row.terms for row in rows), dtype=torch.long)
+        groups = self._groups(rows)
+        return {
+            "parts": [self._part([rows[i] for i in group]) for group in groups],
+            "labels": terms,
+            "shift_labels": terms,
+        }
+
+    def _groups(self, rows: Sequence[Lesson]) -> Iterable[list[int]]:
+        """The rows of each forward pass."""
+        on_accelerator = torch.accelerator.is_available()
+        if not self.packed or self.masked or on_accelerator:
+            return [list(range(len(rows)))]
+        tokens = [sum(len(p) + len(c) for p, c in row.sequences) for row in rows]
+        return packs(tokens, most=PASS_TOKENS)
+
+    def _part(self, rows: Sequence[Lesson]) -> Part:
+        prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
+        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
+        if self.packed and fits:
+            batch = pack(prompts, completions, masked=self.masked)
+        else:
+            batch = collate(prompts, completions, pad_id=self.pad_id)
+        targets = [row.targets for row in rows if row.targets is not None]
+        teacher = None
+        if self.online is not None:
+            teacher = self.online.collate([row.teacher_prompt or [] for row in rows], completions)
+        return Part(batch, type(targets[0]).cat(targets) if targets else None, teacher)
