@@ -160,6 +160,7 @@ def pack(
     *,
     prefix: int = 0,
     masked: bool = True,
+    multiple: int = 1,
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
@@ -171,8 +172,12 @@ def pack(
         completions: One completion for each.
         prefix: Leading tokens that all prompts share and whose keys and values the model already has.
         masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
+        multiple: Fill up to a multiple of this length with a sequence that predicts nothing.
     """
     rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    tokens = sum(map(len, rows))
+    if filling := -tokens % multiple:
+        rows, completions = [*rows, [0] * filling], [*completions, []]
     lengths = torch.tensor([len(row) for row in rows])
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])
@@ -190,6 +195,6 @@ def pack(
         position_ids_BL=(prefix + position_L)[None],
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
-        tokens=len(position_L),
+        tokens=tokens,
         bounds=None if masked else torch.tensor([0, *lengths.cumsum(0).tolist()]),
     )

@@ -21,6 +21,8 @@ from typing_extensions import override
 NAME = "instil_packed"
 # What transformers calls the first position of each packed sequence, with the end of the last one.
 BOUNDS = "cu_seq_lens_q"
+# Tokens: lengths are filled up to a multiple of it where each new one costs a processor new kernels.
+LENGTHS = 16
 
 
 def attend(
@@ -50,6 +52,7 @@ def attend(
         return attended, None
     scaling = settings.get("scaling") or query.shape[-1] ** -0.5
     on_cpu = query.device.type == "cpu" and not settings.get("dropout")
+    on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # not so in latent attention
     runs = list(pairwise(bounds.tolist()))
     prefix = key.shape[2] - query.shape[2]
     if prefix and on_cpu and not query.requires_grad:
@@ -61,7 +64,11 @@ def attend(
         k, v = (_read(part, prefix, start, end) for part in (key, value))
         if on_cpu and query.requires_grad and not prefix:
             q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast they may be wider
-            pieces.append(_Products.apply(q, k, v, scaling))  # type: ignore[no-untyped-call]
+            # No query reads what fills up at the end; few different lengths let oneDNN use its kernels again.
+            filling = -(end - start) % LENGTHS
+            filled = (torch.nn.functional.pad(part, (0, 0, 0, filling)) for part in (q, k, v))
+            made = _Products.apply(*filled, scaling)  # type: ignore[no-untyped-call]
+            pieces.append(made[:, : end - start])
         else:
             mask = _lower_right(end - start, prefix, query) if prefix else None
             pieces.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0])
@@ -145,8 +152,9 @@ class _Products(torch.autograd.Function):
         weights = _weights(query, key, ctx.scaling)
         given = gradients[0][0].transpose(0, 1).reshape(len(key[0]), -1, query.shape[-1])
         at_value = weights.transpose(1, 2) @ given
-        at_weights = (given @ value[0].transpose(1, 2)).float()
-        weighed = weights.float()
+        wide = _wide(query.dtype)
+        at_weights = (given @ value[0].transpose(1, 2)).to(wide)
+        weighed = weights.to(wide)
         at_scores = weighed * (at_weights - (at_weights * weighed).sum(-1, keepdim=True))
         at_scores = (at_scores * ctx.scaling).to(query.dtype)
         at_query = (at_scores @ key[0]).view(query.shape)
@@ -158,9 +166,15 @@ def _weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """Attention weights, shape (key heads, query heads a key head x L, L), in the query's dtype."""
     _, heads, length, size = query.shape
     scores = (query * scaling).reshape(len(key[0]), -1, size) @ key[0].transpose(1, 2)
-    unread = torch.full((length, length), -torch.inf, device=query.device).triu(1)
-    weights = (scores.view(heads, length, length).float() + unread).softmax(-1).to(query.dtype)
+    wide = _wide(query.dtype)
+    unread = torch.full((length, length), -torch.inf, dtype=wide, device=query.device).triu(1)
+    weights = (scores.view(heads, length, length).to(wide) + unread).softmax(-1).to(query.dtype)
     return weights.view(len(key[0]), -1, length)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What weights are computed in: float32, or wider where the rest is."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def install(network: PreTrainedModel) -> None:

@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 import torch
 
+from instil import processes
 from instil.alignment import Batch, collate, pack
+from instil.attention import LENGTHS
 from instil.online import OnlineTeacher
 from instil.packing import packs
 
 LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
-PASS_TOKENS = 512  # of one forward and backward on a processor, which gains nothing from more
+PASS_TOKENS = 384  # of one forward and backward on a processor, which gains nothing from more
 MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
 
 
@@ -37,17 +39,17 @@ class Lesson(Protocol):
         """What its objective compares the student with; of a type with `cat` and `to`. None: nothing."""
 
 
-class Rows(torch.utils.data.Dataset[Lesson]):
-    """Lessons as torch's loader wants them."""
+class Numbers(torch.utils.data.Dataset[int]):
+    """Numbers of lessons: the collator reads those lessons alone that its process learns from."""
 
-    def __init__(self, rows: Sequence[Lesson]) -> None:
+    def __init__(self, rows: int) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.rows
 
-    def __getitem__(self, index: int) -> Lesson:
-        return self.rows[index]
+    def __getitem__(self, index: int) -> int:
+        return index
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Collator:
     """Makes batches of lessons.
 
     Args:
+        rows: All of them.
         pad_id: Fills masked positions.
         packed: Put several lessons into one row.
         masked: A mask is what keeps them apart there.
@@ -76,21 +79,32 @@ class Collator:
     """
 
     def __init__(
-        self, pad_id: int, *, packed: bool, masked: bool, online: OnlineTeacher | None
+        self,
+        rows: Sequence[Lesson],
+        pad_id: int,
+        *,
+        packed: bool,
+        masked: bool,
+        online: OnlineTeacher | None,
     ) -> None:
+        self.rows = rows
         self.pad_id = pad_id
         self.packed = packed
         self.masked = masked
         self.longest = LONGEST_PACK if masked else MOST_PACKED
         self.online = online
 
-    def __call__(self, rows: Sequence[Lesson]) -> dict[str, Any]:
-        """The parts of a batch; and labels, for their number."""
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """The parts of this process's share of a batch; and labels, for their number."""
+        mine = numbers[processes.rank() :: processes.count()]
+        # Who gets no row of a last, short batch reads one that counts nothing: all meet in every backward pass.
+        rows = [self.rows[number] for number in mine or numbers[:1]]
         # Only counted: the Trainer divides by their number. They are in place already, not one late.
-        terms = torch.zeros(sum(row.terms for row in rows), dtype=torch.long)
+        terms = torch.zeros(sum(row.terms for row in rows) if mine else 0, dtype=torch.long)
         groups = self._groups(rows)
         return {
             "parts": [self._part([rows[i] for i in group]) for group in groups],
+            "weight": 1.0 if mine else 0.0,
             "labels": terms,
             "shift_labels": terms,
         }
@@ -107,7 +121,8 @@ class Collator:
         prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.packed and fits:
-            batch = pack(prompts, completions, masked=self.masked)
+            multiple = 1 if self.masked or torch.accelerator.is_available() else LENGTHS
+            batch = pack(prompts, completions, masked=self.masked, multiple=multiple)
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]

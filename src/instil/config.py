@@ -169,11 +169,19 @@ class Training(_Section):
         ge=1,
         description="null: epochs decide; both null: 60 steps, or one epoch if that is more",
     )
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(
+        16, ge=1, description="rows of a forward pass, all processes of a launch together"
+    )
     grad_accumulation: int = Field(1, ge=1)
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     weight_decay: float = Field(0.0, ge=0)
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in backward: slower, in less memory"
+    )
+    report_to: Literal["none", "tensorboard"] = Field(
+        "none", description="where the loss curve goes, too; tensorboard: files in the run folder"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -209,6 +217,7 @@ _UNREAD_WITH_TASK = (
     "teacher.sampling_temperature",
     "teacher.max_new_tokens",
     "teacher.store",
+    "training.report_to",
     "evaluation.at_steps",
     "evaluation.validation_rows",
 )
@@ -219,6 +228,7 @@ _UNREAD_WITH_WRITING = (
     "demonstrations.balanced",
     "teacher.contexts",
     "teacher.calibration",
+    "training.report_to",
 )
 _ONLY_WITH_TASK = (
     "method",

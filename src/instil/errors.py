@@ -21,6 +21,7 @@ InstilError
 ├── UnfinishedRunError      (FileExistsError)     an unfinished run with other settings is in the way
 ├── DiskFullError           (OSError)             not enough space for the run
 ├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
+├── LaunchError             (RuntimeError)        several processes that cannot do together what is asked
 └── RecoveryError           (RuntimeError)        the student falls short of `min_recovery`
 ```
 
@@ -157,6 +158,10 @@ class NotFiniteLossError(InstilError, FloatingPointError):
     """The loss became NaN or infinite."""
 
     exit_status = 1
+
+
+class LaunchError(InstilError, RuntimeError):
+    """Several processes were started that do not find each other, or for what only one can do."""
 
 
 class RecoveryError(InstilError, RuntimeError):

@@ -1,21 +1,22 @@
 """One run from end to end: load, generate, teach, train, evaluate, write.
 
 Each stage leaves a file in the staging folder and is skipped when that file is there, so an interrupted run goes on
-where it stopped. Everything that can be refused is refused before the folder is made.
+where it stopped. Everything that can be refused is refused before the folder is made. The processes of a launch share the
+teacher's work and the training; the main one alone writes, and judges.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from transformers import set_seed
 
-from instil import __version__, evaluation, training
+from instil import __version__, evaluation, processes, tensorboard, training
 from instil.alignment import AlignedPair
 from instil.config import Recipe
 from instil.context import Context
@@ -62,6 +63,8 @@ def run(
         InstilError: something in the input, the models or the machine does not allow the run; nothing is left behind.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
+    tensorboard.check(recipe.training)
+    training.check(recipe.training)
     staging = Staging(output, overwrite=overwrite)
     rows = split(
         given.inputs,
@@ -77,7 +80,9 @@ def run(
         recorder.keep_at(folder / PHASES)
         completions = job.completions(folder)
         trained = job.train(folder, completions)
-        job.evaluate(trained, completions).write(folder)
+        recorder.add_other_processes()
+        job = job.whole()
+        processes.main_does(lambda: job.evaluate(trained, completions).write(folder))
         staging.finish(without=INTERMEDIATE)
     return Run(output)
 
@@ -159,7 +164,13 @@ class Job:
         """Changes when anything changes that the run's result depends on."""
         return self._fingerprint(
             recipe=self.recipe.model_dump(
-                mode="json", exclude={"data": True, "context": True, "teacher": {"store"}}
+                mode="json",
+                exclude={
+                    "data": True,
+                    "context": True,
+                    "teacher": {"store"},
+                    "training": {"gradient_checkpointing", "report_to"},
+                },
             ),
             inputs=digest(self.inputs.rows),
             evaluation=digest(self.held_out.rows),
@@ -191,8 +202,11 @@ class Job:
     def completions(self, folder: Path) -> _Completions:
         """What the student learns to predict: gold outputs, or what the teacher writes under the context."""
         path = folder / COMPLETIONS
-        if path.exists():
-            return _Completions(**json.loads(path.read_text(encoding="utf-8")))
+        there = processes.main_does(
+            lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        )
+        if there is not None:
+            return _Completions(**there)
         learnt, truncated = self.teaching.completions(
             self.inputs, max_new_tokens=self.max_new_tokens
         )
@@ -201,8 +215,9 @@ class Job:
             decoding = Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
             held_out = [one.ids for one in self.teaching.write(self.held_out, decoding)]
         kept = _Completions(learnt, held_out, truncated)
-        with whole(path) as work:
-            work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
+        if processes.is_main():
+            with whole(path) as work:
+                work.write_text(json.dumps(asdict(kept)), encoding="utf-8")
         return kept
 
     @property
@@ -234,7 +249,19 @@ class Job:
                 ),
                 display=self.display,
                 online=self.teaching.online(pairs, objective),
+                curves=folder / tensorboard.FOLDER,
             )
+
+    def whole(self) -> Job:
+        """The same with a student that one process can run: where FSDP has shared its layers out, loaded anew."""
+        trained = training.shared_out(self.judged.student.network)
+        if trained is None:
+            return self
+        judged = load_judged(self.recipe, self.judged.context, self.recipe.prompt, self.display)
+        for name, weight in judged.student.network.named_parameters():
+            if name in trained:
+                weight.data.copy_(trained[name])
+        return replace(self, judged=judged)
 
     def evaluate(self, trained: training.TrainingReport, completions: _Completions) -> Finished:
         """Scores all methods on the held-out rows."""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, set_seed
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from instil.cache import SharedPrefix
 from instil.model import LanguageModel
 from instil.progress import Advance
 from instil.prompt import PromptFormat
+
+LEAST_DRAWN = 2.0**-24  # a float32 generator may draw 0, whose noise would be infinite
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Decoding:
     Attributes:
         max_new_tokens: Limit of a completion.
         temperature: 0 is greedy.
-        seed: Of the sampling.
+        seed: Of the sampling; with the number of a row, it settles what that row draws, in whatever batch it is decoded.
         batch_size: Most rows decoded together.
     """
 
@@ -54,6 +63,7 @@ def generate(
     decoding: Decoding,
     *,
     advance: Advance,
+    numbers: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Completes each prompt.
 
@@ -63,18 +73,18 @@ def generate(
         prompt_format: Knows what ends an answer.
         decoding: Greedy or sampled, how long.
         advance: Told of progress.
+        numbers: Of the prompts among all that are completed, where these are some of them; sampling hangs on them.
 
     Returns:
         One completion a prompt, in the prompts' order.
     """
-    if decoding.temperature > 0:
-        set_seed(decoding.seed)
     settings = _settings(model, prompt_format, decoding)
     prefix = SharedPrefix(model.network, prompts, padded_after=True)
     advance(0, prefix.length)
     done: dict[int, Generated] = {}
-    for numbers in prefix.batches([len(p) for p in prompts], batch_size=decoding.batch_size):
-        chosen = [prompts[i] for i in numbers]
+    rows = range(len(prompts)) if numbers is None else numbers
+    for batch in prefix.batches([len(p) for p in prompts], batch_size=decoding.batch_size):
+        chosen = [prompts[i] for i in batch]
         ids_BL, mask_BL = _pad_left(chosen, prefix.length, model.pad_id)
         width = ids_BL.shape[1]
         output_BT = cast(Any, model.network).generate(
@@ -82,10 +92,15 @@ def generate(
             attention_mask=mask_BL.to(model.device),
             past_key_values=prefix.cache(len(chosen)),
             generation_config=settings,
+            logits_processor=LogitsProcessorList(
+                [_Noise(decoding, [rows[i] for i in batch], model.device)]
+                if decoding.temperature > 0
+                else []
+            ),
             stopping_criteria=StoppingCriteriaList([_StopStrings(prompt_format, width)]),
         )[:, width:]
         made = [_trim(row, prompt_format) for row in output_BT.tolist()]
-        done.update(zip(numbers, made, strict=True))
+        done.update(zip(batch, made, strict=True))
         computed = sum(len(prompt) - prefix.length for prompt in chosen)
         advance(len(chosen), computed + sum(len(one.ids) for one in made))
     return [done[i] for i in range(len(prompts))]
@@ -94,12 +109,11 @@ def generate(
 def _settings(
     model: LanguageModel, prompt_format: PromptFormat, decoding: Decoding
 ) -> GenerationConfig:
-    sampling = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0, "top_p": 1.0}
     return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=prompt_format.end_ids or None,
         pad_token_id=model.pad_id,
-        **(sampling if decoding.temperature > 0 else {"do_sample": False}),
+        do_sample=False,  # `_Noise` samples, where sampling is wanted
     )
 
 
@@ -115,6 +129,30 @@ def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[T
         mask_BL[i, :prefix] = 1
         mask_BL[i, length - len(rest) :] = 1
     return ids_BL, mask_BL
+
+
+class _Noise(LogitsProcessor):
+    """Turns the largest score into a sample: logits / temperature + Gumbel noise, each row's from a generator of its own.
+
+    The largest of these is distributed as softmax(logits / temperature) (Gumbel 1954; Maddison et al. 2014,
+    arXiv:1411.0030, section 2). So a row's sample hangs on the seed and its number, not on the rows beside it.
+    """
+
+    def __init__(self, decoding: Decoding, rows: Sequence[int], device: torch.device) -> None:
+        self.temperature = decoding.temperature
+        # A seed of few bits makes a poor start for the generator: spread it.
+        seeds = [
+            int.from_bytes(hashlib.sha256(f"{decoding.seed} {row}".encode()).digest()[:7])
+            for row in rows
+        ]
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores_BV = scores / self.temperature
+        for row_V, generator in zip(scores_BV, self.generators, strict=True):
+            drawn_V = torch.empty_like(row_V).exponential_(generator=generator)
+            row_V -= drawn_V.clamp_min_(LEAST_DRAWN).log_()
+        return scores_BV
 
 
 class _StopStrings(StoppingCriteria):

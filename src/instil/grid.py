@@ -36,6 +36,7 @@ NO_MATTER: Any = {
     "task": {"folder"},
     "teacher": {"store"},
     "student": {"save"},
+    "training": {"gradient_checkpointing", "report_to"},
     "evaluation": {"batch_size"},
 }
 
@@ -255,12 +256,10 @@ def effective(recipe: Recipe) -> Recipe:
     reads_context = method.context or method.teacher
     reset: dict[str, Any] = {}
     if method.learns is None:
-        judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
-        reset |= {
-            "tuning": LoRA(),
-            "training": Training(),
-            "evaluation": recipe.evaluation.model_copy(update=judged),
-        }
+        reset |= {"tuning": LoRA(), "training": Training()}
+        if not reads_context:  # demonstrations are drawn from what validation leaves
+            judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
+            reset["evaluation"] = recipe.evaluation.model_copy(update=judged)
     if method.learns != "targets":
         reset["objective"] = CrossEntropy() if written else LabelKL()
     if not method.teacher:

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from instil import attention, bundled
+from instil import attention, bundled, processes
 from instil.errors import (
     HubUnreachableError,
     TokenizerMismatchError,
@@ -280,10 +280,11 @@ def default_device() -> torch.device:
 
 @cache
 def resolve_dtype(name: str) -> str:
-    """`auto` becomes the fastest dtype of this machine, measured once a process."""
+    """`auto` becomes the fastest dtype of this machine, measured once; of several processes, by the main one."""
     if name != "auto":
         return name
-    return str(fastest_dtype(default_device())).removeprefix("torch.")
+    fastest = processes.main_does(lambda: fastest_dtype(default_device()))
+    return str(fastest).removeprefix("torch.")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

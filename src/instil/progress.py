@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from instil import processes
+
 # Told of progress: (rows or steps done, token positions computed), each since the call before.
 Advance = Callable[[int, int], None]
 
@@ -26,7 +28,7 @@ RELAY_SECONDS = 0.1  # between two messages about one bar
 
 
 class Display:
-    """Progress bars and notes on standard error; silent if `quiet`.
+    """Progress bars and notes on standard error; silent if `quiet`, and in all processes of a launch but the main one.
 
     Args:
         quiet: Show nothing but warnings.
@@ -34,7 +36,7 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.quiet = quiet
+        self.quiet = quiet or not processes.is_main()
 
     def note(self, text: str) -> None:
         """One line about what is being done or was found."""
@@ -43,7 +45,8 @@ class Display:
 
     def warn(self, text: str) -> None:
         """One line that a person should not miss; shown when quiet, too."""
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
+        if processes.is_main():
+            self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from instil import processes
 from instil.results import Phase, PhaseCost
 from instil.stored import whole
 
@@ -35,12 +36,12 @@ class _Tally:
     tokens: int = 0
     steps: int = 0
 
-    def plus(self, other: _Tally) -> _Tally:
-        mine, theirs = asdict(self), asdict(other)
-        total = _Tally(**{field: mine[field] + theirs[field] for field in mine})
-        for peak in PEAKS:
-            setattr(total, peak, max(mine[peak], theirs[peak]))
-        return total
+    def include(self, other: _Tally) -> None:
+        """Adds another one in place: a phase that is being measured writes to this very one."""
+        for field, theirs in asdict(other).items():
+            if theirs:  # a sampler may be at work on the others
+                mine = getattr(self, field)
+                setattr(self, field, max(mine, theirs) if field in PEAKS else mine + theirs)
 
 
 class Recorder:
@@ -52,11 +53,13 @@ class Recorder:
         self._path: Path | None = None
 
     def keep_at(self, path: Path) -> None:
-        """Keeps the sums in a file, and takes over what an interrupted run has left there."""
+        """Keeps the sums in a file, and takes over what an interrupted run has left there; of several processes, the main one."""
+        if not processes.is_main():
+            return
         self._path = path
         if path.exists():
             for name, earlier in json.loads(path.read_text(encoding="utf-8")).items():
-                self._tallies[name] = self._tally(name).plus(_Tally(**earlier))
+                self._tally(name).include(_Tally(**earlier))
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -103,11 +106,19 @@ class Recorder:
 
     def add(self, name: Phase, spent: dict[str, float]) -> None:
         """Adds what another recorder measured, as its `spent` gave it."""
-        self._tallies[name] = self._tally(name).plus(_Tally(**spent))  # type: ignore[arg-type]
+        self._tally(name).include(_Tally(**spent))  # type: ignore[arg-type]
 
     def spent(self, name: Phase) -> dict[str, float]:
         """The sums of a phase, to be stored and added again."""
         return asdict(self._tally(name))
+
+    def add_other_processes(self) -> None:
+        """Adds what the other processes of a launch have measured, but for time and steps, which all have in common."""
+        _, *others = processes.gather(self._tallies)
+        if processes.is_main():
+            for name, theirs in ((n, tally) for other in others for n, tally in other.items()):
+                spent = replace(theirs, wall_seconds=0.0, steps=0)
+                self._tally(name).include(spent)
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instil import processes
 from instil.errors import (
     DiskFullError,
     InstilError,
@@ -103,7 +104,8 @@ class Run:
 class Staging:
     """The folder of a run in the making: `OUTPUT.partial`.
 
-    Every file in it is written whole or not at all, so a later run with the same identity goes on from it.
+    Every file in it is written whole or not at all, so a later run with the same identity goes on from it. Of several
+    processes, the main one makes it and names it.
 
     Args:
         output: The folder that the finished run will have.
@@ -142,18 +144,9 @@ class Staging:
             UnfinishedRunError: an unfinished run with another identity is there.
             DiskFullError: there is not enough space.
         """
-        mark = self.path / "identity"
-        if self.path.exists() and (not mark.exists() or mark.read_text() != identity):
-            if not self._overwrite:
-                raise UnfinishedRunError(
-                    f"{self.path} holds an unfinished run with other settings",
-                    mend="repeat that run's command to finish it, pass --overwrite to discard it, or name another folder",
-                )
-            shutil.rmtree(self.path)
-        self._check_space(needed_bytes)
+        processes.main_does(lambda: self._clear(identity, needed_bytes))
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            mark.write_text(identity)
+            processes.main_does(lambda: self._make(identity))
             yield self.path
         except InstilError:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -170,6 +163,9 @@ class Staging:
         Args:
             without: Files and folders that only the making needed.
         """
+        processes.main_does(lambda: self._finish(without))
+
+    def _finish(self, without: Sequence[str]) -> None:
         old = self.output.with_name(self.output.name + ".old")
         _remove(old)
         if self.output.exists():
@@ -178,6 +174,22 @@ class Staging:
         for name in ("identity", *without):
             _remove(self.output / name)
         _remove(old)
+
+    def _clear(self, identity: str, needed_bytes: int) -> None:
+        """Makes way, and refuses what is in it or too little space."""
+        mark = self.path / "identity"
+        if self.path.exists() and (not mark.exists() or mark.read_text() != identity):
+            if not self._overwrite:
+                raise UnfinishedRunError(
+                    f"{self.path} holds an unfinished run with other settings",
+                    mend="repeat that run's command to finish it, pass --overwrite to discard it, or name another folder",
+                )
+            shutil.rmtree(self.path)
+        self._check_space(needed_bytes)
+
+    def _make(self, identity: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "identity").write_text(identity)
 
     def _check_space(self, needed_bytes: int) -> None:
         kept = sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from instil import processes
 from instil.encoding import Encoded, decode, encode, trim
 from instil.errors import TargetStoreError
 from instil.progress import Advance
@@ -176,11 +177,13 @@ def build(
 ) -> TargetStore:
     """Computes the shards that are missing or damaged, and opens the store.
 
+    Several processes of a launch compute a shard each at a time; the main one lists them.
+
     Args:
         path: Its folder.
         plan: What it is to hold.
         score: Asks the teacher, for the rows of one shard at a time.
-        advance: Told once of the rows that need not be computed; of the others `score` tells itself.
+        advance: Told of the rows that need not be computed here; of the others `score` tells itself.
         overwrite: Replace a store that was made from something else, or that cannot be read.
 
     Raises:
@@ -188,12 +191,18 @@ def build(
         NotFiniteLossError: the teacher's numbers are NaN or infinite.
         ValueError: `score` gives other rows than it was asked for.
     """
-    info = _begin(path, plan, overwrite=overwrite)
+    info = processes.main_does(lambda: _begin(path, plan, overwrite=overwrite))
     advance(sum(shard.rows for shard in info.shards), 0)
     kept = {shard.file for shard in info.shards}
-    for file, numbers in plan.shards().items():
-        if file not in kept:
-            info = info.having([*info.shards, _write_shard(path / file, numbers, plan, score)])
+    missing = [one for one in plan.shards().items() if one[0] not in kept]
+    for start in range(0, len(missing), processes.count()):
+        mine = missing[start + processes.rank() :][:1]
+        made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
+        together = [shard for shards in processes.gather(made) for shard in shards]
+        if len(together) > len(made):
+            advance(sum(shard.rows for shard in together if shard not in made), 0)
+        info = info.having([*info.shards, *together])
+        if processes.is_main():
             info.write(path / INDEX)
     return TargetStore(path, info)
 

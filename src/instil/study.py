@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,9 +25,10 @@ from typing import Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
+from instil import processes
 from instil.cell import CELL, FAILURE, Cell, Failure
 from instil.config import Recipe
-from instil.errors import InstilError, OutputError, OutputExistsError
+from instil.errors import InstilError, LaunchError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
 from instil.progress import Display, Relay, StudyDisplay
 from instil.split import Given
@@ -88,10 +90,66 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
         display: Shows progress.
 
     Raises:
+        LaunchError: several processes were started, for several cells or one with a task.
         OutputExistsError: there is something else at `output`.
         OutputError: another process works on this study.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
+    if processes.count() > 1:
+        _run_together(plan, output, display)
+    else:
+        _run_alone(plan, output, display)
+    states = {cell.name: state(output, cell) for cell in named_as_before(plan, output).cells}
+    return Progressed(
+        done=[name for name, how in states.items() if how == "done"],
+        failed=[name for name, how in states.items() if how == "failed"],
+    )
+
+
+def _run_alone(plan: Plan, output: Path, display: Display) -> None:
+    with _begin(plan, output):
+        plan = named_as_before(plan, output)
+        _write_index(plan, output)
+        left = [cell for cell in plan.cells if state(output, cell) != "done"]
+        with StudyDisplay(display, len(plan.cells), len(plan.cells) - len(left)) as shown:
+            for cell in left:
+                _run_cell(cell, _settled(cell.recipe, plan, output), output, shown)
+
+
+def _run_together(plan: Plan, output: Path, display: Display) -> None:
+    """Runs the one cell of a plan in the processes of a launch; an error ends them all."""
+    if len(plan.cells) > 1 or plan.cells[0].recipe.task is not None:
+        cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
+        raise LaunchError(
+            "several processes run one cell without a task",
+            got=f"{processes.count()} processes for {cells}"
+            + (", with a task" if plan.cells[0].recipe.task else ""),
+            mend="start `instil run` alone: it runs each cell in a process of its own; "
+            "or name one cell with --set grid.KEY=[VALUE], in a recipe without a task",
+        )
+
+    def begin() -> tuple[PlannedCell, State]:
+        held.enter_context(_begin(plan, output))
+        (cell,) = named_as_before(plan, output).cells
+        _write_index(replace(plan, cells=[cell]), output)
+        before = state(output, cell)
+        if before == "failed":
+            shutil.rmtree(output / CELLS / cell.name)
+        return cell, before
+
+    with ExitStack() as held:
+        cell, before = processes.main_does(begin)
+        if before != "done":
+            from instil import experiment
+            from instil.model import quiet_libraries
+
+            quiet_libraries()
+            given, folder = Given.read(cell.recipe), output / CELLS / cell.name
+            experiment.run(cell.recipe, given, output=folder, display=display)
+
+
+def _begin(plan: Plan, output: Path) -> AbstractContextManager[object]:
+    """Makes the study's folder, and takes it for this process as long as what it gives is held."""
     known = {INDEX, CELLS, LOCK}
     there = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
     if output.exists() and there and not known & there:
@@ -100,7 +158,7 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
         )
     try:
         (output / CELLS).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / LOCK).acquire(blocking=False)
+        return FileLock(output / LOCK).acquire(blocking=False)
     except Timeout:
         raise OutputError(
             f"another process works on {output}", mend="wait for it, or name another folder"
@@ -111,18 +169,6 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
             got=error.strerror or str(error),
             mend="name a folder that you may write to",
         ) from None
-    with lock:
-        plan = named_as_before(plan, output)
-        _write_index(plan, output)
-        left = [cell for cell in plan.cells if state(output, cell) != "done"]
-        with StudyDisplay(display, len(plan.cells), len(plan.cells) - len(left)) as shown:
-            for cell in left:
-                _run_cell(cell, _settled(cell.recipe, plan, output), output, shown)
-    states = {cell.name: state(output, cell) for cell in plan.cells}
-    return Progressed(
-        done=[name for name, how in states.items() if how == "done"],
-        failed=[name for name, how in states.items() if how == "failed"],
-    )
 
 
 def _write_index(plan: Plan, output: Path) -> None:

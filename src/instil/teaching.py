@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from transformers import PreTrainedModel
 
+from instil import processes
 from instil.alignment import AlignedPair
 from instil.config import Recipe
 from instil.context import Context
@@ -22,7 +23,7 @@ from instil.model import LanguageModel, check_same_tokens, load, resolve
 from instil.objective import Objective
 from instil.online import OnlineTeacher
 from instil.prepared import PreparedRows, Windows
-from instil.progress import Advance, Display
+from instil.progress import Display
 from instil.prompt import prompt_format
 from instil.resources import Recorder
 from instil.store import StorePlan, TargetStore, build
@@ -97,10 +98,16 @@ class Teaching:
         """Probability that the kept tokens cover, at most `top_k` of them; raw logits are wanted of every one."""
         return 1.0 if self.recipe.objective.top_k_needed else self.recipe.teacher.mass
 
+    @property
+    def vocabulary(self) -> int:
+        """Outcomes of the targets: as many as the student's output layer has, padding included."""
+        return int(cast(Any, output_embeddings(self.judged.student.network)).weight.shape[0])
+
     def fingerprint(self, pairs: Sequence[AlignedPair]) -> str:
         """Of all that the teacher's targets for these pairs depend on."""
-        objective, model = self.recipe.objective, self.judged.teacher
-        settings = [model.fingerprint, model.dtype, objective.temperature, self.top_k, self.mass]
+        model, temperature = self.judged.teacher, self.recipe.objective.temperature
+        outcomes = [self.vocabulary, self.top_k, self.mass]
+        settings = [model.fingerprint, model.dtype, temperature, *outcomes]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for pair in pairs:
             for ids in (pair.teacher_prompt, pair.completion):
@@ -144,17 +151,29 @@ class Teaching:
         return learnt, truncated
 
     def write(self, rows: PreparedRows, decoding: Decoding) -> list[Generated]:
-        """What the teacher answers."""
+        """What the teacher answers; of several processes, each lets it answer its share of the rows."""
         prompts = rows.teacher_prompts
+        mine = range(processes.rank(), len(prompts), processes.count())
         with (
             self.recorder.phase("generate"),
             self.judged.adapter(on=False),
-            self.display.bar("teacher writes completions", len(prompts)) as bar,
+            self.display.bar("teacher writes completions", len(mine)) as bar,
         ):
             advance = self.recorder.advance("generate", bar.advance)
-            return generate(
-                self.judged.teacher, prompts, self.judged.prompt_format, decoding, advance=advance
+            made = generate(
+                self.judged.teacher,
+                [prompts[number] for number in mine],
+                self.judged.prompt_format,
+                decoding,
+                advance=advance,
+                numbers=mine,
             )
+            written = dict(
+                one
+                for share in processes.gather(list(zip(mine, made, strict=True)))
+                for one in share
+            )
+        return [written[number] for number in range(len(prompts))]
 
     def lessons(
         self,
@@ -185,13 +204,12 @@ class Teaching:
         return OnlineTeacher.of(self.judged.teacher, prompts, lambda: self.judged.adapter(on=False))
 
     def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> tuple[TargetStore, bool]:
-        vocabulary = cast(Any, output_embeddings(self.judged.student.network)).weight.shape[0]
         fingerprint = self.fingerprint(pairs)
         path = (self.recipe.teacher.store or store) / fingerprint[:32]
         plan = StorePlan(
             fingerprint=fingerprint,
             lengths=[len(pair.completion) for pair in pairs],
-            vocabulary=vocabulary,
+            vocabulary=self.vocabulary,
             temperature=self.recipe.objective.temperature,
             mass=self.mass,
             top_k=self.top_k,
@@ -200,19 +218,20 @@ class Teaching:
         path.parent.mkdir(parents=True, exist_ok=True)
         measured.keep_at(path.with_name(path.name + ".spent.json"))
         with (
-            measured.phase("teach"),
             self.judged.adapter(on=False),
             self.display.bar("teacher scores completions", len(pairs)) as bar,
         ):
-            advance = measured.advance("teach", bar.advance)
-            ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, advance)
+            ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, measured, bar.advance)
             built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
         self.recorder.add("teach", measured.spent("teach"))
         return built, ask.scorer is None
 
 
 class _Asked:
-    """A teacher that reads the context when it is asked for the first time."""
+    """A teacher that reads the context when it is asked for the first time.
+
+    It costs what it takes to answer: a store that is there already is read for nothing, however often.
+    """
 
     def __init__(
         self,
@@ -220,24 +239,27 @@ class _Asked:
         pairs: Sequence[AlignedPair],
         plan: StorePlan,
         recipe: Recipe,
-        advance: Advance,
+        recorder: Recorder,
+        show: Callable[[int], None],
     ) -> None:
         self.scorer: Scorer | None = None
         self._model, self._pairs, self._plan = model, pairs, plan
-        self._batch_size, self._advance = recipe.evaluation.batch_size, advance
+        self._batch_size, self._recorder = recipe.evaluation.batch_size, recorder
+        self._advance = recorder.advance("teach", show)
 
     def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
-        self.scorer = self.scorer or Scorer.of(
-            self._model,
-            self._pairs,
-            vocabulary=self._plan.vocabulary,
-            top_k=self._plan.top_k,
-            temperature=self._plan.temperature,
-            batch_size=self._batch_size,
-            advance=self._advance,
-        )
-        for number, targets in self.scorer.score(numbers):
-            yield number, self._pairs[number].completion, targets
+        with self._recorder.phase("teach"):
+            self.scorer = self.scorer or Scorer.of(
+                self._model,
+                self._pairs,
+                vocabulary=self._plan.vocabulary,
+                top_k=self._plan.top_k,
+                temperature=self._plan.temperature,
+                batch_size=self._batch_size,
+                advance=self._advance,
+            )
+            for number, targets in self.scorer.score(numbers):
+                yield number, self._pairs[number].completion, targets
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,23 +16,24 @@ from torch import Tensor
 from transformers import (
     PreTrainedModel,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback
 from typing_extensions import override
 
-from instil import config
+from instil import config, processes
 from instil.attention import reads_bounds
+from instil.callbacks import Interrupt, Observe, Show
 from instil.chunked import chunked_sum
-from instil.collation import Collator, Lesson, Part, Rows
-from instil.errors import NotFiniteLossError
+from instil.collation import Collator, Lesson, Numbers, Part
+from instil.errors import ConfigError, LaunchError, NotFiniteLossError
 from instil.forward import completion_logits, read
 from instil.objective import Objective
 from instil.online import OnlineTeacher
 from instil.packing import keeps_apart
-from instil.progress import Advance, Bar, Display
+from instil.progress import Advance, Display
+from instil.tensorboard import Curves
 
 DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
 STATE = "trainer_state.json"
@@ -70,8 +68,11 @@ def train(
     online: OnlineTeacher | None = None,
     observe: Callable[[int], None] | None = None,
     at_steps: int | None = None,
+    curves: Path | None = None,
 ) -> TrainingReport:
     """Trains the student in place; goes on from the last checkpoint if there is one.
+
+    Several processes of a launch share each batch, and their gradients are averaged: all end with the same weights.
 
     Args:
         student: The model, with some of its weights or an adapter trainable.
@@ -87,11 +88,14 @@ def train(
         online: Runs beside the student, for losses of hidden states.
         observe: Called with the number of the step, the student in evaluation mode.
         at_steps: It is called each so many steps, and after the last one.
+        curves: Folder for TensorBoard's files, if `settings` ask for them.
 
     Raises:
+        ConfigError: a batch has fewer rows than there are processes.
         NotFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
     """
+    check(settings)
     steps = total_steps(settings, len(rows))
     arguments = _arguments(settings, steps, seed=seed, folder=checkpoints, resumable=resumable)
     last = _last_checkpoint(checkpoints)
@@ -102,27 +106,29 @@ def train(
         ):  # nothing is left to do, and the Trainer would take one step more
             set_peft_model_state_dict(student, load_peft_weights(str(last), device="cpu"))
             return _report(state)
-    with display.bar("training the student", steps) as bar, _Interrupt() as interrupt:
+    with display.bar("training the student", steps) as bar, Interrupt() as interrupt:
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
-            train_dataset=Rows(rows),
+            train_dataset=Numbers(len(rows)),
             data_collator=Collator(
+                rows,
                 pad_id,
                 packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0]),
                 masked=not reads_bounds(student),
                 online=online,
             ),
             callbacks=[
-                _Show(bar, advance),
+                Show(bar, advance),
                 interrupt,
-                *([_Observe(student, observe, at_steps)] if observe and at_steps else []),
+                *([Observe(student, observe, at_steps)] if observe and at_steps else []),
+                *([Curves(curves)] if curves and settings.report_to == "tensorboard" else []),
             ],
             objective=objective,
             advance=advance,
             online=online,
         )
-        trainer.remove_callback(_printer())
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:
         raise KeyboardInterrupt
@@ -130,11 +136,27 @@ def train(
     return _report(trainer.state)
 
 
+def check(settings: config.Training) -> None:
+    """Refuses a batch that leaves a process of the launch without a row.
+
+    Raises:
+        ConfigError: says how many rows it takes.
+    """
+    if settings.batch_size < processes.count():
+        raise ConfigError(
+            "training.batch_size is shared by all processes",
+            got=f"{settings.batch_size} rows for {processes.count()} processes",
+            allowed=f"at least {processes.count()}",
+            mend="raise it, or start fewer processes",
+        )
+
+
 def _arguments(
     settings: config.Training, steps: int, *, seed: int, folder: Path, resumable: bool
 ) -> TrainingArguments:
     """Our settings in the Trainer's words."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
+    recompute = {"use_reentrant": False} if settings.gradient_checkpointing else None
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -146,6 +168,12 @@ def _arguments(
         weight_decay=settings.weight_decay,
         seed=seed,
         data_seed=seed,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs=recompute,
+        # Processes differ in the number of their forward passes, so nothing may be exchanged but gradients.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        accelerator_config={"even_batches": False},  # a row of a last, short batch counts once
         use_cpu=accelerator is None,
         dataloader_pin_memory=accelerator is not None,
         remove_unused_columns=False,
@@ -171,6 +199,23 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: the Trainer writes its state last."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def shared_out(student: Any) -> dict[str, Tensor] | None:
+    """The trained weights, whole, of a student whose layers FSDP has shared out; None if they are not.
+
+    All processes have to call it.
+    """
+    from torch.distributed.tensor import DTensor
+
+    named = list(student.named_parameters())
+    if not any(isinstance(weight, DTensor) for _, weight in named):
+        return None
+    return {
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().cpu()
+        for name, weight in named
+        if weight.requires_grad
+    }
 
 
 def total_steps(settings: config.Training, rows: int) -> int:
@@ -199,8 +244,25 @@ class DistillationTrainer(Trainer):
         self.advance: Advance = advance
         self.online = online
         self.chunks = True
+        if self.is_fsdp_enabled:  # the output layer is whole within the model's forward pass alone
+            self.chunks = False
+            if self.objective.needs_hidden_states:
+                raise LaunchError(
+                    "a loss of hidden states needs the teacher's whole layers, and FSDP shares them out",
+                    got=f"objective: {self.objective.name}",
+                    mend="start the processes without --use_fsdp",
+                )
         # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
         self.model_accepts_loss_kwargs = True
+
+    @override
+    def get_train_dataloader(self) -> Any:
+        """Every process goes through the same batches: the collator takes its share of each."""
+        loader: Any = super().get_train_dataloader()
+        if processes.count() > 1:
+            loader.batch_sampler.num_processes = 1
+            loader.batch_sampler.process_index = 0
+        return loader
 
     @override
     def training_step(
@@ -216,11 +278,11 @@ class DistillationTrainer(Trainer):
         count = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
         for part in first:
             with self.accelerator.no_sync(model):
-                total += self._step(model, part, count)
-        return total + self._step(model, last, count)
+                total += self._step(model, part, count, inputs["weight"])
+        return total + self._step(model, last, count, inputs["weight"])
 
-    def _step(self, model: Any, part: Part, count: Tensor | int) -> Tensor:
-        loss = self._summed(model, part) / count
+    def _step(self, model: Any, part: Part, count: Tensor | int, weight: float) -> Tensor:
+        loss = self._summed(model, part) / count * weight
         self.advance(0, part.batch.tokens)
         if self.args.average_tokens_across_devices and isinstance(count, Tensor):
             loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
@@ -230,42 +292,49 @@ class DistillationTrainer(Trainer):
                 allowed="a finite number",
                 mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
             )
-        self.accelerator.backward(loss)
+        with self.uncast():  # where it computes forward again
+            self.accelerator.backward(loss)
         return loss.detach()
 
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Runs an adapter's float32 weights in the base's bfloat16, in which its activations are anyway."""
-        network = self.accelerator.unwrap_model(self.model)
-        if not isinstance(network, PeftModel) or network.dtype != torch.bfloat16:
-            yield
-            return
+        device = self.args.device.type
         with (
-            disable_input_dtype_casting(network),
-            torch.autocast(network.device.type, dtype=torch.bfloat16),
+            self.uncast() as adapted,
+            torch.autocast(device, dtype=torch.bfloat16, enabled=adapted),
         ):
             yield
 
+    @contextmanager
+    def uncast(self) -> Iterator[bool]:
+        """Keeps an adapter on a bfloat16 base from casting what it reads; gives whether there is one."""
+        network = self.accelerator.unwrap_model(self.model)
+        if not isinstance(network, PeftModel) or network.dtype != torch.bfloat16:
+            yield False
+            return
+        with disable_input_dtype_casting(network):
+            yield True
+
     def _summed(self, model: Any, part: Part) -> Tensor:
         """The loss summed over all terms of a part."""
-        batch, targets, objective = part.batch, part.targets, self.objective
-        completion_N = batch.completion_N
+        objective = self.objective
         if not (objective.by_position and self.chunks):
+            loss = self._whole(model, part)
+            if self.online is None:
+                return loss
             with self.computing():
-                logits_NV = completion_logits(model, batch)
-            device = logits_NV.device
-            given = targets.to(device) if targets else None
-            loss: Tensor = objective(logits_NV, completion_N.to(device), given).sum()
-            return loss
+                layers = read(model, part.batch, layers=True).layers
+            return loss + self._hidden(layers, part)
         with self.computing():
-            reading = read(model, batch, layers=objective.needs_hidden_states)
-        if reading.head is None:  # capped or scaled logits: take them as the model gives them
+            reading = read(model, part.batch, layers=objective.needs_hidden_states)
+        if objective.needs_logits and reading.head is None:  # capped or scaled after the layer
             self.chunks = False
             return self._summed(model, part)
-        device = reading.hidden_ND.device
-        loss = torch.zeros((), device=device)
-        if objective.needs_logits:
-            completion_N, given = completion_N.to(device), targets.to(device) if targets else None
+        loss = torch.zeros((), device=reading.hidden_ND.device)
+        if objective.needs_logits and reading.head is not None:
+            completion_N = part.batch.completion_N.to(loss.device)
+            given = part.targets.to(loss.device) if part.targets else None
             loss = chunked_sum(
                 reading.hidden_ND,
                 reading.head,
@@ -273,71 +342,21 @@ class DistillationTrainer(Trainer):
                     logits_CV, completion_N[start:end], given and given.part(start, end)
                 ),
             )
-        if self.online is not None and part.teacher is not None:
-            taught = self.online.hidden_states(part.teacher)
-            loss = loss + objective.hidden(reading.layers, taught).sum()
+        return loss + self._hidden(reading.layers, part) if self.online is not None else loss
+
+    def _whole(self, model: Any, part: Part) -> Tensor:
+        """The loss of the logits as the model gives them, all at once."""
+        with self.computing():
+            logits_NV = completion_logits(model, part.batch)
+        device = logits_NV.device
+        given = part.targets.to(device) if part.targets else None
+        loss: Tensor = self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()
         return loss
 
-
-class _Show(TrainerCallback):
-    def __init__(self, bar: Bar, advance: Advance) -> None:
-        self.bar = bar
-        self.advance = advance
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.advance(1, 0)
-        losses = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
-        self.bar.reach(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
-
-
-class _Observe(TrainerCallback):
-    def __init__(self, student: Any, observe: Callable[[int], None], at_steps: int) -> None:
-        self.student = student
-        self.observe = observe
-        self.at_steps = at_steps
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step % self.at_steps and state.global_step != state.max_steps:
-            return
-        self.student.eval()
-        self.observe(state.global_step)
-        self.student.train()
-
-
-class _Interrupt(TrainerCallback):
-    """Turns Ctrl-C into a checkpoint at the end of the running step; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.pressed = False
-
-    def __enter__(self) -> _Interrupt:
-        self._in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._in_main_thread:
-            self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._in_main_thread:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _press(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.pressed:
-            control.should_save = True
-            control.should_training_stop = True
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
+    def _hidden(self, layers: list[Tensor], part: Part) -> Tensor:
+        """The loss of hidden states."""
+        assert self.online is not None
+        assert part.teacher is not None
+        taught = self.online.hidden_states(part.teacher)
+        loss: Tensor = self.objective.hidden(layers, taught).sum()
+        return loss

@@ -96,7 +96,7 @@ class _Cell:
                 training=recipe.training.rows,
                 pool=recipe.demonstrations.pool,
                 evaluation=recipe.evaluation,
-                validation=watched if method.learns else 0,
+                validation=watched,
             )
             form = recipe.prompt.model_copy(update={"pattern": "{input}"})
             judged = load_judged(recipe, NO_CONTEXT, form, display)
@@ -119,7 +119,9 @@ class _Cell:
             )
 
         learnt = prepared("training row", drawn.training)
-        validation = prepared(VALIDATION, drawn.validation) if drawn.validation else None
+        validation = None
+        if method.learns and drawn.validation:
+            validation = prepared(VALIDATION, drawn.validation)
         sets = [(one, prepared(one.name, one.rows)) for one in drawn.sets]
         windows = Teaching(recipe, judged, recorder, display).windows
         answered = [rows for _, rows in sets] + ([validation] if validation else [])
@@ -255,7 +257,7 @@ class _Cell:
                 rows.prompts(self.method),
                 form,
                 decoding,
-                advance=lambda done, tokens: show(done),
+                advance=self.recorder.advance("evaluate", show),
             )
         return [form.decode(one.ids) for one in made]
 
@@ -267,7 +269,7 @@ class _Cell:
             self.method,
             compare=self.recipe.method == "distillation",
             batch_size=self.recipe.evaluation.batch_size,
-            advance=lambda done, tokens: self.recorder.count("evaluate", tokens=tokens),
+            advance=self.recorder.advance("evaluate", lambda done: None),
         )
 
     def _judge(
@@ -280,14 +282,16 @@ class _Cell:
         right = [self.task.right(text, known) for text, known in zip(written, golds, strict=True)]
         lines = []
         for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
-            expected = _shown(golds[number])
+            expected, told = _shown(golds[number]), _shown(text)
+            if not correct and told == expected:  # a number that the task wants to be marked
+                told = ""
             lines.append(
                 CellPrediction(
                     set=one.name,
                     row=number,
                     input=row.input,
                     expected=expected,
-                    predicted=expected if correct else _shown(text),
+                    predicted=expected if correct else told,
                     probabilities={},
                     written=text,
                 )
@@ -343,7 +347,8 @@ class _Watch:
         value = (accuracy.value, -apart)
         if self.best is None or value > self.best:
             self.best = value
-            state = get_peft_model_state_dict(cell.judged.student.network)
+            network = cell.judged.student.network
+            state = get_peft_model_state_dict(network, save_embedding_layers=False)
             self.weights = {name: weight.detach().clone() for name, weight in state.items()}
 
     def keep_best(self) -> list[Checkpoint]:

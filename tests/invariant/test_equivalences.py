@@ -9,63 +9,32 @@ from typing import Any
 
 import pytest
 import torch
+from tests.small import (
+    CONTEXT,
+    ROWS,
+    form_of,
+    judged_of,
+    nothing,
+    pairs_of,
+    plain_logits,
+    target_rows,
+    train_on,
+    weights,
+)
 
-from instil import config, evaluation, packing, training
-from instil.alignment import AlignedPair, collate, pack
+from instil import evaluation, packing, training
+from instil.alignment import collate, pack
 from instil.attention import BOUNDS
 from instil.cache import SharedPrefix
-from instil.context import Context, FewShot
-from instil.evaluation import Judged
+from instil.context import Context
 from instil.forward import completion_logits
 from instil.generation import Decoding, generate
 from instil.method import RUN_METHODS
 from instil.model import LanguageModel, load
-from instil.objective import CrossEntropy, ForwardKL
-from instil.progress import Display
-from instil.prompt import PlainPrompt
-from instil.rows import Row
+from instil.objective import ForwardKL
 from instil.store import StorePlan, build
-from instil.targets import TargetRow, Targets
+from instil.targets import Targets
 from instil.teacher import Scorer
-from instil.tuning import LoRA
-
-CONTEXT = Context.of(FewShot([{"input": "one", "output": "1"}, {"input": "seven", "output": "7"}]))
-ROWS = [
-    Row("two", "2"),
-    Row("eleven", "11"),
-    Row("a hundred", "100"),
-    Row("six", "6"),
-    Row("nine", "9"),
-]
-QUIET = Display(quiet=True)
-
-
-def nothing(rows: int, tokens: int) -> None:
-    pass
-
-
-def form_of(model: LanguageModel) -> PlainPrompt:
-    return PlainPrompt(
-        model.tokenizer, pattern="Q: {input}\nA:", completion=" {output}\n", separator="\n"
-    )
-
-
-def pairs_of(model: LanguageModel, context: Context = CONTEXT) -> list[AlignedPair]:
-    form = form_of(model)
-    return [
-        AlignedPair(
-            n, form.prompt_ids(r.input, context), form.prompt_ids(r.input), form.completion_ids(r)
-        )
-        for n, r in enumerate(ROWS)
-    ]
-
-
-@torch.no_grad()
-def plain_logits(network: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """The textbook way: one row, no padding, no cache, logits everywhere, shifted by one."""
-    ids = torch.tensor([prompt + completion])
-    logits = network(input_ids=ids).logits[0].float()
-    return logits[len(prompt) - 1 : -1]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -197,13 +166,6 @@ def test_padding_side_does_not_matter(any_model: LanguageModel) -> None:
     assert [one.ids[0] for one in decoded] == expected.tolist()
 
 
-def judged_of(model: LanguageModel, context: Context) -> Judged:
-    network = LoRA(r=4, alpha=8).apply(model.network, seed=0)
-    network.eval()
-    student = replace(model, network=network)  # type: ignore[arg-type]
-    return Judged(student, student, form_of(model), context)
-
-
 def test_without_a_context_a_fresh_student_equals_its_teacher(any_model: LanguageModel) -> None:
     judged = judged_of(any_model, Context())
     close = evaluation.fidelity(
@@ -234,63 +196,6 @@ def test_the_adapter_off_is_the_untouched_base(any_model: LanguageModel) -> None
     on = plain_logits(judged.student.network, pair.student_prompt, pair.completion)
     torch.testing.assert_close(off, before, atol=1e-5, rtol=0)
     assert not torch.allclose(on, before, atol=1e-3)
-
-
-def target_rows(judged: Judged, *, top_k: int = 64) -> list[TargetRow]:
-    with judged.adapter(on=False):
-        pairs = pairs_of(judged.teacher)
-        scorer = Scorer.of(
-            judged.teacher,
-            pairs,
-            vocabulary=len(judged.teacher.tokenizer),
-            top_k=top_k,
-            temperature=1.0,
-            batch_size=4,
-            advance=nothing,
-        )
-        scored = dict(scorer.score(range(len(pairs))))
-    return [
-        TargetRow(p.row, p.student_prompt, p.completion, scored[n]) for n, p in enumerate(pairs)
-    ]
-
-
-def train_on(
-    judged: Judged,
-    rows: list[TargetRow],
-    *,
-    steps: int,
-    batch_size: int = 5,
-    grad_accumulation: int = 1,
-    folder: Path | None = None,
-    objective: ForwardKL | CrossEntropy | None = None,
-) -> training.TrainingReport:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as name:
-        return training.train(
-            judged.student.network,  # type: ignore[arg-type]
-            rows,
-            objective=objective or ForwardKL(),
-            settings=config.Training(
-                max_steps=steps,
-                batch_size=batch_size,
-                grad_accumulation=grad_accumulation,
-                learning_rate=1e-2,
-            ),
-            seed=0,
-            pad_id=judged.student.pad_id,
-            checkpoints=folder or Path(name),
-            advance=nothing,
-            display=QUIET,
-        )
-
-
-def weights(judged: Judged) -> dict[str, torch.Tensor]:
-    return {
-        n: p.detach().clone()
-        for n, p in judged.student.network.named_parameters()
-        if p.requires_grad
-    }
 
 
 def test_stored_targets_teach_what_the_online_ones_teach(

@@ -266,3 +266,24 @@ def test_demonstrations_in_order_are_the_first_k() -> None:
     assert [row.output for row in shuffled.demonstrations] != [row.output for row in pool]
     with pytest.raises(ConfigError, match=r"9 asked for.*has 8 rows.*the task brings these"):
         writer(pool, in_order=True, k=9).contexts(0, queries, "s")
+
+
+def test_validation_rows_are_of_no_other_use() -> None:
+    here = rows_of("here", 40)
+    data = data_of([*rows_of("row", 100), *here[:10]], here)
+
+    def keys(rows: list[Row]) -> set[str]:
+        return {row.input for row in rows}
+
+    plain = drawn(data, training=60, pool=1000)
+    watched = drawn(data, training=60, pool=1000, validation=25)
+    assert plain.validation == []
+    assert len(keys(watched.validation)) == 25
+    others = [watched.training, watched.pool, *(one.rows for one in watched.sets)]
+    assert not any(keys(watched.validation) & keys(rows) for rows in others)
+    assert (watched.training, watched.sets) == (plain.training, plain.sets)
+    left = len(plain.pool)
+    assert watched.pool == plain.pool[: left - 25]
+    assert len(drawn(data, training=60, pool=1000, validation=left - 1).pool) == 1
+    with pytest.raises(ConfigError, match=rf"validation_rows: {left} asked for, and {left} rows"):
+        drawn(data, training=60, validation=left)

@@ -79,6 +79,23 @@ def test_sampling_follows_its_seed_and_differs_from_another(llama: LanguageModel
     assert sample(0) != sample(1)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_a_row_samples_the_same_in_whatever_batch_and_process(
+    any_model: LanguageModel, batch_size: int
+) -> None:
+    form = form_of(any_model)
+    prompts = [form.prompt_ids(query) for query in ("a", "bb", "ccc", "dddd", "a")]
+    together = Decoding(max_new_tokens=10, temperature=1.0)
+    whole = generate(any_model, prompts, form, together, advance=nothing)
+    apart = Decoding(max_new_tokens=10, temperature=1.0, batch_size=batch_size)
+    for first in (0, 1):
+        numbers = range(first, len(prompts), 2)
+        chosen = [prompts[n] for n in numbers]
+        made = generate(any_model, chosen, form, apart, advance=nothing, numbers=numbers)
+        assert made == [whole[n] for n in numbers]
+    assert whole[0] != whole[4]
+
+
 def test_sampling_is_from_the_models_own_distribution(llama: LanguageModel) -> None:
     """No top-k, no nucleus: the share of a first token is its probability."""
     form = form_of(llama)

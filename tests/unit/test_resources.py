@@ -53,3 +53,44 @@ def test_a_run_that_goes_on_keeps_what_was_spent(tmp_path: Path) -> None:
     assert costs["train"].wall_seconds == pytest.approx(0.2, abs=0.08)
     assert costs["train"].steps == 10
     assert "load" in costs
+
+
+def burn(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_what_is_measured_instead_is_taken_off_the_phase_that_it_stands_in() -> None:
+    recorder = Recorder()
+    start = time.perf_counter()
+    with recorder.phase("train"):
+        recorder.count("train", tokens=3, steps=1)
+        burn(0.2)
+        for _ in range(2):
+            with recorder.instead("evaluate", of="train") as inner:
+                inner.count("evaluate", tokens=5)
+                burn(0.15)
+        recorder.count("train", tokens=4, steps=1)
+    whole = time.perf_counter() - start
+    costs = recorder.costs()
+    train, evaluate = costs["train"], costs["evaluate"]
+    assert (train.tokens, train.steps, evaluate.tokens) == (7, 2, 10)
+    assert evaluate.wall_seconds == pytest.approx(0.3, abs=0.1)
+    assert train.wall_seconds == pytest.approx(0.2, abs=0.1)
+    assert train.wall_seconds + evaluate.wall_seconds == pytest.approx(whole, abs=0.02)
+    assert train.cpu_user_seconds >= 0
+    assert train.peak_rss_mb > 10
+
+
+def test_what_is_added_to_a_phase_that_runs_is_not_lost() -> None:
+    recorder, other = Recorder(), Recorder()
+    other.count("train", tokens=9, steps=2)
+    with recorder.phase("train"):
+        recorder.add("train", other.spent("train"))
+        burn(0.1)
+    cost = recorder.costs()["train"]
+    assert (cost.tokens, cost.steps) == (9, 2)
+    assert cost.wall_seconds >= 0.1
+    assert cost.peak_rss_mb > 10
+    assert other.spent("train")["wall_seconds"] == 0

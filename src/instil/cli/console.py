@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from instil import processes
 from instil.errors import InstilError
 
 INTERRUPTED = 130
@@ -21,14 +22,26 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at
 
 @contextmanager
 def errors(debug: bool) -> Iterator[None]:
-    """Errors of ours end the command with their message and status; others keep their traceback."""
+    """Errors of ours end the command with their message and status; others keep their traceback.
+
+    Of several processes one tells.
+    """
     try:
         yield
+        processes.leave()
     except InstilError as error:
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        with processes.telling() as mine:
+            if mine and debug:
+                traceback.print_exc()
+            if mine:
+                typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        with processes.telling() as mine:
+            if mine:
+                typer.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(INTERRUPTED)
+    except Exception:
+        if processes.others_failed():
+            sys.exit(1)
+        raise

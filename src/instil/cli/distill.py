@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from instil import processes
 from instil.cli.console import Debug, Overwrite, Quiet, errors
 from instil.errors import ConfigError
 
@@ -84,8 +85,20 @@ def distill(
     max_steps: Annotated[
         int | None, typer.Option(help="Optimiser steps, in place of epochs.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows in a forward pass.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows in a forward pass, all processes together.")
+    ] = None,
     grad_accumulation: Annotated[int | None, typer.Option(help="Forward passes in a step.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute activations again in backward: slower, in less memory.",
+        ),
+    ] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="tensorboard: the loss curve, in the run folder.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="auto (measured), float32, bfloat16 or float16.")
     ] = "auto",
@@ -129,6 +142,8 @@ def distill(
             max_steps=max_steps,
             batch_size=batch_size,
             grad_accumulation=grad_accumulation,
+            gradient_checkpointing=gradient_checkpointing,
+            report_to=report_to,
         ),
         "dtype": dtype,
         "seed": seed,
@@ -137,9 +152,10 @@ def distill(
         if chat_template_kwargs is not None:
             recipe["prompt"]["chat_template_kwargs"] = _json_object(chat_template_kwargs)
         run = _run(recipe, output=output, overwrite=overwrite, quiet=quiet)
-        _print_run(run)
-        if min_recovery is not None:
-            run.check_recovery(min_recovery)
+        if processes.is_main():
+            _print_run(run)
+            if min_recovery is not None:
+                run.check_recovery(min_recovery)
 
 
 def demo(
@@ -160,7 +176,9 @@ def demo(
         "training": {"batch_size": 8},  # half the default: the demo is to end within two minutes
     }
     with errors(debug):
-        _print_run(_run(recipe, output=output, overwrite=overwrite, quiet=quiet))
+        run = _run(recipe, output=output, overwrite=overwrite, quiet=quiet)
+        if processes.is_main():
+            _print_run(run)
 
 
 def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool) -> Run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from instil import processes
 from instil.cli.console import Debug, Quiet, errors
 from instil.errors import ConfigError
 
@@ -58,6 +59,8 @@ def run(
         from instil.progress import Display
 
         progressed = study.run(plan, folder, display=Display(quiet=quiet))
+        if not processes.is_main():
+            return
         _report([folder], folder, FORMATS)
         typer.echo(f"{len(progressed.done)} of {_counted(plan)} done")
         if progressed.failed:

@@ -56,7 +56,8 @@ def build(
                 mend="label tasks store their predictions by themselves: use `instil run`",
             )
         for one in taught:
-            _build(one, output, Display(quiet=quiet))
+            named = one.teacher.model_copy(update={"store": output})
+            _build(one.model_copy(update={"teacher": named}), output, Display(quiet=quiet))
 
 
 def _stores(recipe: Recipe) -> bool:

@@ -1,0 +1,158 @@
+"""Varies one setting of distillation at a time and says what wins: recovery and held-out KL, on small tasks of two kinds.
+
+    python benchmarks/ablation.py --data FOLDER [--only VARIANT ...] [--tasks TASK ...] [--seeds 0] [--output FILE]
+
+FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024), whose context is 8 demonstrations, and
+`instruction_induction/{*.train,*.test}.jsonl` with `instructions.jsonl` (Honovich et al. 2022), whose context is the task's first
+instruction. Every run has up to 150 unlabelled inputs and 60 held-out rows; all settings that a variant does not name are the
+defaults. The teacher's targets are shared where they are the same. A line a run goes to the output as soon as it is there, and what
+is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from instil import environment, experiment
+from instil.config import Recipe
+from instil.context import Context, FewShot, Instruction
+from instil.model import quiet_libraries
+from instil.progress import Display
+from instil.rows import Row
+from instil.split import Given
+
+MODEL = "bundled:smollm2-135m-instruct"
+DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 60, 150
+SHOTS = ("singular-plural", "country-capital", "capitalize")
+INSTRUCTIONS = ("num_to_verbal", "letters_list", "larger_animal")
+
+DENSE = {"teacher": {"top_k": 49_152, "mass": 1.0}}
+MSE = {"name": "logit_mse", "top_k": 256}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "reverse_kl": {"objective": {"name": "reverse_kl"}},
+    "jensen_shannon": {"objective": {"name": "jensen_shannon"}},
+    "cross_entropy": {"objective": {"name": "cross_entropy"}},
+    "logit_mse": {"objective": MSE},
+    "cross_entropy+logit_mse": {"objective": [{"name": "cross_entropy"}, {**MSE, "weight": 0.5}]},
+    "cross_entropy+forward_kl": {"objective": [{"name": "cross_entropy"}, {"name": "forward_kl"}]},
+    "temperature 2": {"objective": {"name": "forward_kl", "temperature": 2.0}},
+    "temperature 0.5": {"objective": {"name": "forward_kl", "temperature": 0.5}},
+    "gold completions": {"teacher": {"completions": "gold"}},
+    "4 sampled completions": {"teacher": {"samples": 4, "sampling_temperature": 1.0}},
+    "dense targets": DENSE,
+    "8 log-probabilities": {"teacher": {"top_k": 8}},
+    "30 steps": {"training": {"max_steps": 30}},
+    "120 steps": {"training": {"max_steps": 120}},
+}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def given(data: Path, task: str, seed: int, *, gold: bool) -> Given:
+    """Context, inputs and held-out rows of a task; no input text is in two of them."""
+    rng = random.Random(seed)
+    if task in SHOTS:
+        rows = list(
+            {
+                row["input"]: row for row in lines(data / "function_vectors" / f"{task}.jsonl")
+            }.values()
+        )
+        rng.shuffle(rows)
+        shown, rows = rows[:DEMONSTRATIONS], rows[DEMONSTRATIONS:]
+        held_out, inputs = rows[:HELD_OUT], rows[HELD_OUT : HELD_OUT + INPUTS]
+        context = Context.of(FewShot(shown))
+    else:
+        folder = data / "instruction_induction"
+        (told,) = (one for one in lines(folder / "instructions.jsonl") if one["task"] == task)
+        held_out = rng.sample(lines(folder / f"{task}.test.jsonl"), HELD_OUT)
+        judged = {row["input"] for row in held_out}
+        others = [
+            row for row in lines(folder / f"{task}.train.jsonl") if row["input"] not in judged
+        ]
+        inputs = rng.sample(others, INPUTS)
+        context = Context.of(Instruction(told["instructions"][0]))
+    return Given(
+        context=context,
+        inputs=[Row(row["input"], row["output"] if gold else None) for row in inputs],
+        held_out=[Row(row["input"], row["output"]) for row in held_out],
+    )
+
+
+def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[str, Any]:
+    """One run: its scores and costs."""
+    settings = json.loads(json.dumps(VARIANTS[variant]))
+    settings.setdefault("teacher", {})["store"] = str(work / "targets")
+    prompt = {"format": "plain"} if task in SHOTS else {}
+    recipe = Recipe.parse({"model": MODEL, "seed": seed, "prompt": prompt, **settings})
+    rows = given(data, task, seed, gold=recipe.teacher.completions == "gold")
+    with tempfile.TemporaryDirectory() as folder:
+        run = experiment.run(recipe, rows, output=Path(folder) / "run", display=Display(quiet=True))
+        results = run.results
+        kl = results.fidelity.kl_to_teacher
+        accuracy = {
+            name: score.accuracy.value for name, score in results.methods.items() if score.accuracy
+        }
+        phases = results.phases
+    return {
+        "variant": variant,
+        "task": task,
+        "seed": seed,
+        **accuracy,
+        "recovery": results.recovery,
+        "kl_share": kl.distilled / kl.zero_shot,
+        "kl_distilled": kl.distilled,
+        "drift": results.drift.kl_to_base,
+        "seconds": sum(phases[name].wall_seconds for name in ("generate", "teach", "train")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--tasks", nargs="*", default=[*SHOTS, *INSTRUCTIONS])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--output", type=Path, default=Path("ablation.jsonl"))
+    arguments = parser.parse_args()
+    quiet_libraries()
+    done = lines(arguments.output) if arguments.output.exists() else []
+    known = {(run["variant"], run["task"], run["seed"]) for run in done if "variant" in run}
+    if not done:
+        head = {"environment": environment.describe()}
+        arguments.output.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as work:
+        for seed in arguments.seeds:
+            for task in arguments.tasks:
+                for variant in arguments.only:
+                    if (variant, task, seed) in known:
+                        continue
+                    run = measure(arguments.data, task, variant, seed, Path(work))
+                    done.append(run)
+                    with arguments.output.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(run) + "\n")
+                    print(run, flush=True)
+    for variant in arguments.only:
+        runs = [run for run in done if run.get("variant") == variant]
+        if runs:
+            print(
+                f"{variant:26} student {statistics.mean(run['distilled'] for run in runs):.3f}  "
+                f"in-context {statistics.mean(run['in_context'] for run in runs):.3f}  "
+                f"KL {statistics.mean(run['kl_share'] for run in runs):.1%} of zero-shot's  "
+                f"drift {statistics.mean(run['drift'] for run in runs):.2f}  {statistics.mean(run['seconds'] for run in runs):.0f} s"
+            )
+
+
+if __name__ == "__main__":
+    main()

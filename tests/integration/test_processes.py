@@ -1,0 +1,267 @@
+"""Two processes on processors: what one process makes, and how they end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from instil import FewShot, Run, distill, grid, study
+from instil.errors import ConfigError, LaunchError
+from instil.progress import Display
+from instil.store import TargetStore
+
+pytestmark = pytest.mark.timeout(120)
+
+STEPS, KILLED_AT = 12, 7  # checkpoints are written each 3 steps
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+# What a process does before the command: {body} stands in a step of training, in one process alone.
+AT_A_STEP = """
+import os, signal, sys
+import instil.cli
+from instil import training
+from instil.errors import NotFiniteLossError
+
+real = training.DistillationTrainer._step
+
+def step(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == {step}:
+        {body}
+    return real(self, *args, **kwargs)
+
+training.DistillationTrainer._step = step
+instil.cli.main()
+"""
+
+# accelerate takes FSDP for accelerators only: it is told that the processor is one.
+WITH_FSDP = """
+import os
+os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_TORCH_DEVICE": "cpu"}
+os.environ["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch import distributed
+
+distributed.init_process_group("gloo")
+PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+PartialState.wait_for_everyone = lambda self: distributed.barrier()
+
+import instil.cli
+from instil import training
+
+real = training.shared_out
+
+def shared_out(student):
+    found = real(student)
+    assert found is not None, "FSDP is not at work"
+    return found
+
+training.shared_out = shared_out
+instil.cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose store has several shards, and whose epoch ends with a batch of one row."""
+    folder = tmp_path_factory.mktemp("recipe")
+
+    def rows(name: str, made: list[dict[str, str]]) -> str:
+        path = folder / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+        return str(path)
+
+    settings = {
+        "model": str(model_folders["llama"]),
+        "context": {"demos": rows("demos.jsonl", [{"input": "sun", "output": "s"}])},
+        "data": {
+            "inputs": rows(
+                "inputs.jsonl", [{"input": f"{a} {b}"} for a in WORDS for b in WORDS][:73]
+            ),
+            "eval": rows("eval.jsonl", [{"input": word, "output": word[0]} for word in WORDS[:4]]),
+        },
+        "prompt": {"format": "plain"},
+        "teacher": {"max_new_tokens": 5, "sampling_temperature": 1.0},
+        "training": {
+            "max_steps": STEPS,
+            "batch_size": 4,
+            "grad_accumulation": 2,
+            "learning_rate": 0.003,
+        },
+        "dtype": "float32",
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of it: the run's folder, and the store beside it."""
+    folder = tmp_path_factory.mktemp("alone")
+    changes = [f"teacher.store={folder / 'store'}"]
+    plan = grid.plan(grid.override(grid.read_recipe(recipe), changes))
+    study.run(plan, folder / "study", display=Display(quiet=True))
+    return folder
+
+
+def launch(
+    tmp_path: Path, *arguments: str, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Starts two processes as `torchrun` does, each with the command or with a script that ends in it."""
+    script = tmp_path / "script.py"
+    script.write_text(before, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", str(port)),
+            *([str(script)] if before else ["-m", "instil"]),
+            *arguments,
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def cell_of(folder: Path) -> Path:
+    (cell,) = (folder / "study/cells").iterdir()
+    return cell
+
+
+def assert_same_run(got: Path, expected: Path) -> None:
+    ours, theirs = (
+        load_file(path / "adapter/adapter_model.safetensors") for path in (got, expected)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        # Where a gradient is next to nothing, Adam makes a step of its rounding.
+        torch.testing.assert_close(ours[name], weight, atol=1e-4, rtol=1e-4)
+    mine, other = Run(got).results, Run(expected).results
+    for side in ("zero_shot", "distilled"):
+        kl = getattr(other.fidelity.kl_to_teacher, side)
+        assert getattr(mine.fidelity.kl_to_teacher, side) == pytest.approx(kl, abs=1e-4)
+    assert [step for step, _ in mine.training.loss] == [step for step, _ in other.training.loss]
+    assert [loss for _, loss in mine.training.loss] == pytest.approx(
+        [loss for _, loss in other.training.loss], abs=1e-4
+    )
+
+
+def store_of(folder: Path) -> TargetStore:
+    (index,) = folder.glob("*/store.json")
+    return TargetStore.open(index.parent)
+
+
+def test_two_processes_one_of_them_killed_and_started_again_make_what_one_makes(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    store = ("--set", f"teacher.store={tmp_path / 'store'}")
+    kill = AT_A_STEP.format(step=KILLED_AT, body="os.kill(os.getpid(), signal.SIGKILL)")
+    killed = launch(tmp_path, *arguments, *store, before=kill)
+    assert killed.returncode != 0
+    (partial,) = (tmp_path / "study/cells").glob("*.partial")
+    assert (partial / "checkpoints/checkpoint-6").is_dir()
+    stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.arrow")}
+
+    again = launch(tmp_path, *arguments, *store)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("1 cell done") == 1, again.stdout
+    assert_same_run(cell_of(tmp_path), cell_of(alone))
+    assert not (cell_of(tmp_path) / "checkpoints").exists()
+    assert {path: path.stat().st_mtime_ns for path in stored} == stored
+
+    ours, theirs = store_of(tmp_path / "store"), store_of(alone / "store")
+    assert len(ours.info.shards) == len(theirs.info.shards) > 1
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.row, mine.completion) == (other.row, other.completion)
+        assert torch.equal(mine.targets.ids_NK, other.targets.ids_NK)
+        torch.testing.assert_close(mine.targets.logprobs_NK, other.targets.logprobs_NK)
+
+
+def test_fsdp_trains_to_the_weights_of_one_process(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments, before=WITH_FSDP)
+    assert made.returncode == 0, made.stderr
+    assert_same_run(cell_of(tmp_path), cell_of(alone))
+
+
+def test_an_error_in_one_process_is_told_once_and_ends_both(recipe: Path, tmp_path: Path) -> None:
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    fail = AT_A_STEP.format(step=2, body='raise NotFiniteLossError("the loss is nan at step 3")')
+    made = launch(tmp_path, *arguments, before=fail)
+    assert made.returncode != 0
+    assert made.stderr.count("NotFiniteLossError: the loss is nan at step 3") == 1, made.stderr
+    assert "closed by peer" not in made.stderr
+    assert not list((tmp_path / "study/cells").iterdir())
+
+
+def test_an_error_in_both_processes_is_told_once_and_nothing_is_written(
+    recipe: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments, "--set", "grid.seed=[0,1]")
+    assert made.returncode != 0
+    told = (
+        "LaunchError: several processes run one cell without a task; got: 2 processes for 2 cells"
+    )
+    assert made.stderr.count(told) == 1, made.stderr
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"grid": {"seed": [0, 1]}}, "2 processes for 2 cells"),
+        ({"task": {"name": "sentiment"}}, "2 processes for 1 cell, with a task"),
+    ],
+)
+def test_several_cells_and_tasks_are_for_one_process(
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    got: str,
+) -> None:
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) | changes
+    if "task" in changes:
+        settings = {"model": settings["model"], **changes}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(LaunchError) as error:
+        study.run(grid.plan(settings), tmp_path / "study", display=Display(quiet=True))
+    assert error.value.got == got
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_batch_has_a_row_for_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="4 rows for 8 processes; allowed: at least 8"):
+        distill(
+            "anything",
+            context=FewShot([{"input": "a", "output": "b"}]),
+            inputs=["a", "b"],
+            output=tmp_path / "run",
+            training={"batch_size": 4},
+        )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,212 @@
+"""What the teacher's targets depend on, and that they are computed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import byte_tokenizer, tiny_llama
+from tests.small import CONTEXT, QUIET, judged_of, pairs_of
+
+from instil import teaching
+from instil.alignment import AlignedPair
+from instil.config import Recipe
+from instil.context import Context, FewShot
+from instil.evaluation import Judged
+from instil.grid import override
+from instil.model import LanguageModel, load
+from instil.resources import Recorder
+from instil.teaching import Teaching
+
+OTHER = Context.of(FewShot([{"input": "one", "output": "1"}, {"input": "eight", "output": "8"}]))
+
+
+@pytest.fixture
+def judged(llama: LanguageModel) -> Judged:
+    return judged_of(llama, CONTEXT)
+
+
+@pytest.fixture
+def pairs(llama: LanguageModel) -> list[AlignedPair]:
+    return pairs_of(llama)
+
+
+def at_work(judged: Judged, *changes: str) -> Teaching:
+    settings = override({"model": judged.student.name}, changes)
+    return Teaching(Recipe.parse(settings), judged, Recorder(), QUIET)
+
+
+MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
+    "K": "teacher.top_k=9",
+    "mass": "teacher.mass=0.9",
+    "temperature": "objective.temperature=2",
+    "logits that a loss needs": "objective={name: logit_mse, top_k: 9}",
+    "the context": lambda pairs: [
+        replace(pair, teacher_prompt=[*pair.teacher_prompt[:-1], 7]) for pair in pairs
+    ],
+    "a completion": lambda pairs: [*pairs[:-1], replace(pairs[-1], completion=[7])],
+    "where a completion begins": lambda pairs: [
+        replace(
+            pair,
+            teacher_prompt=pair.teacher_prompt + pair.completion[:1],
+            completion=pair.completion[1:],
+        )
+        for pair in pairs
+    ],
+    "the rows": lambda pairs: pairs[:-1],
+    "their order": lambda pairs: pairs[::-1],
+}
+
+
+@pytest.mark.parametrize("what", MATTERS)
+def test_what_the_targets_depend_on_changes_their_fingerprint(
+    judged: Judged, pairs: list[AlignedPair], what: str
+) -> None:
+    change, plain = MATTERS[what], at_work(judged).fingerprint(pairs)
+    assert plain == at_work(judged).fingerprint(pairs)
+    if isinstance(change, str):
+        assert at_work(judged, change).fingerprint(pairs) != plain
+    else:
+        assert at_work(judged).fingerprint(change(pairs)) != plain
+
+
+def test_the_teachers_weights_and_dtype_are_in_the_fingerprint(
+    judged: Judged, pairs: list[AlignedPair], model_folders: dict[str, Path]
+) -> None:
+    made = {
+        at_work(replace(judged, teacher=teacher)).fingerprint(pairs)
+        for teacher in (
+            judged.teacher,
+            load(str(model_folders["opt"]), dtype="float32"),
+            load(str(model_folders["llama"]), dtype="bfloat16"),
+        )
+    }
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.learning_rate=0.1",
+        "training.max_steps=3",
+        "tuning.r=2",
+        "evaluation.batch_size=1",
+        "seed=4",  # the rows that it draws are in the pairs
+        "objective={name: forward_kl, weight: 2}",
+        "objective={name: reverse_kl}",
+        "objective=[{name: forward_kl}, {name: cross_entropy}]",
+        "teacher.store=elsewhere",
+    ],
+)
+def test_what_the_student_alone_reads_does_not(
+    judged: Judged, pairs: list[AlignedPair], change: str
+) -> None:
+    plain = at_work(judged).fingerprint(pairs)
+    assert at_work(judged, change).fingerprint(pairs) == plain
+    rows = [replace(pair, student_prompt=[7], row=pair.row + 1) for pair in pairs]
+    assert at_work(judged).fingerprint(rows) == plain
+
+
+def lessons(teaching: Teaching, pairs: list[AlignedPair], store: Path) -> tuple[Any, bool]:
+    return teaching.lessons(pairs, teaching.recipe.objective, store)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the teacher was asked again")
+
+    monkeypatch.setattr(teaching.Scorer, "of", fail)
+
+
+def test_runs_that_share_a_store_score_once_and_tell_the_same_cost(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = f"teacher.store={tmp_path / 'shared'}"
+    first = at_work(judged, shared)
+    made, reused = lessons(first, pairs, tmp_path / "first")
+    assert not reused
+    (told,) = (tmp_path / "shared").glob("*.spent.json")
+    measured = json.loads(told.read_text())["teach"]
+    assert measured["steps"] > 0
+    assert measured["tokens"] >= sum(len(p.completion) for p in pairs)
+
+    forbid(monkeypatch)
+    second = at_work(judged, shared, "training.max_steps=7")
+    again, reused = lessons(second, pairs, tmp_path / "second")
+    assert reused
+    costs = [one.recorder.costs()["teach"] for one in (first, second)]
+    assert (costs[1].tokens, costs[1].steps) == (costs[0].tokens, costs[0].steps)
+    assert costs[1].wall_seconds >= costs[0].wall_seconds > 0
+    for mine, theirs in zip(again, made, strict=True):
+        assert mine.targets.logprobs_NK.tolist() == theirs.targets.logprobs_NK.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shared"]
+
+
+def test_reading_a_whole_store_adds_nothing_to_what_it_cost(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path
+) -> None:
+    lessons(at_work(judged), pairs, tmp_path)
+    (told,) = tmp_path.glob("*.spent.json")
+    measured = told.read_text()
+    spent = []
+    for _ in range(3):
+        run = at_work(judged)
+        lessons(run, pairs, tmp_path)
+        spent.append(run.recorder.spent("teach"))
+    assert told.read_text() == measured
+    assert spent == [json.loads(measured)["teach"]] * 3
+
+
+def test_a_store_of_one_run_is_its_own_where_the_recipe_names_none(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path
+) -> None:
+    assert lessons(at_work(judged), pairs, tmp_path / "one")[1] is False
+    assert lessons(at_work(judged), pairs, tmp_path / "other")[1] is False
+    assert lessons(at_work(judged), pairs, tmp_path / "one")[1] is True
+
+
+def test_other_targets_stand_beside_those_that_are_there(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path
+) -> None:
+    for change in ("teacher.top_k=64", "teacher.top_k=9"):
+        assert lessons(at_work(judged, change), pairs, tmp_path)[1] is False
+    for change in ("teacher.top_k=64", "teacher.top_k=9"):
+        assert lessons(at_work(judged, change), pairs, tmp_path)[1] is True
+
+
+def test_students_of_another_width_have_targets_of_their_own(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path, llama: LanguageModel
+) -> None:
+    """Models of one family pad their vocabulary differently; probability beyond the student's is left out."""
+    padded = judged_of(replace(llama, network=tiny_llama(len(byte_tokenizer()) + 8)), CONTEXT)
+    lessons(at_work(judged), pairs, tmp_path)
+    _, reused = lessons(at_work(replace(judged, student=padded.student)), pairs, tmp_path)
+    assert not reused
+
+
+def test_a_loss_without_targets_asks_for_none(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch)
+    run = at_work(judged, "objective=[{name: cross_entropy}, {name: hidden_state}]")
+    rows, reused = lessons(run, pairs, tmp_path)
+    assert not reused
+    assert [row.targets for row in rows] == [None] * len(pairs)
+    assert [row.teacher_prompt for row in rows] == [pair.teacher_prompt for pair in pairs]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_online_teacher_is_made_where_a_loss_needs_one(
+    judged: Judged, pairs: list[AlignedPair], hidden: bool
+) -> None:
+    name = "hidden_state" if hidden else "forward_kl"
+    run = at_work(judged, f"objective=[{{name: {name}}}]")
+    online = run.online(pairs, run.recipe.objective)
+    assert (online is not None) == hidden
+    rows, _ = lessons(at_work(judged, "objective={name: cross_entropy}"), pairs, Path("."))
+    assert rows[0].teacher_prompt is None
