@@ -15,7 +15,7 @@ from instil.online import OnlineTeacher
 from instil.packing import packs
 
 LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
-PASS_TOKENS = 384  # of one forward and backward on a processor, which gains nothing from more
+PASS_TOKENS = 512  # of one forward and backward on a processor, which gains nothing from more
 MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
 
 
