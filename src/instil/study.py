@@ -74,9 +74,15 @@ def teaching_key(recipe: Recipe) -> str | None:
     """Equal for two cells of which one reads predictions of the teacher that the other has stored; None without one."""
     if recipe.task is None or recipe.method not in ("in_context", "distillation"):
         return None
-    parts = recipe.model_dump(
-        mode="json", include={"task", "demonstrations", "prompt", "dtype", "seed", "evaluation"}
-    )
+    read = {"task", "demonstrations", "prompt", "dtype", "seed", "evaluation"}
+    written = isinstance(recipe.task, WritingTask)
+    if written:  # answers are written anew, targets are stored
+        if recipe.method != "distillation" or not recipe.objective.needs_targets:
+            return None
+        read |= {"teacher"}
+    parts = recipe.model_dump(mode="json", include=read)
+    if written:
+        parts["targets"] = [recipe.objective.temperature, recipe.objective.top_k_needed]
     rows = recipe.training.rows  # what is left of the training set is the pool
     return json.dumps([parts, rows, recipe.teacher.model or recipe.model], sort_keys=True)
 
