@@ -19,11 +19,10 @@ from instil import environment, evaluation, experiment
 from instil.config import Recipe
 from instil.context import Context
 from instil.generation import Decoding
-from instil.method import METHODS
 from instil.progress import Display
 from instil.resources import Recorder
 from instil.rows import read_rows
-from instil.split import split as split_rows
+from instil.split import Given
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "100 steps, lr 1e-3": {"training": {"max_steps": 100}},
@@ -75,12 +74,12 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
         in_context = None
         for setting in names:
             recipe = Recipe.parse({**base, **SETTINGS[setting]})
-            rows = split_rows(inputs, held_out, context, seed=seed)
-            job = experiment.Job.prepare(recipe, context, rows, Recorder(), Display(quiet=True))
+            given = Given(context, inputs, held_out)
+            job = experiment.Job.prepare(recipe, given, Recorder(), Display(quiet=True))
             decoding = Decoding(max_new_tokens=job.max_new_tokens)
             if in_context is None:
                 scored, _ = evaluation.answer(
-                    job.judged, METHODS[1], job.held_out, decoding, advance=nothing
+                    job.judged, "in_context", job.held_out, decoding, advance=nothing
                 )
                 assert scored.accuracy is not None
                 in_context = scored.accuracy.value
@@ -91,7 +90,7 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
             job.train(folder, completions)
             seconds = time.perf_counter() - start
             scored, _ = evaluation.answer(
-                job.judged, METHODS[2], job.held_out, decoding, advance=nothing
+                job.judged, "distilled", job.held_out, decoding, advance=nothing
             )
             pairs = job.held_out.pairs(list(enumerate(completions.held_out)), job.windows)
             close = evaluation.fidelity(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from instil import __version__, bundled, environment, label_card
+from instil import bundled, cell_record, label_card
 from instil.calibration import CONTENT_FREE, average, log_reference, probabilities
 from instil.cell import (
-    CELL,
-    PREDICTIONS,
     Cell,
     CellTraining,
     SingleContext,
@@ -39,41 +36,13 @@ from instil.prompt import PromptFormat, prompt_format
 from instil.resources import Recorder
 from instil.results import Phase
 from instil.rows import Row
-from instil.stored import write_lines
 from instil.task import LabelTask
 from instil.task.pattern import fill
 from instil.task.writing import WritingTask
 
-ENVIRONMENT, SCRATCH = "environment.json", "scratch"
-
-
-def run_cell(
-    recipe: Recipe,
-    folder: Path,
-    *,
-    name: str,
-    varied: dict[str, Any],
-    store: Path,
-    display: Display,
-) -> Cell:
-    """Runs one cell and writes `cell.json`, `predictions.jsonl`, `environment.json` and the trained weights.
-
-    Args:
-        recipe: With a task.
-        folder: Where to write; it exists.
-        name: Of the cell.
-        varied: What the grid varies, with this cell's values.
-        store: Folder of the teacher's predictions, shared by all cells of a study.
-        display: Shows progress.
-
-    Raises:
-        InstilError: the task, the models or the settings do not allow the run.
-    """
-    return _Cell.prepare(recipe, store, display).run(folder, name, varied)
-
 
 @dataclass(frozen=True)
-class _Cell:
+class LabelCell:
     """A cell whose rows are drawn and whose prompts can be rendered; no weights are loaded yet."""
 
     recipe: Recipe
@@ -91,7 +60,8 @@ class _Cell:
     display: Display
 
     @classmethod
-    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
+    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> LabelCell:
+        """Draws the rows; no weights are loaded."""
         task, objective, method = recipe.task, recipe.objective, METHODS[recipe.method]
         assert task is not None
         assert not isinstance(task, WritingTask)
@@ -134,6 +104,7 @@ class _Cell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
+        """Does the cell's work and writes its folder, which exists."""
         self._check_student()
         said, targets = {}, self._gold()
         if self.teacher is not None:
@@ -150,28 +121,22 @@ class _Cell:
             with self.recorder.phase("load"):
                 student = LabelStudent.make(self.recipe, self.method, self.choices)
             if self.method.learns:
-                trained = self._train(student, targets, folder / SCRATCH)
-                shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+                trained = self._train(student, targets, folder / cell_record.SCRATCH)
+                shutil.rmtree(folder / cell_record.SCRATCH, ignore_errors=True)
                 shipped = student.shipped_bytes
                 if self.recipe.student.save:
                     student.save(folder)
             answers = {one.name: self._judge_student(student, one) for one in self.rows.sets}
         taught_by = said if self.recipe.method == "distillation" else {}
-        other, labels = self.recipe.teacher.model, self.choices.labels
-        cell = Cell(
-            instil_version=__version__,
+        labels = self.choices.labels
+        cell = cell_record.describe(
+            self.recipe,
             name=name,
             varied=varied,
-            recipe=self.recipe.model_dump(mode="json"),
-            model=self.recipe.model,
-            teacher_model=other if self.teacher is not None else None,
+            recorder=self.recorder,
             dtype=resolve_dtype(self.recipe.dtype),
             task=self.task.name,
             labels=list(labels),
-            method=self.recipe.method,
-            tuning=self.recipe.tuning.name if trained else None,
-            k=self.recipe.demonstrations.k if self.teacher or self.method.context else 0,
-            seed=self.recipe.seed,
             prompt_tokens_mean=mean([answer.prompt_tokens for answer in answers.values()]),
             scores=[
                 answers[one.name].score(labels, one, teacher=taught_by.get(one.name))
@@ -183,20 +148,16 @@ class _Cell:
                 if taught_by
             ],
             training=trained,
-            phases=self.recorder.costs(),
             reused=sorted(self.reused),
             shipped_bytes=shipped,
             left_out=self.rows.left_out,
         )
+        if (folder / "adapter").exists() and self._answers_plainly:
+            (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
         told = [
             line for one in self.rows.sets for line in answers[one.name].predictions(labels, one)
         ]
-        write_lines(folder / PREDICTIONS, told)
-        described = json.dumps(environment.describe(), indent=1) + "\n"
-        (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
-        if (folder / "adapter").exists() and self._answers_plainly:
-            (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
-        cell.write(folder / CELL)
+        cell_record.write(folder, cell, told)
         return cell
 
     @property

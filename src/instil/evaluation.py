@@ -112,7 +112,6 @@ def _seconds_per_query(
     return sum(seconds[1:]) / len(sample)
 
 
-@torch.inference_mode()
 def fidelity(
     judged: Judged, pairs: Sequence[AlignedPair], *, gold: bool, batch_size: int, advance: Advance
 ) -> Fidelity:
@@ -125,43 +124,13 @@ def fidelity(
         batch_size: Most rows in a forward pass.
         advance: Told of progress.
     """
-    kl, agree, tokens = {False: 0.0, True: 0.0}, {False: 0, True: 0}, 0
-    teacher_prompts = [pair.teacher_prompt for pair in pairs]
-    student_prompts = [pair.student_prompt for pair in pairs]
-    completions = [pair.completion for pair in pairs]
-    with judged.adapter(on=False):
-        prefix = SharedPrefix(judged.teacher.network, teacher_prompts)
-    lengths = [len(pair.teacher_prompt) + len(pair.completion) for pair in pairs]
-    scored = [len(completion) for completion in completions]
-    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
-        chosen = [completions[i] for i in numbers]
-        for_teacher = collate(
-            [teacher_prompts[i] for i in numbers],
-            chosen,
-            pad_id=judged.teacher.pad_id,
-            prefix=prefix.length,
-        )
-        for_student = collate(
-            [student_prompts[i] for i in numbers], chosen, pad_id=judged.student.pad_id
-        )
-        with judged.adapter(on=False):
-            cache = prefix.cache(len(numbers))
-            teacher_NV = completion_logits(judged.teacher.network, for_teacher, cache=cache)
-        for adapter in (False, True):
-            with judged.adapter(on=adapter):
-                student_NV = completion_logits(judged.student.network, for_student)
-            vocabulary = min(teacher_NV.shape[-1], student_NV.shape[-1])
-            student_NV = student_NV[:, :vocabulary]
-            kl[adapter] += float(_kl(teacher_NV[:, :vocabulary], student_NV).sum())
-            agree[adapter] += int(
-                (teacher_NV[:, :vocabulary].argmax(-1) == student_NV.argmax(-1)).sum()
-            )
-        tokens += len(for_teacher.completion_N)
-        advance(len(numbers), for_teacher.tokens + 2 * for_student.tokens)
+    before, after = _compare(
+        judged, pairs, adapters=(False, True), batch_size=batch_size, advance=advance
+    )
     return Fidelity(
-        kl_to_teacher=Pair(zero_shot=kl[False] / tokens, distilled=kl[True] / tokens),
-        top1_agreement=Pair(zero_shot=agree[False] / tokens, distilled=agree[True] / tokens),
-        n_tokens=tokens,
+        kl_to_teacher=Pair(zero_shot=before.kl, distilled=after.kl),
+        top1_agreement=Pair(zero_shot=before.agreement, distilled=after.agreement),
+        n_tokens=sum(len(pair.completion) for pair in pairs),
         completions="gold" if gold else "teacher",
     )
 
@@ -179,7 +148,6 @@ class GoldScore:
     fidelity: Closeness | None
 
 
-@torch.inference_mode()
 def score_gold(
     judged: Judged,
     rows: PreparedRows,
@@ -199,40 +167,103 @@ def score_gold(
         batch_size: Most rows in a forward pass.
         advance: Told of progress.
     """
-    completions, prompts = rows.need_gold(), rows.prompts(method)
-    on = method.learns is not None
-    first = judged.teacher if compare else judged.model(method)
-    with judged.adapter(on=on and not compare):
-        prefix = SharedPrefix(first.network, rows.teacher_prompts if compare else prompts)
-    scored = [len(completion) for completion in completions]
-    longest = rows.teacher_prompts if compare else prompts
-    lengths = [len(prompt) + n for prompt, n in zip(longest, scored, strict=True)]
-    entropy = kl = 0.0
-    agree = tokens = 0
+    completions, on = rows.need_gold(), method.learns is not None
+    if not compare:
+        model, prompts = judged.model(method), rows.prompts(method)
+        with judged.adapter(on=on):
+            entropy = _cross_entropy(model, prompts, completions, batch_size, advance)
+        return GoldScore(entropy, None)
+    pairs = [
+        AlignedPair(number, *row)
+        for number, row in enumerate(
+            zip(rows.teacher_prompts, rows.student_prompts, completions, strict=True)
+        )
+    ]
+    (own,) = _compare(judged, pairs, adapters=(on,), batch_size=batch_size, advance=advance)
+    closeness = Closeness(kl_to_teacher=max(0.0, own.kl), agreement=own.agreement)
+    return GoldScore(own.cross_entropy, closeness)
+
+
+@dataclass
+class _Compared:
+    """A student beside its teacher; sums over tokens, then means: nats of KL and of cross-entropy, share that agrees."""
+
+    kl: float = 0.0
+    cross_entropy: float = 0.0
+    agreement: float = 0.0
+
+    def over(self, tokens: int) -> _Compared:
+        return _Compared(self.kl / tokens, self.cross_entropy / tokens, self.agreement / tokens)
+
+
+@torch.inference_mode()
+def _compare(
+    judged: Judged,
+    pairs: Sequence[AlignedPair],
+    *,
+    adapters: Sequence[bool],
+    batch_size: int,
+    advance: Advance,
+) -> list[_Compared]:
+    """The student with its adapter on or off beside the teacher, who reads each completion once."""
+    sums = [_Compared() for _ in adapters]
+    with judged.adapter(on=False):
+        prefix = SharedPrefix(judged.teacher.network, [pair.teacher_prompt for pair in pairs])
+    scored = [len(pair.completion) for pair in pairs]
+    lengths = [len(pair.teacher_prompt) + n for pair, n in zip(pairs, scored, strict=True)]
     for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
-        chosen = [completions[i] for i in numbers]
-        with judged.adapter(on=on and not compare):
-            read = collate(
-                [longest[i] for i in numbers], chosen, pad_id=first.pad_id, prefix=prefix.length
-            )
-            own_NV = completion_logits(first.network, read, cache=prefix.cache(len(numbers)))
-        count = read.tokens
-        if compare:
-            teacher_NV, student = own_NV, judged.student
-            alone = collate([prompts[i] for i in numbers], chosen, pad_id=student.pad_id)
-            with judged.adapter(on=on):
-                own_NV = completion_logits(student.network, alone)
-            count += alone.tokens
-            vocabulary = min(teacher_NV.shape[-1], own_NV.shape[-1])
-            teacher_NV, own_NV = teacher_NV[:, :vocabulary], own_NV[:, :vocabulary]
-            kl += float(_kl(teacher_NV, own_NV).sum())
-            agree += int((teacher_NV.argmax(-1) == own_NV.argmax(-1)).sum())
-        gold_N = read.completion_N.to(own_NV.device)
-        entropy += float(cross_entropy(own_NV, gold_N, reduction="sum"))
-        tokens += len(gold_N)
-        advance(len(numbers), count)
-    closeness = Closeness(kl_to_teacher=max(0.0, kl / tokens), agreement=agree / tokens)
-    return GoldScore(entropy / tokens, closeness if compare else None)
+        chosen = [pairs[i] for i in numbers]
+        completions = [pair.completion for pair in chosen]
+        for_teacher = collate(
+            [pair.teacher_prompt for pair in chosen],
+            completions,
+            pad_id=judged.teacher.pad_id,
+            prefix=prefix.length,
+        )
+        for_student = collate(
+            [pair.student_prompt for pair in chosen], completions, pad_id=judged.student.pad_id
+        )
+        with judged.adapter(on=False):
+            cache = prefix.cache(len(numbers))
+            teacher_NV = completion_logits(judged.teacher.network, for_teacher, cache=cache)
+        for adapter, total in zip(adapters, sums, strict=True):
+            with judged.adapter(on=adapter):
+                student_NV = completion_logits(judged.student.network, for_student)
+            vocabulary = min(teacher_NV.shape[-1], student_NV.shape[-1])
+            p_NV, q_NV = teacher_NV[:, :vocabulary], student_NV[:, :vocabulary]
+            gold_N = for_student.completion_N.to(q_NV.device)
+            total.kl += float(_kl(p_NV, q_NV).sum())
+            total.cross_entropy += float(cross_entropy(q_NV, gold_N, reduction="sum"))
+            total.agreement += int((p_NV.argmax(-1) == q_NV.argmax(-1)).sum())
+        advance(len(numbers), for_teacher.tokens + len(adapters) * for_student.tokens)
+    return [total.over(sum(scored)) for total in sums]
+
+
+@torch.inference_mode()
+def _cross_entropy(
+    model: LanguageModel,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    batch_size: int,
+    advance: Advance,
+) -> float:
+    """Of the completions' tokens after their prompts, what these share read once; nats a token."""
+    prefix = SharedPrefix(model.network, prompts)
+    scored = [len(completion) for completion in completions]
+    lengths = [len(prompt) + n for prompt, n in zip(prompts, scored, strict=True)]
+    total = 0.0
+    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
+        batch = collate(
+            [prompts[i] for i in numbers],
+            [completions[i] for i in numbers],
+            pad_id=model.pad_id,
+            prefix=prefix.length,
+        )
+        logits_NV = completion_logits(model.network, batch, cache=prefix.cache(len(numbers)))
+        gold_N = batch.completion_N.to(logits_NV.device)
+        total += float(cross_entropy(logits_NV, gold_N, reduction="sum"))
+        advance(len(numbers), batch.tokens)
+    return total / sum(scored)
 
 
 @torch.inference_mode()

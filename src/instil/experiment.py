@@ -18,8 +18,7 @@ from transformers import set_seed
 
 from instil import __version__, evaluation, processes, tensorboard, training
 from instil.alignment import AlignedPair
-from instil.config import Recipe
-from instil.context import Context
+from instil.config import NO_MATTER, Recipe
 from instil.evaluation import Judged
 from instil.generation import Decoding
 from instil.method import RUN_METHODS
@@ -30,7 +29,7 @@ from instil.resources import Recorder
 from instil.results import MethodName, MethodResult, Prediction
 from instil.rows import digest
 from instil.run import Run, Staging
-from instil.split import Given, Rows, split
+from instil.split import Given, split
 from instil.stored import whole
 from instil.teaching import Teaching, completion_limit, load_judged
 
@@ -66,16 +65,9 @@ def run(
     tensorboard.check(recipe.training)
     training.check(recipe.training)
     staging = Staging(output, overwrite=overwrite)
-    rows = split(
-        given.inputs,
-        given.held_out,
-        given.context,
-        seed=recipe.seed,
-        allow_overlap=recipe.data.allow_overlap,
-    )
     recorder = Recorder()
     with recorder.phase("load"):
-        job = Job.prepare(recipe, given.context, rows, recorder, display)
+        job = Job.prepare(recipe, given, recorder, display)
     with staging.open(job.identity, needed_bytes=job.needed_bytes) as folder:
         recorder.keep_at(folder / PHASES)
         completions = job.completions(folder)
@@ -96,14 +88,7 @@ def teach(recipe: Recipe, given: Given, *, store: Path, display: Display) -> Non
         store: Folder of target stores, where the recipe names none.
         display: Shows progress.
     """
-    rows = split(
-        given.inputs,
-        given.held_out,
-        given.context,
-        seed=recipe.seed,
-        allow_overlap=recipe.data.allow_overlap,
-    )
-    job = Job.prepare(recipe, given.context, rows, Recorder(), display)
+    job = Job.prepare(recipe, given, Recorder(), display)
     with TemporaryDirectory() as scratch:
         pairs = job.pairs(job.completions(Path(scratch)))
     job.teaching.lessons(pairs, recipe.objective, store)
@@ -138,10 +123,16 @@ class Job:
     display: Display
 
     @classmethod
-    def prepare(
-        cls, recipe: Recipe, context: Context, rows: Rows, recorder: Recorder, display: Display
-    ) -> Job:
-        """Loads the models and refuses what they cannot do."""
+    def prepare(cls, recipe: Recipe, given: Given, recorder: Recorder, display: Display) -> Job:
+        """Splits the rows, loads the models and refuses what they cannot do."""
+        context = given.context
+        rows = split(
+            given.inputs,
+            given.held_out,
+            context,
+            seed=recipe.seed,
+            allow_overlap=recipe.data.allow_overlap,
+        )
         judged = load_judged(recipe, context, recipe.prompt, display)
         windows = Windows(teacher=judged.teacher.window, student=judged.student.window)
         form = judged.prompt_format
@@ -164,13 +155,7 @@ class Job:
         """Changes when anything changes that the run's result depends on."""
         return self._fingerprint(
             recipe=self.recipe.model_dump(
-                mode="json",
-                exclude={
-                    "data": True,
-                    "context": True,
-                    "teacher": {"store"},
-                    "training": {"gradient_checkpointing", "report_to"},
-                },
+                mode="json", exclude=NO_MATTER | {"data": True, "context": True}
             ),
             inputs=digest(self.inputs.rows),
             evaluation=digest(self.held_out.rows),

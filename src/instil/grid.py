@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from instil import __version__
-from instil.config import Demonstrations, Evaluation, Recipe, Student, Teacher, Training
+from instil.config import NO_MATTER, Demonstrations, Evaluation, Recipe, Student, Teacher, Training
 from instil.errors import ConfigError, InstilError
 from instil.method import METHODS
 from instil.objective.cross_entropy import CrossEntropy
@@ -31,14 +31,6 @@ from instil.tuning import LoRA
 
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
 FILE_ONLY = ("title", "description", "grid")
-# Settings that change how a cell is run or what it keeps, but none of its numbers.
-NO_MATTER: Any = {
-    "task": {"folder"},
-    "teacher": {"store"},
-    "student": {"save"},
-    "training": {"gradient_checkpointing", "report_to"},
-    "evaluation": {"batch_size"},
-}
 
 
 class RecipeFile(Recipe):

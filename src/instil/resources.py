@@ -108,6 +108,10 @@ class Recorder:
         """Adds what another recorder measured, as its `spent` gave it."""
         self._tally(name).include(_Tally(**spent))  # type: ignore[arg-type]
 
+    def put(self, name: Phase, spent: dict[str, float]) -> None:
+        """Puts what another recorder measured, as its `spent` gave it, in place of what was known of a phase."""
+        self._tallies[name] = _Tally(**spent)  # type: ignore[arg-type]
+
     def spent(self, name: Phase) -> dict[str, float]:
         """The sums of a phase, to be stored and added again."""
         return asdict(self._tally(name))

@@ -119,7 +119,7 @@ def _run_alone(plan: Plan, output: Path, display: Display) -> None:
         left = [cell for cell in plan.cells if state(output, cell) != "done"]
         with StudyDisplay(display, len(plan.cells), len(plan.cells) - len(left)) as shown:
             for cell in left:
-                _run_cell(cell, _settled(cell.recipe, plan, output), output, shown)
+                _run_apart(cell, _settled(cell.recipe, plan, output), output, shown)
 
 
 def _run_together(plan: Plan, output: Path, display: Display) -> None:
@@ -201,7 +201,7 @@ def _settled(recipe: Recipe, plan: Plan, output: Path) -> dict[str, Any]:
     return settings
 
 
-def _run_cell(
+def _run_apart(
     cell: PlannedCell, settings: dict[str, Any], output: Path, shown: StudyDisplay
 ) -> None:
     folder = output / CELLS / cell.name
@@ -315,13 +315,35 @@ def _do(
         experiment.run(recipe, Given.read(recipe), output=work, display=display)
         return
     work.mkdir(parents=True)
-    run_task(recipe, work, name=name, varied=varied, store=targets, display=display)
+    run_cell(recipe, work, name=name, varied=varied, store=targets, display=display)
 
 
-def run_task(recipe: Recipe, folder: Path, **how: Any) -> Cell:
-    """Runs a recipe with a task in this process; see `classification.run_cell`, which has the same arguments."""
+def run_cell(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    name: str,
+    varied: dict[str, Any],
+    store: Path,
+    display: Display,
+) -> Cell:
+    """Runs one cell with a task in this process; writes `cell.json`, `predictions.jsonl`, `environment.json`, trained weights.
+
+    Args:
+        recipe: With a task.
+        folder: Where to write; it exists.
+        name: Of the cell.
+        varied: What the grid varies, with this cell's values.
+        store: Folder of what teachers have said, shared by all cells of a study.
+        display: Shows progress.
+
+    Raises:
+        InstilError: the task, the models or the settings do not allow the run.
+    """
     if isinstance(recipe.task, WritingTask):
-        from instil.writing import run_cell
-    else:
-        from instil.classification import run_cell
-    return run_cell(recipe, folder, **how)
+        from instil.writing import WritingCell
+
+        return WritingCell.prepare(recipe, store, display).run(folder, name, varied)
+    from instil.classification import LabelCell
+
+    return LabelCell.prepare(recipe, store, display).run(folder, name, varied)

@@ -180,7 +180,7 @@ class Teaching:
         pairs: Sequence[AlignedPair],
         objective: Objective,
         store: Path,
-    ) -> tuple[Sequence[TargetRow], bool]:
+    ) -> tuple[Lessons, bool]:
         """What training reads, row by row; the teacher scores it once and for all that share the store.
 
         Args:
@@ -223,7 +223,8 @@ class Teaching:
         ):
             ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, measured, bar.advance)
             built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
-        self.recorder.add("teach", measured.spent("teach"))
+        # All that the store has ever cost: a run that goes on has had some of it in its sums.
+        self.recorder.put("teach", measured.spent("teach"))
         return built, ask.scorer is None
 
 

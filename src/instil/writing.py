@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any, cast
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import set_seed
 
-from instil import __version__, environment, training
+from instil import cell_record, training
 from instil.alignment import AlignedPair
-from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction, CellTraining, Checkpoint, SetScore
-from instil.classification import ENVIRONMENT, SCRATCH
+from instil.cell import Cell, CellPrediction, CellTraining, Checkpoint, SetScore
 from instil.config import Recipe
 from instil.context import NO_CONTEXT, Context
 from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
-from instil.evaluation import Judged, score_gold
+from instil.evaluation import GoldScore, Judged, score_gold
 from instil.generation import Decoding, generate
 from instil.method import METHODS, Method
 from instil.metrics import proportion
@@ -28,47 +26,15 @@ from instil.prepared import PreparedRows
 from instil.progress import Display
 from instil.resources import Recorder
 from instil.rows import Row
-from instil.stored import write_lines
-from instil.targets import TargetRow
 from instil.task.number import final_number
 from instil.task.writing import WritingTask
-from instil.teaching import Teaching, completion_limit, load_judged
+from instil.teaching import Lessons, Teaching, completion_limit, load_judged
 
 VALIDATION = "validation rows"
 
 
-def run_cell(
-    recipe: Recipe,
-    folder: Path,
-    *,
-    name: str,
-    varied: dict[str, Any],
-    store: Path,
-    display: Display,
-) -> Cell:
-    """Runs one cell and writes `cell.json`, `predictions.jsonl`, `environment.json` and the adapter.
-
-    Args:
-        recipe: With a task whose answers are written.
-        folder: Where to write; it exists.
-        name: Of the cell.
-        varied: What the grid varies, with this cell's values.
-        store: Folder of the teacher's targets, shared by all cells of a study.
-        display: Shows progress.
-
-    Raises:
-        InstilError: the task, the models or the settings do not allow the run.
-    """
-    return _Cell.prepare(recipe, store, display).run(folder, name, varied)
-
-
-def teach(recipe: Recipe, *, store: Path, display: Display) -> None:
-    """Does the teacher's part of a cell: writes the targets that it would learn from, and nothing else."""
-    _Cell.prepare(recipe, store, display).lessons()
-
-
 @dataclass(frozen=True)
-class _Cell:
+class WritingCell:
     """A cell whose every row has been rendered and fits the models."""
 
     recipe: Recipe
@@ -85,7 +51,8 @@ class _Cell:
     display: Display
 
     @classmethod
-    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> _Cell:
+    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> WritingCell:
+        """Draws and renders the rows, loads the models, and refuses what they cannot do."""
         task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
         recorder = Recorder()
         with recorder.phase("load"):
@@ -148,6 +115,7 @@ class _Cell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
+        """Does the cell's work and writes its folder, which exists."""
         trained, reused, shipped = None, False, 0
         network: Any = self.judged.student.network
         if self.method.learns:
@@ -165,80 +133,78 @@ class _Cell:
                 score, lines = self._judge(one, rows)
             scores.append(score)
             told += lines
-        other = self.recipe.teacher.model
-        prompts = [len(ids) for _, rows in self.sets for ids in rows.prompts(self.method)]
-        cell = Cell(
-            instil_version=__version__,
+        cell = cell_record.describe(
+            self.recipe,
             name=name,
             varied=varied,
-            recipe=self.recipe.model_dump(mode="json"),
-            model=self.recipe.model,
-            teacher_model=other if self.method.teacher else None,
+            recorder=self.recorder,
             dtype=self.judged.student.dtype,
             task=cast(Any, self.task).name,
             labels=[],
-            method=self.recipe.method,
-            tuning=self.recipe.tuning.name if trained else None,
-            k=self.recipe.demonstrations.k if self.method.teacher or self.method.context else 0,
-            seed=self.recipe.seed,
-            prompt_tokens_mean=mean(prompts),
+            prompt_tokens_mean=mean(
+                len(ids) for _, rows in self.sets for ids in rows.prompts(self.method)
+            ),
             scores=scores,
             teacher=[],
             training=trained,
-            phases=self.recorder.costs(),
             reused=["teach"] if reused else [],
             shipped_bytes=shipped,
             left_out=self.drawn.left_out,
         )
-        write_lines(folder / PREDICTIONS, told)
-        described = json.dumps(environment.describe(), indent=1) + "\n"
-        (folder / ENVIRONMENT).write_text(described, encoding="utf-8")
-        cell.write(folder / CELL)
+        cell_record.write(folder, cell, told)
         return cell
 
-    def lessons(self) -> tuple[Sequence[TargetRow], list[AlignedPair], Objective, bool]:
-        """What is learnt, the pairs it is made of, the loss, and whether the teacher's part was there already."""
-        teaching = Teaching(self.recipe, self.judged, self.recorder, self.display)
-        objective: Objective = self.recipe.objective
-        if self.method.learns == "labels":
-            objective = CrossEntropy()
-            completions = list(enumerate(self.learnt.need_gold()))
-        else:
-            completions, _ = teaching.completions(self.learnt, max_new_tokens=self.max_new_tokens)
+    @property
+    def _teaching(self) -> Teaching:
+        return Teaching(self.recipe, self.judged, self.recorder, self.display)
+
+    @property
+    def _objective(self) -> Objective:
+        return CrossEntropy() if self.method.learns == "labels" else self.recipe.objective
+
+    def _pairs(self) -> list[AlignedPair]:
+        """What is learnt."""
         rows = self.learnt
+        if self.method.learns == "labels":
+            completions = list(enumerate(rows.need_gold()))
+        else:
+            limit = self.max_new_tokens
+            completions, _ = self._teaching.completions(rows, max_new_tokens=limit)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
-        pairs = rows.pairs(sorted(completions), teaching.windows)
-        lessons, reused = teaching.lessons(pairs, objective, self.store)
-        return lessons, pairs, objective, reused
+        return rows.pairs(sorted(completions), self._teaching.windows)
+
+    def teach(self) -> tuple[Lessons, bool]:
+        """Does the teacher's part: what is learnt, and whether all targets for it were there already."""
+        return self._teaching.lessons(self._pairs(), self._objective, self.store)
 
     def _train(self, folder: Path) -> tuple[CellTraining, bool]:
-        lessons, pairs, objective, reused = self.lessons()
-        teaching = Teaching(self.recipe, self.judged, self.recorder, self.display)
+        """What training did, and whether the teacher's part was there already."""
+        lessons, reused = self.teach()
         network: Any = self.judged.student.network
-        watch = _Watch(self) if self.validation else None
+        watch = _Watch(self, self.validation) if self.validation else None
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = training.train(
                 network,
                 lessons,
-                objective=objective,
+                objective=self._objective,
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
                 pad_id=self.judged.student.pad_id,
-                checkpoints=folder / SCRATCH,
+                checkpoints=folder / cell_record.SCRATCH,
                 resumable=False,
                 advance=lambda steps, tokens: self.recorder.count(
                     "train", tokens=tokens, steps=steps
                 ),
                 display=self.display,
-                online=teaching.online(pairs, objective),
+                online=self._teaching.online(lessons.pairs, self._objective),
                 observe=watch.observe if watch else None,
                 at_steps=self.recipe.evaluation.at_steps,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         made = CellTraining(
-            rows=len(pairs),
+            rows=len(lessons),
             steps=report.steps,
             trainable_parameters=trainable,
             trainable_share=trainable / sum(p.numel() for p in network.parameters()),
@@ -261,7 +227,14 @@ class _Cell:
             )
         return [form.decode(one.ids) for one in made]
 
-    def gold_score(self, rows: PreparedRows) -> Any:
+    def right(self, rows: PreparedRows, written: Sequence[str]) -> list[bool]:
+        """Whether each answer is right."""
+        return [
+            self.task.right(text, row.output or "")
+            for text, row in zip(written, rows.rows, strict=True)
+        ]
+
+    def gold_score(self, rows: PreparedRows) -> GoldScore:
         """How the method predicts the rows' gold answers."""
         return score_gold(
             self.judged,
@@ -278,11 +251,9 @@ class _Cell:
         with self.display.bar(f"{self.method.label} answers {one.name}", len(rows.rows)) as bar:
             written = self.answers(rows, bar.advance)
         gold = self.gold_score(rows)
-        golds = [row.output or "" for row in rows.rows]
-        right = [self.task.right(text, known) for text, known in zip(written, golds, strict=True)]
-        lines = []
+        right, lines = self.right(rows, written), []
         for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
-            expected, told = _shown(golds[number]), _shown(text)
+            expected, told = _shown(row.output or ""), _shown(text)
             if not correct and told == expected:  # a number that the task wants to be marked
                 told = ""
             lines.append(
@@ -315,53 +286,44 @@ class _Cell:
 class _Watch:
     """Judges a student in the middle of its training, and remembers the best one."""
 
-    def __init__(self, cell: _Cell) -> None:
+    def __init__(self, cell: WritingCell, rows: PreparedRows) -> None:
         self.cell = cell
+        self.rows = rows
         self.seen: list[Checkpoint] = []
-        self.best: tuple[float, float] | None = None
+        self.best: Checkpoint | None = None
         self.weights: dict[str, Any] = {}
 
     def observe(self, step: int) -> None:
         """Judges the student as it is now on the validation rows."""
-        cell, rows = self.cell, self.cell.validation
-        assert rows is not None
+        cell, rows = self.cell, self.rows
         with cell.recorder.instead("evaluate", of="train"):
             with cell.display.bar(f"judging step {step}", len(rows.rows)) as bar:
                 written = cell.answers(rows, bar.advance)
             gold = cell.gold_score(rows)
-        right = [
-            cell.task.right(text, row.output or "")
-            for text, row in zip(written, rows.rows, strict=True)
-        ]
-        accuracy = proportion(right)
-        self.seen.append(
-            Checkpoint(
-                step=step,
-                accuracy=accuracy,
-                cross_entropy=gold.cross_entropy,
-                fidelity=gold.fidelity,
-                kept=False,
-            )
+        now = Checkpoint(
+            step=step,
+            accuracy=proportion(cell.right(rows, written)),
+            cross_entropy=gold.cross_entropy,
+            fidelity=gold.fidelity,
+            kept=False,
         )
-        apart = gold.fidelity.kl_to_teacher if gold.fidelity else gold.cross_entropy
-        value = (accuracy.value, -apart)
-        if self.best is None or value > self.best:
-            self.best = value
+        self.seen.append(now)
+        if self.best is None or _rank(now) > _rank(self.best):
+            self.best = now
             network = cell.judged.student.network
             state = get_peft_model_state_dict(network, save_embedding_layers=False)
             self.weights = {name: weight.detach().clone() for name, weight in state.items()}
 
     def keep_best(self) -> list[Checkpoint]:
-        """Puts the best student back: of the most accurate the one nearest to its teacher, or to the gold answers."""
+        """Puts the best student back, and tells which it was."""
         set_peft_model_state_dict(self.cell.judged.student.network, self.weights)
-        best = max(
-            self.seen,
-            key=lambda one: (
-                one.accuracy.value,
-                -(one.fidelity.kl_to_teacher if one.fidelity else one.cross_entropy),
-            ),
-        )
-        return [one.model_copy(update={"kept": one is best}) for one in self.seen]
+        return [one.model_copy(update={"kept": one is self.best}) for one in self.seen]
+
+
+def _rank(one: Checkpoint) -> tuple[float, float]:
+    """Of the most accurate checkpoints the one nearest to its teacher, or to the gold answers, comes first."""
+    apart = one.fidelity.kl_to_teacher if one.fidelity else one.cross_entropy
+    return one.accuracy.value, -apart
 
 
 def _shown(text: str) -> str:

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instil import bundled
 from instil.cell import Cell, CellPrediction
-from instil.classification import run_cell
 from instil.config import Recipe
 from instil.draw import Demonstrator, draw_rows
 from instil.progress import Display
 from instil.stored import read_lines
+from instil.study import run_cell
 
 MODEL = "bundled:smollm2-135m-instruct"
 GOOD = ["a joy", "great fun", "warm and witty", "superb", "a delight", "lovely", "moving", "smart"]

@@ -13,12 +13,12 @@ from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
 
 from instil import label_student, label_teacher
 from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
-from instil.classification import run_cell
 from instil.config import Recipe
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
 from instil.model import load
 from instil.progress import Display
 from instil.stored import read_lines
+from instil.study import run_cell
 
 Run = Callable[..., Cell]
 FORMS = {"good": " Yes", "bad": " No", "mixed": " Nay"}

@@ -15,7 +15,7 @@ from instil.cli import app
 from instil.grid import PlannedCell, override, plan, read_recipe
 from instil.progress import Display
 from instil.recipes import find, shipped
-from instil.study import run_task
+from instil.study import run_cell
 from instil.task.gsm8k import GSM8K
 from instil.task.nli import NLI
 from instil.task.paraphrase import Paraphrase
@@ -128,7 +128,7 @@ def test_every_method_and_tuning_of_a_recipe_runs_two_steps(
     for cell in chosen.values():
         folder = tmp_path / cell.name
         folder.mkdir()
-        told = run_task(
+        told = run_cell(
             cell.recipe,
             folder,
             name=cell.name,

@@ -210,3 +210,19 @@ def test_an_online_teacher_is_made_where_a_loss_needs_one(
     assert (online is not None) == hidden
     rows, _ = lessons(at_work(judged, "objective={name: cross_entropy}"), pairs, Path("."))
     assert rows[0].teacher_prompt is None
+
+
+def test_a_run_that_goes_on_counts_its_teacher_once(
+    judged: Judged, pairs: list[AlignedPair], tmp_path: Path
+) -> None:
+    """Both the run's own sums and the store remember what the first attempt has cost."""
+    costs = []
+    for _ in range(2):
+        teaching = at_work(judged)
+        teaching.recorder.keep_at(tmp_path / "phases.json")
+        lessons(teaching, pairs, tmp_path / "targets")
+        with teaching.recorder.phase("train"):  # writes the sums down
+            pass
+        costs.append(teaching.recorder.costs()["teach"])
+    assert costs[0].tokens > 0
+    assert costs[1] == costs[0]

@@ -21,7 +21,8 @@ from instil.grid import effective, override
 from instil.prepared import PreparedRows
 from instil.rows import Row
 from instil.stored import read_lines
-from instil.writing import VALIDATION, run_cell
+from instil.study import run_cell
+from instil.writing import VALIDATION
 
 LEARNING = ("pattern_fine_tuning", "pattern_fine_tuning_in_context", "distillation")
 SHOTS = [{"question": f"Shot {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(8)]
@@ -83,11 +84,11 @@ def run(recipe: Recipe, folder: Path, *, store: Path | None = None) -> Cell:
     )
 
 
-def prepared(recipe: Recipe, tmp_path: Path) -> writing._Cell:
-    return writing._Cell.prepare(recipe, tmp_path, QUIET)
+def prepared(recipe: Recipe, tmp_path: Path) -> writing.WritingCell:
+    return writing.WritingCell.prepare(recipe, tmp_path, QUIET)
 
 
-def texts(cell: writing._Cell, prompts: list[list[int]]) -> list[str]:
+def texts(cell: writing.WritingCell, prompts: list[list[int]]) -> list[str]:
     return [cell.judged.student.tokenizer.decode(ids) for ids in prompts]
 
 
@@ -154,7 +155,7 @@ def test_a_prediction_is_as_expected_where_it_is_right_and_nowhere_else(
     def answers(self: Any, rows: PreparedRows, show: Any) -> list[str]:
         return [wordy(row, number) for number, row in enumerate(rows.rows)]
 
-    monkeypatch.setattr(writing._Cell, "answers", answers)
+    monkeypatch.setattr(writing.WritingCell, "answers", answers)
     cell = run(recipe("method=zero_shot", f"task.flexible={flexible}"), tmp_path)
     lines = read_lines(CellPrediction, tmp_path / PREDICTIONS)
     right = [line.row % 5 == 0 or (line.row % 5 == 1 and flexible == "true") for line in lines]
@@ -168,7 +169,7 @@ def test_a_prediction_is_as_expected_where_it_is_right_and_nowhere_else(
     ]
 
 
-def adapter(cell: writing._Cell) -> dict[str, Tensor]:
+def adapter(cell: writing.WritingCell) -> dict[str, Tensor]:
     network: Any = cell.judged.student.network
     return {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
 
@@ -183,11 +184,11 @@ def test_the_best_checkpoint_is_kept_and_judged_and_saved(
 ) -> None:
     asked: list[tuple[str, dict[str, Tensor]]] = []
 
-    def answers(self: writing._Cell, rows: PreparedRows, show: Any) -> list[str]:
+    def answers(self: writing.WritingCell, rows: PreparedRows, show: Any) -> list[str]:
         asked.append((rows.name, adapter(self)))
         return [str(row.output) if len(asked) == best else "none" for row in rows.rows]
 
-    monkeypatch.setattr(writing._Cell, "answers", answers)
+    monkeypatch.setattr(writing.WritingCell, "answers", answers)
     cell = run(recipe("training.max_steps=3", "evaluation.at_steps=1"), tmp_path)
     assert [name for name, _ in asked] == [VALIDATION] * 3 + ["gsm8k", "svamp"]
     assert cell.training is not None
@@ -237,7 +238,7 @@ def test_validation_rows_are_neither_learnt_nor_shown_nor_reported_on(
     assert prepared(recipe(), tmp_path).validation is None
 
 
-def demonstrated(cell: writing._Cell, rows: PreparedRows) -> list[list[tuple[str, str]]]:
+def demonstrated(cell: writing.WritingCell, rows: PreparedRows) -> list[list[tuple[str, str]]]:
     """(question, answer) of the turns before each query."""
     made = []
     for text in texts(cell, rows.teacher_prompts):
@@ -311,10 +312,10 @@ def test_fine_tuning_in_context_learns_from_the_prompts_that_it_answers(
     recipe: Settings, tmp_path: Path
 ) -> None:
     cell = prepared(recipe("method=pattern_fine_tuning_in_context"), tmp_path)
-    lessons, *_ = cell.lessons()
+    lessons, *_ = cell.teach()
     assert [one.student_prompt for one in lessons] == cell.learnt.teacher_prompts
     plain = prepared(recipe("method=pattern_fine_tuning"), tmp_path)
-    lessons, *_ = plain.lessons()
+    lessons, *_ = plain.teach()
     assert [one.student_prompt for one in lessons] == plain.learnt.student_prompts
     assert [one.completion for one in lessons] == plain.learnt.gold
 
@@ -332,7 +333,7 @@ def test_a_second_cell_reuses_the_teachers_part_and_tells_so(
 
 def test_a_teacher_may_write_what_is_learnt(recipe: Settings, tmp_path: Path) -> None:
     cell = prepared(recipe("teacher.completions=teacher"), tmp_path)
-    lessons, *_ = cell.lessons()
+    lessons, *_ = cell.teach()
     assert all(len(one.completion) <= 6 for one in lessons)
     assert [one.completion for one in lessons] != cell.learnt.gold
     assert cell.recorder.costs()["generate"].tokens > 0
@@ -366,4 +367,4 @@ def test_a_checkpoint_asks_no_hub(
     cell = prepared(recipe("method=pattern_fine_tuning", "evaluation.at_steps=2"), tmp_path)
     network: Any = cell.judged.student.network
     network.peft_config["default"].base_model_name_or_path = "owner/name"
-    writing._Watch(cell).observe(2)
+    writing._Watch(cell, cell.validation).observe(2)

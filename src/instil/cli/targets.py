@@ -76,7 +76,7 @@ def _build(recipe: Recipe, output: Path, display: Display) -> None:
     else:
         from instil import writing
 
-        writing.teach(recipe, store=output, display=display)
+        writing.WritingCell.prepare(recipe, output, display).teach()
 
 
 @app.command()
