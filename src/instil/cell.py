@@ -14,6 +14,14 @@ from instil.results import Phase, PhaseCost, Proportion
 from instil.stored import Stored, Strict
 
 CELL, PREDICTIONS, FAILURE = "cell.json", "predictions.jsonl", "failure.json"
+NO_MATTER: Any = {
+    "task": {"folder"},
+    "teacher": {"store"},
+    "student": {"save"},
+    "training": {"gradient_checkpointing", "report_to"},
+    "evaluation": {"batch_size"},
+}
+"""Settings of a recipe that change how it is run or what it keeps, but none of its numbers: section -> keys."""
 
 StudyMethod = Literal[
     "zero_shot",

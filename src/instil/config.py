@@ -244,16 +244,6 @@ _ONLY_WITH_TASK = (
 )
 
 
-# Settings that change how a recipe is run or what it keeps, but none of its numbers.
-NO_MATTER: Any = {
-    "task": {"folder"},
-    "teacher": {"store"},
-    "student": {"save"},
-    "training": {"gradient_checkpointing", "report_to"},
-    "evaluation": {"batch_size"},
-}
-
-
 class Recipe(_Section):
     """All settings of one run. Every section has defaults that give a good adapter."""
 

@@ -18,7 +18,8 @@ from transformers import set_seed
 
 from instil import __version__, evaluation, processes, tensorboard, training
 from instil.alignment import AlignedPair
-from instil.config import NO_MATTER, Recipe
+from instil.cell import NO_MATTER
+from instil.config import Recipe
 from instil.evaluation import Judged
 from instil.generation import Decoding
 from instil.method import RUN_METHODS

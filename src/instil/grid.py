@@ -19,7 +19,8 @@ import yaml
 from pydantic import Field
 
 from instil import __version__
-from instil.config import NO_MATTER, Demonstrations, Evaluation, Recipe, Student, Teacher, Training
+from instil.cell import NO_MATTER
+from instil.config import Demonstrations, Evaluation, Recipe, Student, Teacher, Training
 from instil.errors import ConfigError, InstilError
 from instil.method import METHODS
 from instil.objective.cross_entropy import CrossEntropy

@@ -76,7 +76,12 @@ def distill(
     top_k: Annotated[
         int | None, typer.Option(help="Teacher log-probabilities kept a token.")
     ] = None,
-    objective: Annotated[str, typer.Option(help="forward_kl or cross_entropy.")] = "forward_kl",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="forward_kl, reverse_kl, jensen_shannon, logit_mse, cross_entropy or hidden_state."
+        ),
+    ] = "forward_kl",
     temperature: Annotated[float | None, typer.Option(help="Of forward_kl.")] = None,
     lora_r: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     lora_alpha: Annotated[int | None, typer.Option(help="Scale of the adapter, times r.")] = None,

@@ -10,6 +10,7 @@ from typing import Any
 from instil.cell import (
     CELL,
     FAILURE,
+    NO_MATTER,
     PREDICTIONS,
     Cell,
     CellPrediction,
@@ -20,7 +21,7 @@ from instil.stored import read_lines
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 K = "demonstrations.k"
-UNCOMPARED = {"seed", "output", "name", "title", "description", "folder", "save", "batch_size"}
+UNCOMPARED = {"seed", "output", "name", "title", "description"}.union(*NO_MATTER.values())
 """Settings whose difference does not make two joined studies differ."""
 
 
