@@ -15,7 +15,7 @@ from instil.online import OnlineTeacher
 from instil.packing import packs
 
 LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
-PASS_TOKENS = 512  # of one forward and backward on a processor, which gains nothing from more
+PASS_TOKENS = 512  # of one pass on a processor; 384 are slower, more only take more memory
 MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
 
 
@@ -93,6 +93,8 @@ class Collator:
         self.masked = masked
         self.longest = LONGEST_PACK if masked else MOST_PACKED
         self.online = online
+        # On a processor small passes cost no more than large ones, and new lengths do.
+        self.on_processor = packed and not masked and not torch.accelerator.is_available()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         """The parts of this process's share of a batch; and labels, for their number."""
@@ -111,8 +113,7 @@ class Collator:
 
     def _groups(self, rows: Sequence[Lesson]) -> Iterable[list[int]]:
         """The rows of each forward pass."""
-        on_accelerator = torch.accelerator.is_available()
-        if not self.packed or self.masked or on_accelerator:
+        if not self.on_processor:
             return [list(range(len(rows)))]
         tokens = [sum(len(p) + len(c) for p, c in row.sequences) for row in rows]
         return packs(tokens, most=PASS_TOKENS)
@@ -121,7 +122,7 @@ class Collator:
         prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.packed and fits:
-            multiple = 1 if self.masked or torch.accelerator.is_available() else LENGTHS
+            multiple = LENGTHS if self.on_processor else 1
             batch = pack(prompts, completions, masked=self.masked, multiple=multiple)
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
