@@ -221,21 +221,23 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
     begun = time.perf_counter()
     rows = zip(given.teacher_prompts, given.student_prompts, given.completions, strict=True)
     pairs = [AlignedPair(number, *row) for number, row in enumerate(rows)]
-    teaching = Teaching(recipe, judged, Recorder(), display)
+    recorder = Recorder()
+    teaching = Teaching(recipe, judged, recorder, display)
     with tempfile.TemporaryDirectory() as folder:
         lessons, _ = teaching.lessons(pairs, recipe.objective, Path(folder) / "targets")
         taught = time.perf_counter()
-        report = train(
-            judged.student.network,  # type: ignore[arg-type]
-            lessons,
-            objective=recipe.objective,
-            settings=recipe.training,
-            seed=0,
-            pad_id=judged.student.pad_id,
-            checkpoints=Path(folder) / "checkpoints",
-            advance=lambda rows, tokens: None,
-            display=display,
-        )
+        with recorder.phase("train"):
+            report = train(
+                judged.student.network,  # type: ignore[arg-type]
+                lessons,
+                objective=recipe.objective,
+                settings=recipe.training,
+                seed=0,
+                pad_id=judged.student.pad_id,
+                checkpoints=Path(folder) / "checkpoints",
+                advance=lambda rows, tokens: None,
+                display=display,
+            )
     done = time.perf_counter()
     return {
         "seconds_a_step": (done - begun) / report.steps,

@@ -109,7 +109,7 @@ class Batch:
         predicts_BL: True where the logits predict a completion token: one position before each.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
         tokens: Positions that hold a token, the shared prefix and padding left out.
-        bounds: Packed without a mask: where each sequence begins, and the end of the last one.
+        bounds: Packed without a mask: where each sequence begins, and the end of the row.
     """
 
     input_ids_BL: Tensor
@@ -172,13 +172,15 @@ def pack(
         completions: One completion for each.
         prefix: Leading tokens that all prompts share and whose keys and values the model already has.
         masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
-        multiple: Fill up to a multiple of this length with a sequence that predicts nothing.
+        multiple: Fill up to a multiple of this length with tokens that predict nothing and that nothing reads.
     """
     rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
     tokens = sum(map(len, rows))
+    sequences = len(rows)
     if filling := -tokens % multiple:
         rows, completions = [*rows, [0] * filling], [*completions, []]
     lengths = torch.tensor([len(row) for row in rows])
+    starts_S = (lengths.cumsum(0) - lengths).tolist()
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])
     first_predicting_L = torch.tensor(
@@ -196,5 +198,6 @@ def pack(
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=tokens,
-        bounds=None if masked else torch.tensor([0, *lengths.cumsum(0).tolist()]),
+        # What fills up may read the last sequence, after which it stands.
+        bounds=None if masked else torch.tensor([*starts_S[:sequences], len(position_L)]),
     )

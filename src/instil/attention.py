@@ -152,29 +152,23 @@ class _Products(torch.autograd.Function):
         weights = _weights(query, key, ctx.scaling)
         given = gradients[0][0].transpose(0, 1).reshape(len(key[0]), -1, query.shape[-1])
         at_value = weights.transpose(1, 2) @ given
-        wide = _wide(query.dtype)
-        at_weights = (given @ value[0].transpose(1, 2)).to(wide)
-        weighed = weights.to(wide)
-        at_scores = weighed * (at_weights - (at_weights * weighed).sum(-1, keepdim=True))
-        at_scores = (at_scores * ctx.scaling).to(query.dtype)
-        at_query = (at_scores @ key[0]).view(query.shape)
+        at_weights = given @ value[0].transpose(1, 2)
+        at_scores = torch.ops.aten._softmax_backward_data(at_weights, weights, -1, weights.dtype)
+        at_query = (at_scores @ key[0]).mul_(ctx.scaling).view(query.shape)
         at_key = at_scores.transpose(1, 2) @ query.reshape(len(key[0]), -1, query.shape[-1])
-        return at_query, at_key[None], at_value[None], None
+        return at_query, at_key.mul_(ctx.scaling)[None], at_value[None], None
 
 
 def _weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention weights, shape (key heads, query heads a key head x L, L), in the query's dtype."""
+    """Attention weights, shape (key heads, query heads a key head x L, L), in the query's dtype.
+
+    The softmax adds up in float32 within itself, so wider scores would only be rounded later.
+    """
     _, heads, length, size = query.shape
     scores = (query * scaling).reshape(len(key[0]), -1, size) @ key[0].transpose(1, 2)
-    wide = _wide(query.dtype)
-    unread = torch.full((length, length), -torch.inf, dtype=wide, device=query.device).triu(1)
-    weights = (scores.view(heads, length, length).to(wide) + unread).softmax(-1).to(query.dtype)
-    return weights.view(len(key[0]), -1, length)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What weights are computed in: float32, or wider where the rest is."""
-    return torch.promote_types(dtype, torch.float32)
+    unread = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device)
+    scores.view(heads, length, length).add_(unread.triu_(1))
+    return scores.softmax(-1)
 
 
 def install(network: PreTrainedModel) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-# Logits of one chunk, positions x vocabulary: 16 MB in float32, and a few times that while their gradient is taken.
-MOST_LOGITS = 2**22
+# Logits of one chunk, positions x vocabulary: 25 MB in float32, and a few times that while their gradient is taken.
+MOST_LOGITS = 3 * 2**21
 
 
 @dataclass(frozen=True)

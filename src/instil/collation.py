@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from instil import processes
 from instil.alignment import Batch, collate, pack
 from instil.attention import LENGTHS
 from instil.online import OnlineTeacher
-from instil.packing import packs
+from instil.packing import even_packs
 
 LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
 PASS_TOKENS = 512  # of one pass on a processor; 384 are slower, more only take more memory
@@ -111,12 +111,12 @@ class Collator:
             "shift_labels": terms,
         }
 
-    def _groups(self, rows: Sequence[Lesson]) -> Iterable[list[int]]:
+    def _groups(self, rows: Sequence[Lesson]) -> list[list[int]]:
         """The rows of each forward pass."""
         if not self.on_processor:
             return [list(range(len(rows)))]
         tokens = [sum(len(p) + len(c) for p, c in row.sequences) for row in rows]
-        return packs(tokens, most=PASS_TOKENS)
+        return even_packs(tokens, most=PASS_TOKENS)
 
     def _part(self, rows: Sequence[Lesson]) -> Part:
         prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)

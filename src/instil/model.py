@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,10 @@ from instil.errors import (
     UnknownModelError,
 )
 from instil.forward import output_embeddings
+
+# oneDNN keeps the kernels of 1,024 shapes if not told otherwise, at 0.6 MB each. To make one anew takes 0.8 ms, and with 128
+# of them a step of training does that 60 times instead of 10.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 # A bfloat16 speed-up below this is not worth its rounding.
 WORTHWHILE_SPEEDUP = 1.3

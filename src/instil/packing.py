@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,26 @@ def packs(lengths: Sequence[int], *, most: int | None = None) -> Iterator[list[i
         tokens += length
     if group:
         yield group
+
+
+def even_packs(lengths: Sequence[int], *, most: int) -> list[list[int]]:
+    """Cuts rows into few groups of like size, longest rows first, and gives their numbers.
+
+    Args:
+        lengths: Tokens that each row adds.
+        most: Tokens of one group; only a row that is longer makes a longer one.
+    """
+    count = math.ceil(sum(lengths) / most)
+    while True:
+        groups: list[list[int]] = [[] for _ in range(count)]
+        tokens = [0] * count
+        for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+            least = tokens.index(min(tokens))
+            groups[least].append(number)
+            tokens[least] += lengths[number]
+        if max(tokens) <= most or count >= len(lengths):
+            return [group for group in groups if group]
+        count += 1
 
 
 @torch.inference_mode()

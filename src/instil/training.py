@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -292,29 +290,8 @@ class DistillationTrainer(Trainer):
                 allowed="a finite number",
                 mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
             )
-        with self.uncast():  # where it computes forward again
-            self.accelerator.backward(loss)
+        self.accelerator.backward(loss)
         return loss.detach()
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Runs an adapter's float32 weights in the base's bfloat16, in which its activations are anyway."""
-        device = self.args.device.type
-        with (
-            self.uncast() as adapted,
-            torch.autocast(device, dtype=torch.bfloat16, enabled=adapted),
-        ):
-            yield
-
-    @contextmanager
-    def uncast(self) -> Iterator[bool]:
-        """Keeps an adapter on a bfloat16 base from casting what it reads; gives whether there is one."""
-        network = self.accelerator.unwrap_model(self.model)
-        if not isinstance(network, PeftModel) or network.dtype != torch.bfloat16:
-            yield False
-            return
-        with disable_input_dtype_casting(network):
-            yield True
 
     def _summed(self, model: Any, part: Part) -> Tensor:
         """The loss summed over all terms of a part."""
@@ -323,11 +300,9 @@ class DistillationTrainer(Trainer):
             loss = self._whole(model, part)
             if self.online is None:
                 return loss
-            with self.computing():
-                layers = read(model, part.batch, layers=True).layers
+            layers = read(model, part.batch, layers=True).layers
             return loss + self._hidden(layers, part)
-        with self.computing():
-            reading = read(model, part.batch, layers=objective.needs_hidden_states)
+        reading = read(model, part.batch, layers=objective.needs_hidden_states)
         if objective.needs_logits and reading.head is None:  # capped or scaled after the layer
             self.chunks = False
             return self._summed(model, part)
@@ -346,8 +321,7 @@ class DistillationTrainer(Trainer):
 
     def _whole(self, model: Any, part: Part) -> Tensor:
         """The loss of the logits as the model gives them, all at once."""
-        with self.computing():
-            logits_NV = completion_logits(model, part.batch)
+        logits_NV = completion_logits(model, part.batch)
         device = logits_NV.device
         given = part.targets.to(device) if part.targets else None
         loss: Tensor = self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()

@@ -49,6 +49,8 @@ class LoRA(BaseModel):
         from transformers import set_seed
         from transformers.pytorch_utils import Conv1D
 
+        from instil import low_rank
+
         layers = {
             name.rpartition(".")[2]
             for name, module in model.named_modules()
@@ -72,7 +74,9 @@ class LoRA(BaseModel):
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)
+        network = get_peft_model(model, config)
+        low_rank.install(network)
+        return network
 
     def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
         """Writes the adapter in PEFT's format."""

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.small import CONTEXT, judged_of, pairs_of, target_rows, train_on, weights
 
 from instil import collation, training
 from instil.collation import Collator
 from instil.model import LanguageModel, load
 from instil.online import OnlineTeacher
+from instil.packing import even_packs
 from instil.targets import TargetRow, Targets
 
 
@@ -89,8 +92,10 @@ def test_each_part_has_the_targets_and_the_teachers_batch_of_its_own_rows(
         # The number of the row is its logits, and their log-sum-exp is log 4 more.
         seen += (part.targets.logsumexp_N - torch.tensor(4.0).log()).round().int().tolist()
     together = torch.cat([part.batch.completion_N for part in made["parts"]])
-    assert together.tolist() == [token for ids in learnt for token in ids]
-    assert seen == [n for n, ids in enumerate(learnt) for _ in ids]
+    order = list(dict.fromkeys(seen))
+    assert sorted(order) == list(range(len(rows)))
+    assert seen == [n for n in order for _ in learnt[n]]
+    assert together.tolist() == [token for n in order for token in learnt[n]]
 
 
 @pytest.mark.parametrize(("packed", "masked"), [(False, False), (True, True)])
@@ -111,3 +116,18 @@ def test_rows_longer_than_a_pack_under_a_mask_may_be_are_padded(
     rows = rows_of(llama)
     (part,) = collated(rows, packed=True, masked=True)["parts"]
     assert len(part.batch.input_ids_BL) == len(rows)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(20, 80))
+def test_even_packs_hold_every_row_once_and_no_more_than_fits(
+    lengths: list[int], most: int
+) -> None:
+    groups = even_packs(lengths, most=most)
+    assert sorted(number for group in groups for number in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or sum(lengths[number] for number in group) <= most
+
+
+def test_even_packs_are_of_like_size() -> None:
+    groups = even_packs([300, 150, 60, 90, 200], most=512)
+    assert [sorted(group) for group in groups] == [[0, 3], [1, 2, 4]]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from instil.objective.base import LogitLoss
-from instil.objective.outcomes import student_logprobs, teacher_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +34,8 @@ class Divergence(LogitLoss):
         self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None
     ) -> Tensor:
         """Divergence at each completion token, nats, shape (N,); the targets know which token they belong to."""
+        from instil.objective.outcomes import student_logprobs, teacher_logprobs
+
         if targets is None or targets.temperature != self.temperature:
             got = "none" if targets is None else f"targets of temperature {targets.temperature}"
             raise ValueError(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from instil.objective.base import LogitLoss
-from instil.objective.outcomes import LOG_ZERO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +42,8 @@ class LogitMSE(LogitLoss):
 
         The mean is over the tokens that are there: neither padding nor tokens of probability 0, whose logit is lost.
         """
+        from instil.objective.outcomes import LOG_ZERO
+
         if targets is None:
             raise ValueError("logit_mse needs targets (got none)")
         logprobs_NK = targets.logprobs_NK[:, : self.top_k]
