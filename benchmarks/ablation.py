@@ -134,8 +134,8 @@ def main() -> None:
         arguments.output.write_text(json.dumps(head) + "\n", encoding="utf-8")
     with tempfile.TemporaryDirectory() as work:
         for seed in arguments.seeds:
-            for task in arguments.tasks:
-                for variant in arguments.only:
+            for variant in arguments.only:
+                for task in arguments.tasks:
                     if (variant, task, seed) in known:
                         continue
                     run = measure(arguments.data, task, variant, seed, Path(work))
