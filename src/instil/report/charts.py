@@ -109,6 +109,7 @@ def line_chart(
             ringed = [p for line in panel.lines for p in line.points if p.marked]
             if ringed:
                 handles[marked] = _draw_rings(axes, ringed, inks)
+                axes.tick_params("x", pad=8)  # a ring at the bottom hangs over it
         axes_of[-1].set_xlabel(axis)
         canvas.legend(
             [handles[label] for label in [*labels, *levels]],
@@ -153,7 +154,7 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
     if panel.limits:
         axes.set_ylim(*panel.limits)
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.06 * axes.dataLim.y1))
     _label_ticks(axes, panel.unit)
     return handles
 
