@@ -109,7 +109,8 @@ class Batch:
         predicts_BL: True where the logits predict a completion token: one position before each.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
         tokens: Positions that hold a token, the shared prefix and padding left out.
-        bounds: Packed without a mask: where each sequence begins, and the end of the row.
+        bounds: Packed without a mask: where each sequence begins, and the end of the row. Before the first of them stands
+            what all sequences read.
     """
 
     input_ids_BL: Tensor
@@ -161,6 +162,7 @@ def pack(
     prefix: int = 0,
     masked: bool = True,
     multiple: int = 1,
+    lead: int = 0,
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
@@ -173,14 +175,18 @@ def pack(
         prefix: Leading tokens that all prompts share and whose keys and values the model already has.
         masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
         multiple: Fill up to a multiple of this length with tokens that predict nothing and that nothing reads.
+        lead: Leading tokens that all prompts share, which stand once before all sequences; with neither mask nor prefix.
     """
-    rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
-    tokens = sum(map(len, rows))
-    sequences = len(rows)
+    assert not lead or not (prefix or masked)
+    begin = prefix + lead
+    rows = [p[begin:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    sequences, tokens = len(rows), lead + sum(map(len, rows))
+    if lead:
+        rows, completions = [prompts[0][:lead], *rows], [[], *completions]
     if filling := -tokens % multiple:
         rows, completions = [*rows, [0] * filling], [*completions, []]
     lengths = torch.tensor([len(row) for row in rows])
-    starts_S = (lengths.cumsum(0) - lengths).tolist()
+    starts = (lengths.cumsum(0) - lengths)[bool(lead) :][:sequences].tolist()
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])
     first_predicting_L = torch.tensor(
@@ -194,10 +200,10 @@ def pack(
     return Batch(
         input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
         attention_mask=mask_LL[None, None],
-        position_ids_BL=(prefix + position_L)[None],
+        position_ids_BL=(position_L + begin * (torch.arange(len(position_L)) >= lead))[None],
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=tokens,
         # What fills up may read the last sequence, after which it stands.
-        bounds=None if masked else torch.tensor([*starts_S[:sequences], len(position_L)]),
+        bounds=None if masked else torch.tensor([*starts, len(position_L)]),
     )

@@ -19,7 +19,8 @@ from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
 NAME = "instil_packed"
-# What transformers calls the first position of each packed sequence, with the end of the last one.
+# What transformers calls the first position of each packed sequence, with the end of the last one. Here the first may be behind
+# the row's begin: what stands before it is read by every sequence.
 BOUNDS = "cu_seq_lens_q"
 # Tokens: lengths are filled up to a multiple of it where each new one costs a processor new kernels.
 LENGTHS = 16
@@ -53,16 +54,17 @@ def attend(
     scaling = settings.get("scaling") or query.shape[-1] ** -0.5
     on_cpu = query.device.type == "cpu" and not settings.get("dropout")
     on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # not so in latent attention
-    runs = list(pairwise(bounds.tolist()))
-    prefix = key.shape[2] - query.shape[2]
-    if prefix and on_cpu and not query.requires_grad:
-        return _after_prefix(query, key, value, runs, scaling), None
+    lead, *ends = bounds.tolist()
+    cached = key.shape[2] - query.shape[2]
+    if cached and on_cpu and not query.requires_grad:
+        return _after_prefix(query, key, value, list(pairwise([0, *ends])), scaling), None
     settings |= {"is_causal": True}
     pieces = []
-    for start, end in runs:
+    for start, end in pairwise([0, *ends]):  # what stands before the first sequence belongs to it
+        before = cached or (lead if start else 0)
         q = query[:, :, start:end]
-        k, v = (_read(part, prefix, start, end) for part in (key, value))
-        if on_cpu and query.requires_grad and not prefix:
+        k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
+        if on_cpu and query.requires_grad and not cached:
             q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast they may be wider
             # No query reads what fills up at the end; few different lengths let oneDNN use its kernels again.
             filling = -(end - start) % LENGTHS
@@ -70,21 +72,21 @@ def attend(
             made = _Products.apply(*filled, scaling)  # type: ignore[no-untyped-call]
             pieces.append(made[:, : end - start])
         else:
-            mask = _lower_right(end - start, prefix, query) if prefix else None
+            mask = _lower_right(end - start, before, query) if before else None
             pieces.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0])
     return torch.cat(pieces, dim=1), None
 
 
-def _read(part: Tensor, prefix: int, start: int, end: int) -> Tensor:
-    """The keys or values that a sequence reads: those of the shared prefix and its own."""
-    own = part[:, :, prefix + start : prefix + end]
-    return torch.cat([part[:, :, :prefix], own], dim=2) if prefix else own
+def _read(part: Tensor, before: int, start: int, end: int) -> Tensor:
+    """The keys or values that a sequence reads: those that come before all sequences, and its own."""
+    own = part[:, :, start:end]
+    return torch.cat([part[:, :, :before], own], dim=2) if before else own
 
 
-def _lower_right(length: int, prefix: int, like: Tensor) -> Tensor:
+def _lower_right(length: int, before: int, like: Tensor) -> Tensor:
     """What is added to the scores of a sequence that stands after a prefix."""
     unread = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
-    return torch.nn.functional.pad(unread, (prefix, 0))[None, None]
+    return torch.nn.functional.pad(unread, (before, 0))[None, None]
 
 
 def _after_prefix(
@@ -131,7 +133,7 @@ def _fused(
 
 
 class _Products(torch.autograd.Function):
-    """Causal attention of one sequence in plain products: on a processor its backward takes a third of the fused one's time.
+    """Causal attention of one sequence, which may have more keys before it, in plain products: on a processor its backward takes a third of the fused one's time.
 
     Queries that share a key head are multiplied with it as one matrix. Backward computes the weights again, so that the
     square of the length is nowhere kept.
@@ -160,14 +162,15 @@ class _Products(torch.autograd.Function):
 
 
 def _weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention weights, shape (key heads, query heads a key head x L, L), in the query's dtype.
+    """Attention weights, shape (key heads, query heads a key head x L, S), in the query's dtype; the last query reads all S keys.
 
     The softmax adds up in float32 within itself, so wider scores would only be rounded later.
     """
     _, heads, length, size = query.shape
+    keys = key.shape[2]
     scores = (query * scaling).reshape(len(key[0]), -1, size) @ key[0].transpose(1, 2)
-    unread = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device)
-    scores.view(heads, length, length).add_(unread.triu_(1))
+    unread = torch.full((length, keys), -torch.inf, dtype=query.dtype, device=query.device)
+    scores.view(heads, length, keys).add_(unread.triu_(1 + keys - length))
     return scores.softmax(-1)
 
 

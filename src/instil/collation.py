@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from instil import processes
-from instil.alignment import Batch, collate, pack
+from instil.alignment import Batch, collate, pack, shared_prefix
 from instil.attention import LENGTHS
 from instil.online import OnlineTeacher
 from instil.packing import even_packs
@@ -103,27 +103,35 @@ class Collator:
         rows = [self.rows[number] for number in mine or numbers[:1]]
         # Only counted: the Trainer divides by their number. They are in place already, not one late.
         terms = torch.zeros(sum(row.terms for row in rows) if mine else 0, dtype=torch.long)
-        groups = self._groups(rows)
+        lead = self._lead(rows)
         return {
-            "parts": [self._part([rows[i] for i in group]) for group in groups],
+            "parts": [
+                self._part([rows[i] for i in group], lead) for group in self._groups(rows, lead)
+            ],
             "weight": 1.0 if mine else 0.0,
             "labels": terms,
             "shift_labels": terms,
         }
 
-    def _groups(self, rows: Sequence[Lesson]) -> list[list[int]]:
+    def _lead(self, rows: Sequence[Lesson]) -> int:
+        """Leading tokens that all prompts share, such as a template's, and that a pack holds once."""
+        if not self.packed or self.masked:
+            return 0
+        return shared_prefix([prompt for row in rows for prompt, _ in row.sequences])
+
+    def _groups(self, rows: Sequence[Lesson], lead: int) -> list[list[int]]:
         """The rows of each forward pass."""
         if not self.on_processor:
             return [list(range(len(rows)))]
-        tokens = [sum(len(p) + len(c) for p, c in row.sequences) for row in rows]
-        return even_packs(tokens, most=PASS_TOKENS)
+        tokens = [sum(len(p) - lead + len(c) for p, c in row.sequences) for row in rows]
+        return even_packs(tokens, most=max(1, PASS_TOKENS - lead))
 
-    def _part(self, rows: Sequence[Lesson]) -> Part:
+    def _part(self, rows: Sequence[Lesson], lead: int) -> Part:
         prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.packed and fits:
             multiple = LENGTHS if self.on_processor else 1
-            batch = pack(prompts, completions, masked=self.masked, multiple=multiple)
+            batch = pack(prompts, completions, masked=self.masked, multiple=multiple, lead=lead)
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]

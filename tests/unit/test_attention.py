@@ -224,3 +224,37 @@ def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
         gradients.append(torch.autograd.grad(loss, list(network.parameters())))
     for by_mask, by_bounds in zip(*gradients, strict=True):
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=1e-4)
+
+
+def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) -> None:
+    shared = [5, 9, 7, 3]
+    prompts, completions = [[*shared, 8], [*shared, 2, 6], [*shared, 4]], [[6, 2], [7], [2, 9, 3]]
+    logits, gradients = [], []
+    for lead in (0, 1, 4):
+        batch = pack(prompts, completions, masked=False, multiple=4, lead=lead)
+        assert batch.tokens == sum(map(len, prompts)) + 3 - 2 * lead
+        assert batch.completion_N.tolist() == [6, 2, 7, 2, 9, 3]
+        logits_NV = completion_logits(any_model.network, batch)
+        loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N)
+        weights = list(any_model.network.parameters())
+        logits.append(logits_NV.detach())
+        gradients.append(torch.autograd.grad(loss, weights, allow_unused=True))
+    for once, twice in zip(logits[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(once, logits[0], atol=1e-4, rtol=0)
+        for one, other in zip(twice, gradients[0], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_a_lead_is_read_where_attention_is_fused_too() -> None:
+    query, key, value = (part.requires_grad_() for part in drawn(4, 2))
+    lead = LENGTHS[0]
+    bounds = torch.tensor([*accumulate(LENGTHS)])
+    layer = torch.nn.Module()
+    layer.num_key_value_groups = 2  # type: ignore[assignment]
+    by_products, _ = attend(layer, query, key, value, None, **{BOUNDS: bounds})
+    fused, _ = attend(layer, query.detach(), key.detach(), value.detach(), None, **{BOUNDS: bounds})
+    torch.testing.assert_close(by_products, fused)
+    # The first sequence that reads it stands at once behind it: the two are one sequence.
+    whole = packed(query, key, value, lengths=[lead + LENGTHS[1], *LENGTHS[2:]])
+    torch.testing.assert_close(by_products[:, : lead + LENGTHS[1]], whole[:, : lead + LENGTHS[1]])
+    assert not torch.allclose(by_products[:, lead + LENGTHS[1] :], whole[:, lead + LENGTHS[1] :])

@@ -118,6 +118,29 @@ def test_rows_longer_than_a_pack_under_a_mask_may_be_are_padded(
     assert len(part.batch.input_ids_BL) == len(rows)
 
 
+def test_training_is_the_same_where_a_lead_stands_once(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends, leads = [], []
+    real = collation.pack
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        leads.append(kwargs["lead"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(collation, "pack", seen)
+    for once in (True, False):
+        if not once:
+            monkeypatch.setattr(Collator, "_lead", lambda self, rows: 0)
+        leads.clear()
+        judged = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+        train_on(judged, target_rows(judged), steps=3, batch_size=3)
+        ends.append(weights(judged))
+        assert (max(leads) > 0) == once
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=1e-5, rtol=1e-4)
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(20, 80))
 def test_even_packs_hold_every_row_once_and_no_more_than_fits(
     lengths: list[int], most: int
