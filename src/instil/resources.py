@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import sys
 import threading
@@ -178,7 +177,6 @@ class Recorder:
 
 def _give_back() -> None:
     """Hands the freed memory that the C library holds on to back to the system, where it can: some 500 MB after a teacher."""
-    gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
