@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -246,7 +247,10 @@ def test_a_student_imitates_its_teacher(
         check_sound(tmp_path, cell)
         kl.append([score.fidelity.kl_to_teacher for score in cell.scores if score.fidelity])
     assert cell.training is not None
-    assert cell.training.loss[-1][1] < 0.3 * cell.training.loss[0][1]
+    losses = [
+        loss for _, loss in cell.training.loss
+    ]  # a step's own wobbles with the model's dropout
+    assert mean(losses[-10:]) < 0.5 * mean(losses[:10])
     assert len(kl[0]) == len(kl[1]) == 2
     assert sum(kl[1]) < closer * sum(kl[0])
 
