@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-# Logits of one chunk, positions x vocabulary: 25 MB in float32, and a few times that while their gradient is taken.
-MOST_LOGITS = 3 * 2**21
+# Logits of one chunk, positions x vocabulary: 38 MB in float32, and twice that while their gradient is taken. Above 32 MiB the C
+# library maps each block by itself and gives it back; smaller ones leave holes, and take up to half as much again.
+MOST_LOGITS = 9 * 2**20
 
 
 @dataclass(frozen=True)
