@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-# Logits of one chunk, positions x vocabulary: 38 MB in float32, and twice that while their gradient is taken. Above 32 MiB the C
+# Logits of one chunk, positions x vocabulary: 34 MB in float32, and twice that while their gradient is taken. Above 32 MiB the C
 # library maps each block by itself and gives it back; smaller ones leave holes, and take up to half as much again.
-MOST_LOGITS = 9 * 2**20
+MOST_LOGITS = 8_600_000
 
 
 @dataclass(frozen=True)
