@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -178,15 +179,17 @@ def pack(
         lead: Leading tokens that all prompts share, which stand once before all sequences; with neither mask nor prefix.
     """
     assert not lead or not (prefix or masked)
-    begin = prefix + lead
-    rows = [p[begin:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
-    sequences, tokens = len(rows), lead + sum(map(len, rows))
-    if lead:
-        rows, completions = [prompts[0][:lead], *rows], [[], *completions]
+    begins = [
+        prefix,
+        *[prefix + lead] * (len(prompts) - 1),
+    ]  # the first sequence is the one that holds the lead
+    rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
+    ends = list(accumulate(map(len, rows)))
+    tokens = ends[-1]
     if filling := -tokens % multiple:
-        rows, completions = [*rows, [0] * filling], [*completions, []]
+        begins, rows, completions = [*begins, 0], [*rows, [0] * filling], [*completions, []]
+        ends[-1] += filling  # what fills up may read the last sequence, after which it stands
     lengths = torch.tensor([len(row) for row in rows])
-    starts = (lengths.cumsum(0) - lengths)[bool(lead) :][:sequences].tolist()
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])
     first_predicting_L = torch.tensor(
@@ -200,10 +203,9 @@ def pack(
     return Batch(
         input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
         attention_mask=mask_LL[None, None],
-        position_ids_BL=(position_L + begin * (torch.arange(len(position_L)) >= lead))[None],
+        position_ids_BL=(position_L + torch.tensor(begins).repeat_interleave(lengths))[None],
         predicts_BL=(position_L >= first_predicting_L)[None],
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=tokens,
-        # What fills up may read the last sequence, after which it stands.
-        bounds=None if masked else torch.tensor([*starts, len(position_L)]),
+        bounds=None if masked else torch.tensor([lead, *ends]),
     )

@@ -55,12 +55,13 @@ def attend(
     on_cpu = query.device.type == "cpu" and not settings.get("dropout")
     on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # not so in latent attention
     lead, *ends = bounds.tolist()
+    runs = list(pairwise([0, *ends]))  # what stands before the first sequence belongs to it
     cached = key.shape[2] - query.shape[2]
     if cached and on_cpu and not query.requires_grad:
-        return _after_prefix(query, key, value, list(pairwise([0, *ends])), scaling), None
+        return _after_prefix(query, key, value, runs, scaling), None
     settings |= {"is_causal": True}
     pieces = []
-    for start, end in pairwise([0, *ends]):  # what stands before the first sequence belongs to it
+    for start, end in runs:
         before = cached or (lead if start else 0)
         q = query[:, :, start:end]
         k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
@@ -133,9 +134,9 @@ def _fused(
 
 
 class _Products(torch.autograd.Function):
-    """Causal attention of one sequence, which may have more keys before it, in plain products: on a processor its backward takes a third of the fused one's time.
+    """Causal attention of one sequence in plain products: on a processor its backward takes a third of the fused one's time.
 
-    Queries that share a key head are multiplied with it as one matrix. Backward computes the weights again, so that the
+    There may be more keys than queries; the first of them stand before the sequence and are read by all of it. Queries that share a key head are multiplied with it as one matrix. Backward computes the weights again, so that the
     square of the length is nowhere kept.
     """
 
@@ -162,9 +163,9 @@ class _Products(torch.autograd.Function):
 
 
 def _weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """Attention weights, shape (key heads, query heads a key head x L, S), in the query's dtype; the last query reads all S keys.
+    """Attention weights, shape (key heads, query heads a key head x L, S), in the query's dtype.
 
-    The softmax adds up in float32 within itself, so wider scores would only be rounded later.
+    The last query reads all S keys, and each one before it one less. The softmax adds up in float32 within itself, so wider scores would only be rounded later.
     """
     _, heads, length, size = query.shape
     keys = key.shape[2]

@@ -29,21 +29,15 @@ class LowRankLinear(lora.Linear):
     @override
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As PEFT's, of inputs (..., D); the adapter's weights are cast to what the layer computes in."""
-        layer, names = (
-            self.get_base_layer(),
-            [name for name in self.active_adapters if name in self.lora_A],
-        )
-        plain = (
-            len(names) == 1 and names[0] not in self.lora_variant and not self.lora_bias[names[0]]
-        )
+        layer = self.get_base_layer()
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        one = len(names) == 1 and names[0] not in self.lora_variant and not self.lora_bias[names[0]]
         off = self.disable_adapters or self.merged or layer.weight.requires_grad
-        # In float16 small gradients of the adapter would vanish: PEFT computes them in float32.
-        if args or kwargs or off or not plain or layer.weight.dtype == torch.float16:
+        # Autocast chooses dtypes of its own; in float16 an adapter's small gradients would vanish, which PEFT keeps in float32.
+        cast_elsewhere = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float16
+        if args or kwargs or off or cast_elsewhere or not one:
             return super().forward(x, *args, **kwargs)
         (name,) = names
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
         dropout = self.lora_dropout[name]
         drops = isinstance(dropout, torch.nn.Dropout) and dropout.training
         made = _Adapted.apply(  # type: ignore[no-untyped-call]

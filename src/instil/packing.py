@@ -42,19 +42,19 @@ def even_packs(lengths: Sequence[int], *, most: int) -> list[list[int]]:
 
     Args:
         lengths: Tokens that each row adds.
-        most: Tokens of one group; only a row that is longer makes a longer one.
+        most: Tokens of one group, if no row alone has more.
     """
-    count = math.ceil(sum(lengths) / most)
-    while True:
+    most = max(most, *lengths)
+    for count in range(math.ceil(sum(lengths) / most), len(lengths)):
         groups: list[list[int]] = [[] for _ in range(count)]
         tokens = [0] * count
         for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
             least = tokens.index(min(tokens))
             groups[least].append(number)
             tokens[least] += lengths[number]
-        if max(tokens) <= most or count >= len(lengths):
-            return [group for group in groups if group]
-        count += 1
+        if max(tokens) <= most:
+            return groups
+    return [[number] for number in range(len(lengths))]
 
 
 @torch.inference_mode()

@@ -177,7 +177,7 @@ class Recorder:
 
 def _give_back() -> None:
     """Hands the freed memory that the C library holds on to back to the system, where it can: some 500 MB after a teacher."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 

@@ -148,7 +148,11 @@ def test_even_packs_hold_every_row_once_and_no_more_than_fits(
     groups = even_packs(lengths, most=most)
     assert sorted(number for group in groups for number in group) == list(range(len(lengths)))
     for group in groups:
-        assert len(group) == 1 or sum(lengths[number] for number in group) <= most
+        assert sum(lengths[number] for number in group) <= max(most, *lengths)
+
+
+def test_a_long_row_does_not_tear_short_ones_apart() -> None:
+    assert even_packs([600, *[10] * 7], most=512) == [[0], [1, 2, 3, 4, 5, 6, 7]]
 
 
 def test_even_packs_are_of_like_size() -> None:

@@ -70,7 +70,9 @@ def test_inputs_that_need_no_gradient_get_none() -> None:
     assert layer.get_base_layer().weight.grad is None
 
 
-@pytest.mark.parametrize("state", ["disabled", "merged", "float16", "dora", "two adapters"])
+@pytest.mark.parametrize(
+    "state", ["disabled", "merged", "float16", "dora", "two adapters", "autocast"]
+)
 def test_what_it_has_no_operation_for_is_pefts(state: str) -> None:
     dtype = torch.float16 if state == "float16" else torch.float32
     network = adapted(dtype, bias=True, use_dora=state == "dora")
@@ -82,10 +84,11 @@ def test_what_it_has_no_operation_for_is_pefts(state: str) -> None:
         layer.enable_adapters(False)
     elif state == "merged":
         layer.merge()
-    before = network(x)
-    install(network)
-    assert isinstance(layer, LowRankLinear)
-    assert torch.equal(network(x), before)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=state == "autocast"):
+        before = network(x)
+        install(network)
+        assert isinstance(layer, LowRankLinear)
+        assert torch.equal(network(x), before)
 
 
 def test_layers_that_are_not_plainly_linear_are_left_alone() -> None:
