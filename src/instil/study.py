@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -256,6 +256,8 @@ def _in_process(
                 message = here.recv()
             except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
                 break
+            if message[0] == "interrupted":
+                raise KeyboardInterrupt
             if message[0] == "ended":
                 told, ended = True, message[1]
             else:
@@ -287,8 +289,12 @@ def _work(
     quiet_libraries()
     try:
         _do(Recipe.parse(settings), name, varied, work, targets, Relay(pipe))
-    except (KeyboardInterrupt, BrokenPipeError):
-        return  # the parent was interrupted, too, and tells; or it is gone
+    except BrokenPipeError:
+        return  # the parent is gone
+    except KeyboardInterrupt:
+        # The parent was interrupted, too, but may have been in code that swallows it: a destructor, a callback.
+        with suppress(BrokenPipeError):
+            pipe.send(("interrupted",))
     except InstilError as error:
         pipe.send(("ended", (type(error).__name__, str(error))))
     except Exception as error:

@@ -158,8 +158,9 @@ def test_a_killed_study_goes_on(tmp_path: Path, recipe: dict[str, Any]) -> None:
     assert not list(tmp_path.glob("study/cells/*.partial"))
 
 
+@pytest.mark.parametrize("told", ["all", "cell"])  # the study may miss what its cell was told
 def test_ctrl_c_ends_the_study_and_its_cell_and_it_goes_on(
-    tmp_path: Path, recipe: dict[str, Any]
+    tmp_path: Path, recipe: dict[str, Any], told: str
 ) -> None:
     recipe["training"] |= {"max_steps": 100_000}
     recipe["grid"] = {"method": ["zero_shot", "pattern_fine_tuning"]}
@@ -174,7 +175,11 @@ def test_ctrl_c_ends_the_study_and_its_cell_and_it_goes_on(
             assert time.monotonic() < deadline
             time.sleep(0.05)
         started = psutil.Process(process.pid).children(recursive=True)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        if told == "all":
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        else:
+            (cell,) = (p for p in started if p.ppid() != process.pid)  # the server's child
+            cell.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
