@@ -37,7 +37,7 @@ def logits(
     longest = max(map(len, completions))
     prefix = SharedPrefix(model.network, prompts)
     advance(0, prefix.length)
-    ends = (prompts[0][-1:], list(completions[0])), (prompts[-1][-1:], list(completions[-1]))
+    ends = (prompts[0], list(completions[0])), (prompts[-1], list(completions[-1]))
     long = prefix.can_lend and prefix.length >= LONG_PREFIX
     packed = long and keeps_apart(model.network, *ends)
     own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in prompts]

@@ -16,6 +16,8 @@ from instil.forward import completion_logits
 PACKED_TOKENS = 384
 # A shared prefix of this many tokens costs more to copy for every row than packing costs in attention.
 LONG_PREFIX = 128
+# Tokens of a prompt, and of its completion, that tell whether a model lets them change what stands right behind them.
+PROBED = 8
 
 
 def packs(lengths: Sequence[int], *, most: int | None = None) -> Iterator[list[int]]:
@@ -67,9 +69,10 @@ def keeps_apart(
 
     Args:
         network: In evaluation mode; a model in training mode is said not to.
-        one: A prompt and its completion, in token ids.
+        one: A prompt and its completion, in token ids; their ends that meet are enough.
         other: Another one.
     """
+    one, other = ((prompt[-PROBED:], completion[:PROBED]) for prompt, completion in (one, other))
     if getattr(network.config.get_text_config(), "sliding_window", None) or network.training:
         return False
     changed = [token + 1 if token == 0 else token - 1 for token in one[0]]

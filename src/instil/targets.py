@@ -38,14 +38,18 @@ class Targets:
     @classmethod
     def of(cls, logits_NV: Tensor, *, top_k: int, temperature: float) -> Targets:
         """Keeps the `top_k` likeliest tokens of each row; all of them if the vocabulary is smaller."""
-        scaled_NV = logits_NV.float() / temperature
-        logsumexp_N = scaled_NV.logsumexp(-1)
+        scaled_NV = logits_NV.float() / temperature  # the one copy, from here on changed in place
         values_NK, ids_NK = scaled_NV.topk(min(top_k, scaled_NV.shape[-1]))
-        tail_N = scaled_NV.scatter(-1, ids_NK, float("-inf")).logsumexp(-1) - logsumexp_N
+        outside_NV = scaled_NV.scatter_(-1, ids_NK, float("-inf"))
+        most_N1 = outside_NV.amax(-1, keepdim=True).clamp(
+            min=torch.finfo().min
+        )  # finite, also with no tail
+        tail_N = most_N1[:, 0] + outside_NV.sub_(most_N1).exp_().sum(-1).log()
+        logsumexp_N = torch.logaddexp(values_NK.logsumexp(-1), tail_N)
         return cls(
             ids_NK=ids_NK,
             logprobs_NK=(values_NK - logsumexp_N[:, None]).clamp(min=LOG_ZERO),
-            log_tail_N=tail_N.clamp(min=LOG_ZERO),
+            log_tail_N=(tail_N - logsumexp_N).clamp(min=LOG_ZERO),
             logsumexp_N=logsumexp_N,
             temperature=temperature,
         )

@@ -61,7 +61,7 @@ class Scorer:
         """Reads what the prompts share."""
         prefix = SharedPrefix(teacher.network, [pair.teacher_prompt for pair in pairs])
         advance(0, prefix.length)
-        ends = ((p.teacher_prompt[-1:], p.completion) for p in (pairs[0], pairs[-1]))
+        ends = ((p.teacher_prompt, p.completion) for p in (pairs[0], pairs[-1]))
         packed = reads_bounds(teacher.network) and prefix.can_lend
         return cls(
             teacher=teacher,
