@@ -66,12 +66,20 @@ def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = Non
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
+@pytest.mark.parametrize("most", [0, attention.MOST_SCORES])
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_packed_sequences_get_the_attention_and_gradients_of_each_alone(
-    heads: int, shared: int, dtype: torch.dtype, within: float, scaling: float | None
+    heads: int,
+    shared: int,
+    dtype: torch.dtype,
+    within: float,
+    scaling: float | None,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(attention, "MOST_SCORES", most)
     given = [part.requires_grad_() for part in drawn(heads, shared, dtype=dtype)]
     expected = alone(*given, scaling)
     weight = torch.randn_like(expected)
@@ -125,10 +133,12 @@ def test_values_of_another_width_than_the_queries_are_attended_to() -> None:
         torch.testing.assert_close(packed(given, key, value), alone(query, key, value))
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 20.0])
 @pytest.mark.parametrize("prefix", [1, 3, 200])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "sharpness", "within"),
+    [(torch.float32, 1.0, 1e-5), (torch.float32, 20.0, 1e-5), (torch.bfloat16, 1.0, 2e-2)],
+)
 def test_after_a_prefix_each_sequence_reads_it_and_itself(
     heads: int, shared: int, prefix: int, sharpness: float, dtype: torch.dtype, within: float
 ) -> None:
@@ -140,9 +150,13 @@ def test_after_a_prefix_each_sequence_reads_it_and_itself(
     torch.testing.assert_close(attended.float(), expected, atol=within, rtol=within)
 
 
+@pytest.mark.parametrize("most", [0, attention.MOST_SCORES])
 @pytest.mark.parametrize("grad", [False, True])
-def test_after_a_prefix_the_scaling_is_the_layers_own(grad: bool) -> None:
-    """With gradients the prefix is read under a mask instead."""
+def test_after_a_prefix_the_scaling_is_the_layers_own(
+    grad: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are too many scores, the prefix is read under a mask instead."""
+    monkeypatch.setattr(attention, "MOST_SCORES", most)
     given = [part.requires_grad_(grad) for part in drawn(4, 2, prefix=30, dtype=torch.float32)]
     expected = alone(*given, 0.05)
     attended = packed(*given, scaling=0.05)
