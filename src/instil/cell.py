@@ -138,6 +138,10 @@ class Cell(Stored):
         0, description="training rows that were not used because they are evaluation rows, too"
     )
     shipped_bytes: int = Field(description="size of the trained weights that a user must be given")
+    drift: float | None = Field(
+        None,
+        description="KL(base || student) on unrelated text, nats a token; null where it is not measured",
+    )
 
 
 class Failure(Stored):

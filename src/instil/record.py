@@ -21,6 +21,7 @@ from instil.prompt import ChatPrompt, PlainPrompt
 from instil.report import render as render_report
 from instil.results import (
     PHASES,
+    RESULTS,
     Cost,
     Drift,
     Fidelity,
@@ -134,7 +135,7 @@ class Finished:
             example=self.held_out[0].input,
         )
         (folder / "adapter" / "README.md").write_text(text, encoding="utf-8")
-        results.write(folder / "results.json")
+        results.write(folder / RESULTS)
         write_lines(folder / "predictions.jsonl", self.predictions)
         page = render_report(
             results,

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from instil.stored import Stored, Strict
 
+RESULTS = "results.json"
+
 Phase = Literal["load", "generate", "teach", "train", "evaluate"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 MethodName = Literal["zero_shot", "in_context", "distilled"]

@@ -22,7 +22,7 @@ from instil.errors import (
     RecoveryError,
     UnfinishedRunError,
 )
-from instil.results import Prediction, Results
+from instil.results import RESULTS, Prediction, Results
 from instil.stored import read_lines
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Run:
     @cached_property
     def results(self) -> Results:
         """What `results.json` holds."""
-        return Results.read(self.path / "results.json")
+        return Results.read(self.path / RESULTS)
 
     @cached_property
     def predictions(self) -> list[Prediction]:

@@ -13,7 +13,7 @@ from instil.config import Recipe
 from instil.generation import Decoding, generate
 from instil.model import LanguageModel, load
 from instil.prompt import PromptFormat, prompt_format
-from instil.results import Results
+from instil.results import RESULTS, Results
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Student:
         Args:
             run: A finished run.
         """
-        results = Results.read(run / "results.json")
+        results = Results.read(run / RESULTS)
         settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         recipe = Recipe.parse(settings["recipe"])
         base = load(recipe.model, dtype=results.dtype)

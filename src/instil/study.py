@@ -31,13 +31,14 @@ from instil.config import Recipe
 from instil.errors import InstilError, LaunchError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
 from instil.progress import Display, Relay, StudyDisplay
+from instil.results import RESULTS
 from instil.split import Given
 from instil.stored import whole
 from instil.study_index import CELLS, INDEX, StudyIndex
 from instil.task.writing import WritingTask
 
 TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
-DONE = (CELL, "results.json")
+DONE = (CELL, RESULTS)
 
 State = Literal["done", "failed", "to do"]
 

@@ -20,6 +20,10 @@ from typer.testing import CliRunner
 
 from instil.cell import Cell, Failure
 from instil.cli import app
+from instil.report import read_study
+from instil.report.analysis import analyse
+from instil.results import Prediction, Results
+from instil.stored import read_lines
 from instil.study_index import StudyIndex
 
 LABELS = {"good": ["Yes"], "bad": ["No"]}
@@ -257,10 +261,67 @@ def test_a_recipe_without_a_task_is_a_run_a_cell(
         },
         "prompt": {"format": "plain"},
         "training": {"max_steps": 1},
+        "grid": {"seed": [0, 1], "training.learning_rate": [0.001, 0.01]},
+    }
+    status, said = instil()
+    assert (status, "4 of 4 cells done" in said) == (0, True)
+    assert len(list(tmp_path.glob("study/cells/*/report.html"))) == 4
+    assert (tmp_path / "study/report.html").exists()
+    study = read_study([tmp_path / "study"])
+    zero_shot, in_context, slow, fast = analyse(study).groups
+    assert [group.method for group in (zero_shot, in_context)] == ["zero_shot", "in_context"]
+    assert [group.settings["training.learning_rate"] for group in (slow, fast)] == [0.001, 0.01]
+    for group in (zero_shot, in_context, slow, fast):
+        assert [cell.seed for cell in group.cells] == [0, 1]
+    ran = Results.read(next(tmp_path.glob("study/cells/seed=1*=0.01-*/results.json")))
+    told = fast.cells[1]
+    assert (told.drift, told.phases) == (ran.drift.kl_to_base, ran.phases)
+    assert told.scores[0].fidelity is not None
+    assert told.scores[0].fidelity.kl_to_teacher == ran.fidelity.kl_to_teacher.distilled
+    assert 0 < told.shipped_bytes < 1e6
+    assert [line.written for line in study.predictions(told)] == [
+        line.output
+        for line in read_lines(Prediction, study.folders[told.name] / "predictions.jsonl")
+        if line.method == "distilled"
+    ]
+    table = (tmp_path / "study/tables.md").read_text()
+    assert "Drift, nats a token" in table
+    assert "Distillation, learning rate" in table
+    one = str(study.folders[told.name])
+    result = CliRunner().invoke(app, ["report", one])
+    assert (result.exit_code, result.output.count("report.html")) == (0, 1)
+    assert str(Path(one).name) in result.output.replace("\n", "")
+    others = [str(path) for path in sorted(tmp_path.glob("study/cells/*"))]
+    result = CliRunner().invoke(app, ["report", *others])
+    assert (result.exit_code, "--output" in result.output) == (2, True)
+    result = CliRunner().invoke(app, ["report", *others, "--output", str(tmp_path / "all")])
+    assert result.exit_code == 0
+    joined = analyse(read_study([Path(path) for path in others])).groups
+    assert [group.label() for group in joined] == [
+        group.label() for group in (zero_shot, in_context, slow, fast)
+    ]
+    assert (tmp_path / "all/report.html").exists()
+
+
+def test_runs_without_gold_outputs_have_their_own_reports_only(
+    tmp_path: Path,
+    recipe: dict[str, Any],
+    jsonl: Callable[[str, list[dict[str, Any]]], Path],
+    instil: Callable[..., tuple[int, str]],
+) -> None:
+    told = [{"input": f"{n}", "output": f"{n + 1}"} for n in range(8)]
+    for name in ("task", "demonstrations", "grid"):
+        del recipe[name]
+    recipe |= {
+        "context": {"demos": str(jsonl("demos.jsonl", told[:2]))},
+        "data": {
+            "inputs": str(jsonl("inputs.jsonl", [{"input": f"{n}"} for n in range(10, 30)])),
+        },
+        "prompt": {"format": "plain"},
+        "training": {"max_steps": 1},
         "grid": {"seed": [0, 1]},
     }
     status, said = instil()
-    assert (status, "2 of 2 cells done" in said) == (0, True)
-    assert len(list(tmp_path.glob("study/cells/*/report.html"))) == 2
-    result = CliRunner().invoke(app, ["report", str(tmp_path / "study")])
-    assert (result.exit_code, result.output.count("report.html")) == (0, 2)
+    assert (status, said.count("report.html")) == (0, 2)
+    assert "no accuracy to compare" in said
+    assert not (tmp_path / "study/report.html").exists()

@@ -95,24 +95,36 @@ def report(
         unknown = [name for name in chosen if name not in FORMATS]
         if unknown:
             raise ConfigError(f"--format {unknown[0]!r}", allowed=", ".join(FORMATS))
+        from instil.report.run_cells import is_run
+
+        if len(runs) > 1 and output is None and is_run(runs[0]):
+            raise ConfigError(
+                f"{runs[0]} has a report of its own",
+                mend="name a folder for the report of all with --output",
+            )
         _report(runs, output or runs[0], chosen)  # type: ignore[arg-type]
 
 
 def _report(paths: Sequence[Path], folder: Path, formats: Sequence[Format]) -> None:
-    """Names the reports of runs, which have their own, and draws the one of everything else."""
+    """Draws the report of everything together; names those of a single run, and of runs without gold outputs."""
+    from instil.report import read_study, write_study
+    from instil.report.run_cells import is_run, run_cells
+
     cells = [cell for path in paths for cell in (sorted(path.glob("cells/*")) or [path])]
-    runs = [path for path in cells if (path / "results.json").exists()]
-    for path in runs:
+    runs = [path for path in cells if is_run(path)]
+    graded = all(run_cells(path, path.name) for path in runs)
+    if runs == cells and (len(runs) == 1 or not graded):
         from instil.run import Run
 
-        typer.echo(Run(path).report())
-    if len(runs) < len(cells):
-        from instil.report import read_study, write_study
+        for path in runs:
+            typer.echo(Run(path).report())
+        if len(runs) > 1:
+            typer.echo("Their rows have no outputs, so no accuracy to compare.", err=True)
+        return
 
-        others = [path for path in paths if path not in runs]
-        for path in write_study(read_study(others), folder, formats):
-            if path.parent == folder:
-                typer.echo(path)
+    for path in write_study(read_study(paths), folder, formats):
+        if path.parent == folder:
+            typer.echo(path)
 
 
 def _counted(plan: Plan) -> str:

@@ -258,6 +258,8 @@ def _applies(cell: Cell, key: str) -> bool:
     section = key.split(".", 1)[0]
     if section == "demonstrations":
         return cell.k > 0
+    if section == "context":
+        return METHODS[cell.method].context or METHODS[cell.method].teacher
     if section == "teacher":
         return METHODS[cell.method].teacher
     if section == "objective":

@@ -17,6 +17,8 @@ from instil.cell import (
     Failure,
 )
 from instil.errors import DataFileError, DataFormatError
+from instil.report.run_cells import is_run, run_cells, run_predictions
+from instil.results import RESULTS
 from instil.stored import read_lines
 from instil.study_index import CELLS, INDEX, StudyIndex
 
@@ -54,6 +56,8 @@ class Study:
             DataFormatError: a line is not a prediction of this version.
         """
         folder = self.folders.get(cell.name)
+        if folder and is_run(folder):
+            return run_predictions(folder, cell.method)
         path = folder / PREDICTIONS if folder else None
         if path is None or not path.is_file():
             return []
@@ -66,13 +70,13 @@ class Study:
 
 
 def read_study(paths: Sequence[Path]) -> Study:
-    """Reads studies and single cells, and joins them into one study.
+    """Reads studies, single cells and runs, and joins them into one study.
 
     Args:
-        paths: Folders, each a study (`study.json`) or one cell (`cell.json`).
+        paths: Folders, each a study (`study.json`), one cell (`cell.json`) or a run (`results.json`).
 
     Raises:
-        DataFileError: no folder was named, or one is neither a study nor a cell.
+        DataFileError: no folder was named, or one is none of these.
         DataFormatError: a file in it is not of this version.
     """
     if not paths:
@@ -86,13 +90,13 @@ def read_study(paths: Sequence[Path]) -> Study:
                 index if index.title else index.model_copy(update={"title": path.resolve().name})
             )
             found = {path / CELLS / name: name for name in index.cells}
-        elif any((path / name).is_file() for name in (CELL, FAILURE)):
+        elif is_run(path) or any((path / name).is_file() for name in (CELL, FAILURE)):
             found = {path: path.resolve().name}
         else:
             raise DataFileError(
-                f"{path} is neither a study nor a cell",
+                f"{path} is no study, cell or run",
                 got="no such folder" if not path.is_dir() else f"a folder without {INDEX}",
-                allowed=f"a folder with {INDEX} or {CELL}",
+                allowed=f"a folder with {INDEX}, {CELL} or {RESULTS}",
                 mend="name the folder of the study itself",
             )
         # Named twice, a folder counts once.
@@ -107,10 +111,12 @@ def _join(indices: list[StudyIndex], folders: Mapping[Path, str], *, several: bo
     missing: list[str] = []
     places: dict[str, Path] = {}
     for folder, name in folders.items():
-        if (folder / CELL).is_file():
-            unique = name if name not in cells else _unique(folder, name, cells)
-            cells[unique] = Cell.read(folder / CELL).model_copy(update={"name": unique})
-            places[unique] = folder
+        if is_run(folder) or (folder / CELL).is_file():
+            for cell in run_cells(folder, name) if is_run(folder) else [Cell.read(folder / CELL)]:
+                own = cell.name if is_run(folder) else name
+                unique = own if own not in cells else _unique(folder, own, cells)
+                cells[unique] = cell.model_copy(update={"name": unique})
+                places[unique] = folder
         elif (folder / FAILURE).is_file():
             failures.append(Failure.read(folder / FAILURE))
         else:
@@ -120,7 +126,7 @@ def _join(indices: list[StudyIndex], folders: Mapping[Path, str], *, several: bo
         varied += [key for key in differing(cells.values()) if key not in varied]
     elif not indices:
         varied = [key for cell in cells.values() for key in cell.varied]
-    titles = [index.title for index in indices] or list(cells) or [f.name for f in failures]
+    titles = [index.title for index in indices] or list(folders.values())
     described = (index.description.strip() for index in indices)
     return Study(
         title=" + ".join(dict.fromkeys(titles[:4])) + (" + …" if len(titles) > 4 else ""),

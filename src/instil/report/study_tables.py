@@ -45,6 +45,7 @@ def summary(analysis: Analysis, facts: SetFacts) -> Table:
             _maybe(score.verbalizer_mass, lambda value: fixed(value, 3)),
             _maybe(score.kl, lambda value: fixed(value, 3)),
             _maybe(score.agreement, percent),
+            _maybe(_mean_drift(found), lambda value: fixed(value, 3)),
             _maybe(score.teacher, percent),
             _singles(score.single_contexts),
             Cell(_predicted(score), max(score.predicted.values(), default=0.0)),
@@ -63,6 +64,7 @@ def summary(analysis: Analysis, facts: SetFacts) -> Table:
             "Verbalizer mass",
             "KL to teacher, nats a token" if facts.written else "KL to teacher",
             "Agreement",
+            "Drift, nats a token",
             "Teacher’s accuracy",
             "Single contexts, range",
             "Predicted labels",
@@ -129,9 +131,9 @@ def shipping(analysis: Analysis) -> Table:
                     _maybe(share, lambda value: f"{100 * value:.3g}{NBSP}%"),
                     Cell(_bytes(cell.shipped_bytes), cell.shipped_bytes),
                     _maybe(train, fixed),
-                    Cell(fixed(wall), wall),
-                    Cell(fixed(processor), processor),
-                    Cell(fixed(peak, 0), peak),
+                    _maybe(wall or None, fixed),
+                    _maybe(processor or None, fixed),
+                    _maybe(peak or None, lambda value: fixed(value, 0)),
                 ),
             )
         )
@@ -196,6 +198,11 @@ def phases(analysis: Analysis) -> Table:
 def reuses(analysis: Analysis) -> bool:
     """Whether a phase's cost was measured in another cell."""
     return any(cell.reused for found in analysis.groups for cell in found.cells)
+
+
+def _mean_drift(found: Group) -> float | None:
+    drifts = [cell.drift for cell in found.cells if cell.drift is not None]
+    return mean(drifts) if drifts else None
 
 
 def _mean_cost(found: Group, phase: Phase) -> PhaseCost | None:

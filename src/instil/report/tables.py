@@ -192,6 +192,7 @@ def _costs(cell: Cell) -> dict[str, Any]:
         "trainable_share": training.trainable_share if training else None,
         "last_loss": training.loss[-1][1] if training and training.loss else None,
         "shipped_bytes": cell.shipped_bytes,
+        "drift": cell.drift,
     }
     for phase in PHASES:
         cost = cell.phases.get(phase)

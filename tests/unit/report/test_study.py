@@ -79,8 +79,8 @@ def test_joined_studies_keep_both_of_two_cells_of_one_name(tmp_path: Path) -> No
     assert [g.label() for g in found.groups] == ["Zero-shot, tiny", "Zero-shot, other"]
 
 
-def test_a_folder_that_is_neither_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataFileError, match=r"neither a study nor a cell.*study\.json"):
+def test_a_folder_that_is_none_of_them_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=r"no study, cell or run.*study\.json"):
         read_study([tmp_path])
     with pytest.raises(DataFileError, match="no such folder"):
         read_study([tmp_path / "none"])
