@@ -116,6 +116,27 @@ def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[
     }
 
 
+def table(done: list[dict[str, Any]], variants: list[str], tasks: list[str]) -> str:
+    """Markdown: accuracy, share of zero-shot's KL and drift of each variant on each task, and their means over all tasks."""
+
+    def cell(variant: str, chosen: list[str]) -> str:
+        runs = [run for run in done if run.get("variant") == variant and run["task"] in chosen]
+        if {run["task"] for run in runs} != set(chosen):
+            return "–"
+        accuracy, share, drift = (
+            statistics.mean(run[name] for run in runs)
+            for name in ("distilled", "kl_share", "drift")
+        )
+        return f"{accuracy:.2f}, {share:.1%}, {drift:.2f}"
+
+    columns = [*([task] for task in tasks), tasks]
+    lines = [f"| variant | {' | '.join(tasks)} | mean |", "| --- |" + " --- |" * len(columns)]
+    for variant in variants:
+        cells = (cell(variant, chosen) for chosen in columns)
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,15 +164,7 @@ def main() -> None:
                     with arguments.output.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(run) + "\n")
                     print(run, flush=True)
-    for variant in arguments.only:
-        runs = [run for run in done if run.get("variant") == variant]
-        if runs:
-            print(
-                f"{variant:26} student {statistics.mean(run['distilled'] for run in runs):.3f}  "
-                f"in-context {statistics.mean(run['in_context'] for run in runs):.3f}  "
-                f"KL {statistics.mean(run['kl_share'] for run in runs):.1%} of zero-shot's  "
-                f"drift {statistics.mean(run['drift'] for run in runs):.2f}  {statistics.mean(run['seconds'] for run in runs):.0f} s"
-            )
+    print(table(done, arguments.only, arguments.tasks))
 
 
 if __name__ == "__main__":
