@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +124,25 @@ def weights(judged: Judged) -> dict[str, torch.Tensor]:
         for n, p in judged.student.network.named_parameters()
         if p.requires_grad
     }
+
+
+SHOTS = [{"question": f"Shot {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(8)]
+
+
+def write_gsm8k(root: Path) -> Path:
+    """A local copy of the sets of `gsm8k`: every question and answer occurs once."""
+
+    def write(file: str, rows: list[dict[str, Any]]) -> None:
+        path = root / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def solved(word: str, n: int) -> dict[str, str]:
+        return {"question": f"{word} {n}?", "answer": f"It is {n}.\n#### {n}"}
+
+    write("gsm8k/train.jsonl", [solved("Train", n) for n in range(30)])
+    write("gsm8k/test.jsonl", [solved("Test", n) for n in range(100, 120)])
+    svamp = ({"body": "He has", "question": f"{n}?", "answer": str(n)} for n in range(200, 210))
+    write("svamp/test.jsonl", list(svamp))
+    write("gsm8k/cot_8shot.jsonl", SHOTS)
+    return root

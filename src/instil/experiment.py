@@ -32,7 +32,7 @@ from instil.rows import digest
 from instil.run import Run, Staging
 from instil.split import Given, split
 from instil.stored import whole
-from instil.teaching import Teaching, completion_limit, load_judged
+from instil.teaching import Teaching, completion_limit, load_judged, made_whole
 
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
 
@@ -239,14 +239,8 @@ class Job:
             )
 
     def whole(self) -> Job:
-        """The same with a student that one process can run: where FSDP has shared its layers out, loaded anew."""
-        trained = training.shared_out(self.judged.student.network)
-        if trained is None:
-            return self
-        judged = load_judged(self.recipe, self.judged.context, self.recipe.prompt, self.display)
-        for name, weight in judged.student.network.named_parameters():
-            if name in trained:
-                weight.data.copy_(trained[name])
+        """The same with a student that one process can run."""
+        judged = made_whole(self.judged, self.recipe, self.recipe.prompt, self.display)
         return replace(self, judged=judged)
 
     def evaluate(self, trained: training.TrainingReport, completions: _Completions) -> Finished:

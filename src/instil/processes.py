@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -57,6 +57,21 @@ def gather(mine: T) -> list[T]:
     given: list[Any] = [None] * count()
     distributed.all_gather_object(given, mine, group=_group())
     return given
+
+
+def share(numbers: int) -> range:
+    """Which of so many rows are this process's."""
+    return range(rank(), numbers, count())
+
+
+def put_together(shares: Iterable[T]) -> list[T]:
+    """What all processes made of their shares, in the order of the rows.
+
+    Args:
+        shares: What this one made of each row of its `share`; it can be pickled.
+    """
+    found = gather(list(shares))
+    return [found[n % count()][n // count()] for n in range(sum(map(len, found)))]
 
 
 def main_does(work: Callable[[], T]) -> T:

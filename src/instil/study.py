@@ -97,7 +97,7 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
         display: Shows progress.
 
     Raises:
-        LaunchError: several processes were started, for several cells or one with a task.
+        LaunchError: several processes were started for a task with labels.
         OutputExistsError: there is something else at `output`.
         OutputError: another process works on this study.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
@@ -124,35 +124,54 @@ def _run_alone(plan: Plan, output: Path, display: Display) -> None:
 
 
 def _run_together(plan: Plan, output: Path, display: Display) -> None:
-    """Runs the one cell of a plan in the processes of a launch; an error ends them all."""
-    if len(plan.cells) > 1 or plan.cells[0].recipe.task is not None:
-        cells = f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
-        raise LaunchError(
-            "several processes run one cell without a task",
-            got=f"{processes.count()} processes for {cells}"
-            + (", with a task" if plan.cells[0].recipe.task else ""),
-            mend="start `instil run` alone: it runs each cell in a process of its own; "
-            "or name one cell with --set grid.KEY=[VALUE], in a recipe without a task",
-        )
+    """Runs one cell after another, each in all processes of a launch; an error ends them all."""
+    for cell in plan.cells:
+        if not isinstance(cell.recipe.task, WritingTask | None):
+            raise LaunchError(
+                "cells that name labels run in one process",
+                got=f"{processes.count()} processes for task {cell.recipe.task.name}",
+                allowed="recipes without a task, and tasks with written answers",
+                mend="start `instil run` alone: it runs each cell in a process of its own",
+            )
 
-    def begin() -> tuple[PlannedCell, State]:
+    def begin() -> tuple[Plan, list[PlannedCell]]:
         held.enter_context(_begin(plan, output))
-        (cell,) = named_as_before(plan, output).cells
-        _write_index(replace(plan, cells=[cell]), output)
-        before = state(output, cell)
-        if before == "failed":
-            shutil.rmtree(output / CELLS / cell.name)
-        return cell, before
+        known = named_as_before(plan, output)
+        _write_index(known, output)
+        return known, [cell for cell in known.cells if state(output, cell) != "done"]
 
     with ExitStack() as held:
-        cell, before = processes.main_does(begin)
-        if before != "done":
-            from instil import experiment
-            from instil.model import quiet_libraries
+        plan, left = processes.main_does(begin)
+        for number, cell in enumerate(left, start=1):
+            display.note(f"cell {number} of {len(left)}: {cell.name}")
+            _run_in_all(cell, plan, output, display)
 
-            quiet_libraries()
-            given, folder = Given.read(cell.recipe), output / CELLS / cell.name
-            experiment.run(cell.recipe, given, output=folder, display=display)
+
+def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -> None:
+    """Runs a cell in the processes of a launch; one without a task goes on where it was interrupted."""
+    folder = output / CELLS / cell.name
+    work = folder.with_name(cell.name + ".partial")
+
+    def begin() -> dict[str, Any]:
+        if folder.exists():  # a failure
+            shutil.rmtree(folder)
+        if cell.recipe.task is not None:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+        return _settled(cell.recipe, plan, output)
+
+    recipe = Recipe.parse(processes.main_does(begin))
+    from instil.model import quiet_libraries
+
+    quiet_libraries()
+    if recipe.task is None:
+        from instil import experiment
+
+        experiment.run(recipe, Given.read(recipe), output=folder, display=display)
+        return
+    varied, store = dict(cell.varied), output / TARGETS
+    run_cell(recipe, work, name=cell.name, varied=varied, store=store, display=display)
+    processes.main_does(lambda: work.rename(folder))
 
 
 def _begin(plan: Plan, output: Path) -> AbstractContextManager[object]:

@@ -29,6 +29,7 @@ from instil.resources import Recorder
 from instil.store import StorePlan, TargetStore, build
 from instil.targets import TargetRow, Targets
 from instil.teacher import Scorer
+from instil.training import shared_out
 
 UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
 
@@ -65,6 +66,27 @@ def load_judged(recipe: Recipe, context: Context, form: Any, display: Display) -
         prompt_format=prompt_format(student.tokenizer, form),
         context=context,
     )
+
+
+def made_whole(judged: Judged, recipe: Recipe, form: Any, display: Display) -> Judged:
+    """The same after training, with a student that one process can run: where FSDP has shared its layers out, loaded anew.
+
+    All processes of a launch have to call it.
+
+    Args:
+        judged: From `load_judged`, and trained.
+        recipe: As it was given there.
+        form: The same.
+        display: Shows progress.
+    """
+    trained = shared_out(judged.student.network)
+    if trained is None:
+        return judged
+    again = load_judged(recipe, judged.context, form, display)
+    for name, weight in again.student.network.named_parameters():
+        if name in trained:
+            weight.data.copy_(trained[name])
+    return again
 
 
 @dataclass(frozen=True)
@@ -153,7 +175,7 @@ class Teaching:
     def write(self, rows: PreparedRows, decoding: Decoding) -> list[Generated]:
         """What the teacher answers; of several processes, each lets it answer its share of the rows."""
         prompts = rows.teacher_prompts
-        mine = range(processes.rank(), len(prompts), processes.count())
+        mine = processes.share(len(prompts))
         with (
             self.recorder.phase("generate"),
             self.judged.adapter(on=False),
@@ -168,12 +190,7 @@ class Teaching:
                 advance=advance,
                 numbers=mine,
             )
-            written = dict(
-                one
-                for share in processes.gather(list(zip(mine, made, strict=True)))
-                for one in share
-            )
-        return [written[number] for number in range(len(prompts))]
+            return processes.put_together(made)
 
     def lessons(
         self,

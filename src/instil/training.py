@@ -90,6 +90,7 @@ def train(
 
     Raises:
         ConfigError: a batch has fewer rows than there are processes.
+        LaunchError: FSDP does not allow what is asked.
         NotFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
     """
@@ -126,6 +127,12 @@ def train(
             advance=advance,
             online=online,
         )
+        if observe and at_steps and trainer.is_fsdp_enabled:
+            raise LaunchError(
+                "a student is judged in the middle of its training, and FSDP shares its layers out",
+                got=f"evaluation.at_steps: {at_steps}",
+                mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:

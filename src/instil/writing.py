@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -11,10 +11,10 @@ from typing import Any, cast
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import set_seed
 
-from instil import cell_record, training
+from instil import cell_record, processes, training
 from instil.alignment import AlignedPair
 from instil.cell import Cell, CellPrediction, CellTraining, Checkpoint, SetScore
-from instil.config import Recipe
+from instil.config import Prompt, Recipe
 from instil.context import NO_CONTEXT, Context
 from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
 from instil.evaluation import GoldScore, Judged, score_gold
@@ -28,7 +28,7 @@ from instil.resources import Recorder
 from instil.rows import Row
 from instil.task.number import final_number
 from instil.task.writing import WritingTask
-from instil.teaching import Lessons, Teaching, completion_limit, load_judged
+from instil.teaching import Lessons, Teaching, completion_limit, load_judged, made_whole
 
 VALIDATION = "validation rows"
 
@@ -65,8 +65,7 @@ class WritingCell:
                 evaluation=recipe.evaluation,
                 validation=watched,
             )
-            form = recipe.prompt.model_copy(update={"pattern": "{input}"})
-            judged = load_judged(recipe, NO_CONTEXT, form, display)
+            judged = load_judged(recipe, NO_CONTEXT, _form(recipe), display)
         shown = task.exemplars()
         demonstrator = Demonstrator(
             settings=recipe.demonstrations,
@@ -115,16 +114,26 @@ class WritingCell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
-        """Does the cell's work and writes its folder, which exists."""
-        trained, reused, shipped = None, False, 0
-        network: Any = self.judged.student.network
-        if self.method.learns:
-            trained, reused = self._train(folder)
-            shipped = sum(
-                p.numel() * p.element_size() for p in network.parameters() if p.requires_grad
-            )
-            if self.recipe.student.save:
-                self.recipe.tuning.save(network, folder)
+        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes."""
+        if not self.method.learns:
+            return self._finish(folder, name, varied, None, reused=False)
+        trained, reused = self._train(folder)
+        judged = made_whole(self.judged, self.recipe, _form(self.recipe), self.display)
+        learnt = replace(self, judged=judged)
+        if self.recipe.student.save and processes.is_main():
+            self.recipe.tuning.save(cast(Any, judged.student.network), folder)
+        return learnt._finish(folder, name, varied, trained, reused=reused)
+
+    def _finish(
+        self,
+        folder: Path,
+        name: str,
+        varied: dict[str, Any],
+        trained: CellTraining | None,
+        *,
+        reused: bool,
+    ) -> Cell:
+        """Lets the method answer all sets, and writes the cell."""
         set_seed(self.recipe.seed)
         scores: list[SetScore] = []
         told: list[CellPrediction] = []
@@ -133,6 +142,9 @@ class WritingCell:
                 score, lines = self._judge(one, rows)
             scores.append(score)
             told += lines
+        weights = (p for p in self.judged.student.network.parameters() if p.requires_grad)
+        shipped = sum(p.numel() * p.element_size() for p in weights) if trained else 0
+        self.recorder.add_other_processes()
         cell = cell_record.describe(
             self.recipe,
             name=name,
@@ -151,7 +163,8 @@ class WritingCell:
             shipped_bytes=shipped,
             left_out=self.drawn.left_out,
         )
-        cell_record.write(folder, cell, told)
+        if processes.is_main():
+            cell_record.write(folder, cell, told)
         return cell
 
     @property
@@ -213,19 +226,22 @@ class WritingCell:
         )
         return made, reused
 
-    def answers(self, rows: PreparedRows, show: Callable[[int], None]) -> list[str]:
-        """What the method writes for each row."""
+    def answers(self, rows: PreparedRows, what: str) -> list[str]:
+        """What the method writes for each row; each process of a launch answers its share."""
+        prompts = rows.prompts(self.method)
+        mine = processes.share(len(prompts))
         decoding = Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
         form = self.judged.prompt_format
-        with self.judged.adapter(on=self.method.learns is not None):
+        adapter = self.judged.adapter(on=self.method.learns is not None)
+        with adapter, self.display.bar(what, len(mine)) as bar:
             made = generate(
                 self.judged.model(self.method),
-                rows.prompts(self.method),
+                [prompts[number] for number in mine],
                 form,
                 decoding,
-                advance=self.recorder.advance("evaluate", show),
+                advance=self.recorder.advance("evaluate", bar.advance),
             )
-        return [form.decode(one.ids) for one in made]
+        return processes.put_together(form.decode(one.ids) for one in made)
 
     def right(self, rows: PreparedRows, written: Sequence[str]) -> list[bool]:
         """Whether each answer is right."""
@@ -235,21 +251,22 @@ class WritingCell:
         ]
 
     def gold_score(self, rows: PreparedRows) -> GoldScore:
-        """How the method predicts the rows' gold answers."""
-        return score_gold(
-            self.judged,
-            rows,
-            self.method,
-            compare=self.recipe.method == "distillation",
-            batch_size=self.recipe.evaluation.batch_size,
-            advance=self.recorder.advance("evaluate", lambda done: None),
+        """How the method predicts the rows' gold answers; the main process reads them."""
+        return processes.main_does(
+            lambda: score_gold(
+                self.judged,
+                rows,
+                self.method,
+                compare=self.recipe.method == "distillation",
+                batch_size=self.recipe.evaluation.batch_size,
+                advance=self.recorder.advance("evaluate", lambda done: None),
+            )
         )
 
     def _judge(
         self, one: EvaluationSet, rows: PreparedRows
     ) -> tuple[SetScore, list[CellPrediction]]:
-        with self.display.bar(f"{self.method.label} answers {one.name}", len(rows.rows)) as bar:
-            written = self.answers(rows, bar.advance)
+        written = self.answers(rows, f"{self.method.label} answers {one.name}")
         gold = self.gold_score(rows)
         right, lines = self.right(rows, written), []
         for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
@@ -283,6 +300,11 @@ class WritingCell:
         return score, lines
 
 
+def _form(recipe: Recipe) -> Prompt:
+    """How a row is put to the models: the task has written it already."""
+    return recipe.prompt.model_copy(update={"pattern": "{input}"})
+
+
 class _Watch:
     """Judges a student in the middle of its training, and remembers the best one."""
 
@@ -297,8 +319,7 @@ class _Watch:
         """Judges the student as it is now on the validation rows."""
         cell, rows = self.cell, self.rows
         with cell.recorder.instead("evaluate", of="train"):
-            with cell.display.bar(f"judging step {step}", len(rows.rows)) as bar:
-                written = cell.answers(rows, bar.advance)
+            written = cell.answers(rows, f"judging step {step}")
             gold = cell.gold_score(rows)
         now = Checkpoint(
             step=step,

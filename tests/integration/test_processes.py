@@ -14,11 +14,15 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.conftest import save_tiny
+from tests.small import write_gsm8k
 
 from instil import FewShot, Run, distill, grid, study
-from instil.errors import ConfigError, LaunchError
+from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil.errors import ConfigError
 from instil.progress import Display
 from instil.store import TargetStore
+from instil.stored import read_lines
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -216,39 +220,94 @@ def test_an_error_in_one_process_is_told_once_and_ends_both(recipe: Path, tmp_pa
 def test_an_error_in_both_processes_is_told_once_and_nothing_is_written(
     recipe: Path, tmp_path: Path
 ) -> None:
-    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
-    made = launch(tmp_path, *arguments, "--set", "grid.seed=[0,1]")
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    labels = tmp_path / "labels.yaml"
+    task = {"model": settings["model"], "task": {"name": "sentiment"}}
+    labels.write_text(yaml.safe_dump(task), encoding="utf-8")
+    made = launch(tmp_path, "run", str(labels), "--output", str(tmp_path / "study"), "--quiet")
     assert made.returncode != 0
-    told = (
-        "LaunchError: several processes run one cell without a task; got: 2 processes for 2 cells"
-    )
+    told = "LaunchError: cells that name labels run in one process; got: 2 processes for task sentiment"
     assert made.stderr.count(told) == 1, made.stderr
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "got"),
-    [
-        ({"grid": {"seed": [0, 1]}}, "2 processes for 2 cells"),
-        ({"task": {"name": "sentiment"}}, "2 processes for 1 cell, with a task"),
-    ],
-)
-def test_several_cells_and_tasks_are_for_one_process(
-    recipe: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, Any],
-    got: str,
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A study whose answers are written: a method that learns, judged on the way, and one that does not."""
+    folder = tmp_path_factory.mktemp("written")
+    return {
+        "model": str(save_tiny(folder / "model", "llama", window=4096)),
+        "task": {"name": "gsm8k", "folder": str(write_gsm8k(folder))},
+        "dtype": "float32",
+        "demonstrations": {"k": 2},
+        "teacher": {"completions": "gold", "max_new_tokens": 6},
+        "training": {"rows": 6, "max_steps": 4, "batch_size": 3, "learning_rate": 0.01},
+        "evaluation": {
+            **{"rows": 5, "rows_out_of_domain": 3, "batch_size": 2},
+            **{"validation_rows": 4, "at_steps": 2},
+        },
+        "grid": {"method": ["distillation", "in_context"]},
+    }
+
+
+def test_two_processes_make_the_written_cells_that_one_makes(
+    written: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) | changes
-    if "task" in changes:
-        settings = {"model": settings["model"], **changes}
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(LaunchError) as error:
-        study.run(grid.plan(settings), tmp_path / "study", display=Display(quiet=True))
-    assert error.value.got == got
-    assert not (tmp_path / "study").exists()
+    study.run(grid.plan(written), tmp_path / "alone", display=Display(quiet=True))
+    recipe = tmp_path / "written.yaml"
+    recipe.write_text(yaml.safe_dump(written), encoding="utf-8")
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("2 cells done") == 1, made.stdout
+    assert (tmp_path / "study/report.html").exists()
+    assert_same_cells(tmp_path / "study", tmp_path / "alone", written)
+
+
+def test_fsdp_makes_the_written_cells_of_one_process(
+    written: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "written.yaml"
+    recipe.write_text(yaml.safe_dump(written), encoding="utf-8")
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    arguments += ("--set", "grid.method=[distillation]")
+    refused = launch(tmp_path, *arguments, before=WITH_FSDP)
+    assert refused.returncode != 0
+    assert refused.stderr.count("got: evaluation.at_steps: 2") == 1, refused.stderr
+
+    made = launch(tmp_path, *arguments, "--set", "evaluation.at_steps=null", before=WITH_FSDP)
+    assert made.returncode == 0, made.stderr
+    written = written | {"grid": {"method": ["distillation"]}}
+    written["evaluation"] = written["evaluation"] | {"at_steps": None}
+    study.run(grid.plan(written), tmp_path / "alone", display=Display(quiet=True))
+    assert_same_cells(tmp_path / "study", tmp_path / "alone", written)
+
+
+def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> None:
+    for planned in grid.plan(settings).cells:
+        ours, theirs = (Cell.read(root / "cells" / planned.name / CELL) for root in (got, expected))
+        for mine, other in zip(ours.scores, theirs.scores, strict=True):
+            assert (mine.name, mine.accuracy) == (other.name, other.accuracy)
+            assert mine.cross_entropy == pytest.approx(other.cross_entropy, abs=1e-3)
+            assert (mine.fidelity is None) == (planned.recipe.method == "in_context")
+            if mine.fidelity and other.fidelity:
+                kl = other.fidelity.kl_to_teacher
+                assert mine.fidelity.kl_to_teacher == pytest.approx(kl, abs=1e-3)
+        answers = (
+            read_lines(CellPrediction, root / "cells" / planned.name / PREDICTIONS)
+            for root in (got, expected)
+        )
+        assert next(answers) == next(answers)
+        if ours.training and theirs.training:
+            kept = ([one.kept for one in of.checkpoints] for of in (ours.training, theirs.training))
+            assert next(kept) == next(kept)
+            assert [loss for _, loss in ours.training.loss] == pytest.approx(
+                [loss for _, loss in theirs.training.loss], abs=1e-3
+            )
+            assert ours.training.trainable_parameters == theirs.training.trainable_parameters
+        assert ours.shipped_bytes == theirs.shipped_bytes
+        # Each process reads the context; what one process has measured is told with the other's.
+        assert ours.phases["evaluate"].tokens >= theirs.phases["evaluate"].tokens
 
 
 def test_a_batch_has_a_row_for_each_process(

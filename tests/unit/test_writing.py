@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from peft import load_peft_weights
 from tests.conftest import save_tiny
-from tests.small import QUIET
+from tests.small import QUIET, SHOTS, write_gsm8k
 from torch import Tensor
 
 from instil import writing
@@ -25,7 +24,6 @@ from instil.study import run_cell
 from instil.writing import VALIDATION
 
 LEARNING = ("pattern_fine_tuning", "pattern_fine_tuning_in_context", "distillation")
-SHOTS = [{"question": f"Shot {n}?", "answer": f"It is {n}. The answer is {n}."} for n in range(8)]
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A local copy of the task's sets: every question and answer occurs once."""
-    root = tmp_path_factory.mktemp("data")
-
-    def write(file: str, rows: list[dict[str, Any]]) -> None:
-        path = root / file
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def solved(word: str, n: int) -> dict[str, str]:
-        return {"question": f"{word} {n}?", "answer": f"It is {n}.\n#### {n}"}
-
-    write("gsm8k/train.jsonl", [solved("Train", n) for n in range(30)])
-    write("gsm8k/test.jsonl", [solved("Test", n) for n in range(100, 120)])
-    svamp = ({"body": "He has", "question": f"{n}?", "answer": str(n)} for n in range(200, 210))
-    write("svamp/test.jsonl", list(svamp))
-    write("gsm8k/cot_8shot.jsonl", SHOTS)
-    return root
+    """A local copy of the task's sets."""
+    return write_gsm8k(tmp_path_factory.mktemp("data"))
 
 
 Settings = Callable[..., Recipe]
