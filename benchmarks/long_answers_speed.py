@@ -10,8 +10,9 @@ on all linear layers, and is a process of its own:
 - `trl`: `trl.experimental.sdft`, the base with its adapter off as the teacher, its generation replaced by the given completions;
 - `instil`: targets computed once, the context read once; then 3 epochs of training on them. All of it is counted.
 
-instil's seconds a step are those of the whole work, teacher and target store included, over its 60 steps. Of the other two, whose
-steps all cost the same, `--steps` steps after a first one are timed. `cheap` is instil with 4 demonstrations: what the context's length adds.
+instil's seconds a step are those of the whole work, teacher and target store included, over its 60 steps. Of the other two
+`--steps` steps after a first one are timed, on the batches whose sizes are nearest to the mean of all. `cheap` is instil with 4
+demonstrations: what the context's length adds.
 """
 
 from __future__ import annotations
@@ -66,6 +67,40 @@ class Given:
             messages=[
                 (form.messages(row.input), form.messages(row.input, context)) for row in learnt
             ],
+        )
+
+    def typical(self, steps: int) -> Given:
+        """The same rows in another order: one batch, then so many whose sizes are together nearest to the mean of all."""
+        rows = list(zip(self.teacher_prompts, self.student_prompts, self.completions, strict=True))
+        batches = [rows[i : i + BATCH] for i in range(0, ROWS, BATCH)]
+        sizes = [
+            (
+                max(len(teacher) + len(completion) for teacher, _, completion in batch),
+                max(len(student) + len(completion) for _, student, completion in batch),
+                sum(len(completion) for _, _, completion in batch),
+            )
+            for batch in batches
+        ]
+        means = [statistics.mean(column) for column in zip(*sizes, strict=True)]
+
+        def apart(first: int) -> float:
+            window = zip(*sizes[first : first + steps], strict=True)
+            return sum(
+                abs(statistics.mean(column) / mean - 1)
+                for column, mean in zip(window, means, strict=True)
+            )
+
+        first = BATCH * (min(range(1, len(batches) - steps + 1), key=apart) - 1)
+        return Given(
+            *(
+                part[first:] + part[:first]
+                for part in (
+                    self.teacher_prompts,
+                    self.student_prompts,
+                    self.completions,
+                    self.messages,
+                )
+            )
         )
 
 
@@ -292,7 +327,7 @@ def measure(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
     given = Given.read(data, k)
     if arm == "arithmetic":
         return arithmetic(given)
-    made = ARMS[arm](given, steps)
+    made = ARMS[arm](given if arm == "instil" else given.typical(steps), steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tokens = statistics.mean(map(len, given.teacher_prompts))
     return {**made, "peak_rss_mb": peak / 1024, "teacher_prompt_tokens": tokens}
@@ -315,7 +350,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 24])
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--arm", choices=[*ARMS, "arithmetic"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
