@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
 HEADLINE = ("sentiment-smollm2", "topic-smollm2")
 STUDIES = (*HEADLINE, "nli-smollm2")
+WRITTEN = "gsm8k-smollm2"
 
 
 def pages() -> dict[Path, str]:
@@ -60,7 +61,8 @@ def readme() -> str:
 def results_page() -> str:
     """The page of study results with its tables filled in."""
     tables = {name: _study_table(name) for name in STUDIES}
-    return _filled(ROOT / "docs/results.md", tables | {"bars": _bars_table()})
+    tables |= {"bars": _bars_table(), WRITTEN: _written_table(WRITTEN)}
+    return _filled(ROOT / "docs/results.md", tables)
 
 
 def _filled(path: Path, tables: dict[str, str]) -> str:
@@ -91,6 +93,22 @@ def _study_table(name: str) -> str:
         lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
     rows = (str(found.scored(one.name)[0][1].rows) for one in found.sets)
     lines.append("| *rows a seed* | " + " | ".join(rows) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _written_table(name: str) -> str:
+    """Of every group of a study of written answers, on every set: accuracy, cross-entropy, closeness to its teacher."""
+    found = analyse(read_study([RESULTS / name]))
+    read = ("accuracy", "cross-entropy", "KL to its teacher")
+    lines = [
+        "| | " + " | ".join(f"{one.name}: {what}" for one in found.sets for what in read) + " |",
+        "| --- |" + " --- |" * len(found.sets) * len(read),
+    ]
+    for group in found.groups:
+        scores = [group.scores[one.name] for one in found.sets]
+        values = (v for s in scores for v in (s.mean, s.cross_entropy, s.kl))
+        shown = ("–" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"| {group.label()} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instil.errors import OutputError
+from instil.method import METHODS
 from instil.report.analysis import Analysis, analyse
 from instil.report.checkpoints import checkpoints
 from instil.report.groups import NEAR, SOLVED, TITLES
@@ -119,7 +120,8 @@ def _render(analysis: Analysis) -> str:
 
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     cells = analysis.study.cells
-    teachers = (cell.teacher_model or "the student’s own weights" for cell in cells if cell.teacher)
+    taught = (cell for cell in cells if METHODS[cell.method].teacher)
+    teachers = (cell.teacher_model or "the student’s own weights" for cell in taught)
     seeds = sorted({cell.seed for cell in cells})
     return [
         ("task", _several(cell.task for cell in cells)),

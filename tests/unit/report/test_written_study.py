@@ -74,6 +74,9 @@ def test_no_section_and_no_word_is_about_labels(page: Page, analysis: Analysis) 
             assert word not in text.lower(), word
     assert "At chance" not in page.words
     assert "Cross-entropy" in page.words
+    assert (
+        "the student’s own weights" in page.words
+    )  # the teacher, though its answers are not scored
 
 
 def test_cells_of_the_shipped_grid_are_told_apart(tmp_path: Path) -> None:
