@@ -66,7 +66,7 @@ def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = Non
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
-@pytest.mark.parametrize("most", [0, attention.MOST_SCORES])
+@pytest.mark.parametrize(("most", "together"), [(0, 128), (2**26, 0), (2**26, 18), (2**26, 128)])
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -77,9 +77,11 @@ def test_packed_sequences_get_the_attention_and_gradients_of_each_alone(
     within: float,
     scaling: float | None,
     most: int,
+    together: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "MOST_SCORES", most)
+    monkeypatch.setattr(attention, "TOGETHER", together)
     given = [part.requires_grad_() for part in drawn(heads, shared, dtype=dtype)]
     expected = alone(*given, scaling)
     weight = torch.randn_like(expected)
@@ -100,7 +102,9 @@ def test_the_plain_products_have_the_gradient_of_what_they_compute() -> None:
     given = [
         torch.randn(1, heads, 4, 3, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)
     ]
-    assert torch.autograd.gradcheck(lambda q, k, v: attention._Products.apply(q, k, v, 0.6), given)
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: attention._Products.apply(q, k, v, 0.6, [3, 1]), given
+    )
 
 
 def test_nothing_of_the_square_of_the_length_is_kept_for_backward() -> None:
@@ -133,6 +137,7 @@ def test_values_of_another_width_than_the_queries_are_attended_to() -> None:
         torch.testing.assert_close(packed(given, key, value), alone(query, key, value))
 
 
+@pytest.mark.parametrize("together", [0, 18, 128])
 @pytest.mark.parametrize("prefix", [1, 3, 200])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
 @pytest.mark.parametrize(
@@ -140,8 +145,16 @@ def test_values_of_another_width_than_the_queries_are_attended_to() -> None:
     [(torch.float32, 1.0, 1e-5), (torch.float32, 20.0, 1e-5), (torch.bfloat16, 1.0, 2e-2)],
 )
 def test_after_a_prefix_each_sequence_reads_it_and_itself(
-    heads: int, shared: int, prefix: int, sharpness: float, dtype: torch.dtype, within: float
+    heads: int,
+    shared: int,
+    prefix: int,
+    sharpness: float,
+    dtype: torch.dtype,
+    within: float,
+    together: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(attention, "TOGETHER", together)
     query, key, value = drawn(heads, shared, prefix=prefix, dtype=dtype)
     query = query * sharpness
     expected = alone(query.float(), key.float(), value.float())
@@ -272,3 +285,19 @@ def test_a_lead_is_read_where_attention_is_fused_too() -> None:
     whole = packed(query, key, value, lengths=[lead + LENGTHS[1], *LENGTHS[2:]])
     torch.testing.assert_close(by_products[:, : lead + LENGTHS[1]], whole[:, : lead + LENGTHS[1]])
     assert not torch.allclose(by_products[:, lead + LENGTHS[1] :], whole[:, lead + LENGTHS[1] :])
+
+
+def test_a_lead_is_read_whatever_is_multiplied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sequence holds the lead, so it stands alone."""
+    given = [part.requires_grad_() for part in drawn(4, 2)]
+    lead = 3
+    bounds = torch.tensor([lead, *list(accumulate(LENGTHS))])
+    layer = torch.nn.Module()
+    layer.num_key_value_groups = 2  # type: ignore[assignment]
+    made = []
+    for together in (0, 128):
+        monkeypatch.setattr(attention, "TOGETHER", together)
+        attended, _ = attend(layer, *given, None, **{BOUNDS: bounds})
+        made.append([attended, *torch.autograd.grad(attended.square().sum(), given)])
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
