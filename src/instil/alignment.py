@@ -179,10 +179,8 @@ def pack(
         lead: Leading tokens that all prompts share, which stand once before all sequences; with neither mask nor prefix.
     """
     assert not lead or not (prefix or masked)
-    begins = [
-        prefix,
-        *[prefix + lead] * (len(prompts) - 1),
-    ]  # the first sequence is the one that holds the lead
+    # The first sequence is the one that holds the lead.
+    begins = [prefix, *[prefix + lead] * (len(prompts) - 1)]
     rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
     ends = list(accumulate(map(len, rows)))
     tokens = ends[-1]

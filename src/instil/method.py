@@ -41,9 +41,14 @@ METHODS: dict[StudyMethod, Method] = {
     "distillation": Method("distillation", learns="targets", teacher=True),
 }
 
-RUN_METHODS: dict[MethodName, Method] = {
-    "zero_shot": METHODS["zero_shot"],
-    "in_context": METHODS["in_context"],
-    "distilled": replace(METHODS["distillation"], label="distilled"),
+STUDY_METHODS: dict[MethodName, StudyMethod] = {
+    "zero_shot": "zero_shot",
+    "in_context": "in_context",
+    "distilled": "distillation",
 }
-"""What every run compares, by its keys in `results.json`."""
+"""What every run compares, by its keys in `results.json`, as studies call it."""
+
+RUN_METHODS: dict[MethodName, Method] = {
+    name: METHODS[told] for name, told in STUDY_METHODS.items()
+} | {"distilled": replace(METHODS["distillation"], label="distilled")}
+"""The same as runs call it."""

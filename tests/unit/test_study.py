@@ -244,12 +244,11 @@ def test_what_is_in_the_way_is_refused(
     assert (status, "another process works on" in said) == (2, True)
 
 
-def test_a_recipe_without_a_task_is_a_run_a_cell(
-    tmp_path: Path,
-    recipe: dict[str, Any],
-    jsonl: Callable[[str, list[dict[str, Any]]], Path],
-    instil: Callable[..., tuple[int, str]],
-) -> None:
+@pytest.fixture
+def own_rows(
+    recipe: dict[str, Any], jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> dict[str, Any]:
+    """The same recipe without a task; it shares the object that `instil` runs."""
     told = [{"input": f"{n}", "output": f"{n + 1}"} for n in range(8)]
     for name in ("task", "demonstrations", "grid"):
         del recipe[name]
@@ -261,8 +260,14 @@ def test_a_recipe_without_a_task_is_a_run_a_cell(
         },
         "prompt": {"format": "plain"},
         "training": {"max_steps": 1},
-        "grid": {"seed": [0, 1], "training.learning_rate": [0.001, 0.01]},
     }
+    return recipe
+
+
+def test_a_recipe_without_a_task_is_a_run_a_cell(
+    tmp_path: Path, own_rows: dict[str, Any], instil: Callable[..., tuple[int, str]]
+) -> None:
+    own_rows["grid"] = {"seed": [0, 1], "training.learning_rate": [0.001, 0.01]}
     status, said = instil()
     assert (status, "4 of 4 cells done" in said) == (0, True)
     assert len(list(tmp_path.glob("study/cells/*/report.html"))) == 4
@@ -301,26 +306,19 @@ def test_a_recipe_without_a_task_is_a_run_a_cell(
         group.label() for group in (zero_shot, in_context, slow, fast)
     ]
     assert (tmp_path / "all/report.html").exists()
+    (Path(one) / "predictions.jsonl").write_text("{}\n")
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "study")])
+    assert (result.exit_code, "predictions.jsonl of this version" in result.output) == (2, True)
 
 
 def test_runs_without_gold_outputs_have_their_own_reports_only(
     tmp_path: Path,
-    recipe: dict[str, Any],
+    own_rows: dict[str, Any],
     jsonl: Callable[[str, list[dict[str, Any]]], Path],
     instil: Callable[..., tuple[int, str]],
 ) -> None:
-    told = [{"input": f"{n}", "output": f"{n + 1}"} for n in range(8)]
-    for name in ("task", "demonstrations", "grid"):
-        del recipe[name]
-    recipe |= {
-        "context": {"demos": str(jsonl("demos.jsonl", told[:2]))},
-        "data": {
-            "inputs": str(jsonl("inputs.jsonl", [{"input": f"{n}"} for n in range(10, 30)])),
-        },
-        "prompt": {"format": "plain"},
-        "training": {"max_steps": 1},
-        "grid": {"seed": [0, 1]},
-    }
+    inputs = jsonl("inputs.jsonl", [{"input": f"{n}"} for n in range(10, 30)])
+    own_rows |= {"data": {"inputs": str(inputs)}, "grid": {"seed": [0, 1]}}
     status, said = instil()
     assert (status, said.count("report.html")) == (0, 2)
     assert "no accuracy to compare" in said

@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from instil.cell import (
-    PREDICTIONS,
     Cell,
     CellPrediction,
     CellTraining,
@@ -21,15 +20,11 @@ from instil.cell import (
     StudyMethod,
 )
 from instil.errors import DataFormatError
+from instil.method import STUDY_METHODS
 from instil.results import RESULTS, MethodName, Prediction, Proportion, Results
 from instil.stored import read_lines
 
 TASK, ROWS = "own rows", "evaluation rows"
-_METHODS: dict[MethodName, StudyMethod] = {
-    "zero_shot": "zero_shot",
-    "in_context": "in_context",
-    "distilled": "distillation",
-}
 
 
 def is_run(folder: Path) -> bool:
@@ -51,7 +46,7 @@ def run_cells(folder: Path, name: str) -> list[Cell]:
     """
     results, recipe = Results.read(folder / RESULTS), _recipe(folder)
     cells = []
-    for method, told in _METHODS.items():
+    for method, told in STUDY_METHODS.items():
         accuracy = results.methods[method].accuracy
         if accuracy is None:
             continue
@@ -86,8 +81,8 @@ def run_cells(folder: Path, name: str) -> list[Cell]:
     return cells
 
 
-def run_predictions(folder: Path, method: StudyMethod) -> list[CellPrediction]:
-    """What one of a run's methods answered."""
+def run_predictions(path: Path, method: StudyMethod) -> list[CellPrediction]:
+    """What one of a run's methods answered, from its `predictions.jsonl`."""
     return [
         CellPrediction(
             set=ROWS,
@@ -98,8 +93,8 @@ def run_predictions(folder: Path, method: StudyMethod) -> list[CellPrediction]:
             probabilities={},
             written=line.output,
         )
-        for line in read_lines(Prediction, folder / PREDICTIONS)
-        if _METHODS[line.method] == method
+        for line in read_lines(Prediction, path)
+        if STUDY_METHODS[line.method] == method
     ]
 
 

@@ -56,12 +56,11 @@ class Study:
             DataFormatError: a line is not a prediction of this version.
         """
         folder = self.folders.get(cell.name)
-        if folder and is_run(folder):
-            return run_predictions(folder, cell.method)
-        path = folder / PREDICTIONS if folder else None
-        if path is None or not path.is_file():
+        if folder is None or not (path := folder / PREDICTIONS).is_file():
             return []
         try:
+            if is_run(folder):
+                return run_predictions(path, cell.method)
             return read_lines(CellPrediction, path)
         except ValueError as error:
             raise DataFormatError(
@@ -112,9 +111,12 @@ def _join(indices: list[StudyIndex], folders: Mapping[Path, str], *, several: bo
     places: dict[str, Path] = {}
     for folder, name in folders.items():
         if is_run(folder) or (folder / CELL).is_file():
-            for cell in run_cells(folder, name) if is_run(folder) else [Cell.read(folder / CELL)]:
-                own = cell.name if is_run(folder) else name
-                unique = own if own not in cells else _unique(folder, own, cells)
+            if is_run(folder):
+                told = run_cells(folder, name)
+            else:
+                told = [Cell.read(folder / CELL).model_copy(update={"name": name})]
+            for cell in told:
+                unique = cell.name if cell.name not in cells else _unique(folder, cell.name, cells)
                 cells[unique] = cell.model_copy(update={"name": unique})
                 places[unique] = folder
         elif (folder / FAILURE).is_file():
