@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from instil.alignment import check_window, collate, pack
+from instil.attention import reads_bounds
 from instil.cache import SharedPrefix
 from instil.errors import AlignmentError
 from instil.forward import completion_logits
@@ -52,7 +53,7 @@ def logits(
         texts = [prompts[i] for i in numbers for _ in completions]
         asked = [list(completion) for _ in numbers for completion in completions]
         if packed:
-            batch = pack(texts, asked, prefix=prefix.length)
+            batch = pack(texts, asked, prefix=prefix.length, masked=not reads_bounds(model.network))
             with prefix.lent() as cache:
                 logits_NV = completion_logits(model.network, batch, cache=cache)
         else:

@@ -12,25 +12,24 @@ from instil.alignment import pack
 from instil.attention import reads_bounds
 from instil.forward import completion_logits
 
-# Tokens of one packed row: enough to keep the processor busy, while attention, which grows with their square, is small.
-PACKED_TOKENS = 384
+# Tokens of one packed row: enough to keep the processor busy, few enough for what a layer makes of them to be small.
+PACKED_TOKENS = 768
 # A shared prefix of this many tokens costs more to copy for every row than packing costs in attention.
 LONG_PREFIX = 128
 # Tokens of a prompt, and of its completion, that tell whether a model lets them change what stands right behind them.
 PROBED = 8
 
 
-def packs(lengths: Sequence[int], *, most: int | None = None) -> Iterator[list[int]]:
+def packs(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Cuts rows into groups for one packed row each, and yields their numbers.
 
     Args:
         lengths: Tokens that each row adds.
-        most: Tokens of one packed row; None: what pays for short ones.
     """
     group: list[int] = []
     tokens = 0
     for number, length in enumerate(lengths):
-        if group and tokens + length > (most or PACKED_TOKENS):
+        if group and tokens + length > PACKED_TOKENS:
             yield group
             group, tokens = [], 0
         group.append(number)

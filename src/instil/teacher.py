@@ -16,8 +16,6 @@ from instil.packing import keeps_apart, packs
 from instil.progress import Advance
 from instil.targets import Targets
 
-PACKED_TOKENS = 768  # of one forward pass, without the context
-
 
 @dataclass(frozen=True)
 class Scorer:
@@ -82,7 +80,7 @@ class Scorer:
         shared, scored = self.prefix.length, [len(pair.completion) for pair in chosen]
         own = [len(p.teacher_prompt) - shared + n for p, n in zip(chosen, scored, strict=True)]
         if self.packed:
-            groups = packs(own, most=PACKED_TOKENS)
+            groups = packs(own)
         else:
             lengths = [shared + n for n in own]
             groups = self.prefix.batches(lengths, batch_size=self.batch_size, scored=scored)
