@@ -2,9 +2,11 @@
 
     python benchmarks/ablation.py --data FOLDER [--only VARIANT ...] [--tasks TASK ...] [--seeds 0] [--output FILE]
 
-FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024), whose context is 8 demonstrations, and
+FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024), whose context is 8 demonstrations,
 `instruction_induction/{*.train,*.test}.jsonl` with `instructions.jsonl` (Honovich et al. 2022), whose context is the task's first
-instruction. Every run has up to 150 unlabelled inputs and 60 held-out rows; all settings that a variant does not name are the
+instruction, and `ifeval/single_format_instruction.jsonl` (Zhou et al. 2023), prompts with and without an instruction about the form
+of the answer: one row's instruction is the context, all rows' prompts without theirs are the queries, and an answer is right if it
+has that form. Every run has up to 150 unlabelled inputs and 60 held-out rows; all settings that a variant does not name are the
 defaults. The teacher's targets are shared where they are the same. A line a run goes to the output as soon as it is there, and what
 is there is not run again.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import statistics
 import tempfile
 from pathlib import Path
@@ -25,12 +28,16 @@ from instil.context import Context, FewShot, Instruction
 from instil.model import quiet_libraries
 from instil.progress import Display
 from instil.rows import Row
+from instil.run import Run
 from instil.split import Given
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 60, 150
 SHOTS = ("singular-plural", "country-capital", "capitalize")
 INSTRUCTIONS = ("num_to_verbal", "letters_list", "larger_animal")
+# The row whose instruction is the context, and what an answer of that form holds. Answers are cut at so many tokens.
+FORMS = {"bullet_points": (2078, r"^\* ."), "highlighted_section": (2515, r"\*[^\s*][^\n*]*\*")}
+ANSWER_TOKENS = 64
 
 DENSE = {"teacher": {"top_k": 49_152, "mass": 1.0}}
 MSE = {"name": "logit_mse", "top_k": 256}
@@ -71,6 +78,14 @@ def given(data: Path, task: str, seed: int, *, gold: bool) -> Given:
         shown, rows = rows[:DEMONSTRATIONS], rows[DEMONSTRATIONS:]
         held_out, inputs = rows[:HELD_OUT], rows[HELD_OUT : HELD_OUT + INPUTS]
         context = Context.of(FewShot(shown))
+    elif task in FORMS:
+        pairs = lines(data / "ifeval" / "single_format_instruction.jsonl")
+        (told,) = (pair for pair in pairs if pair["key"] == FORMS[task][0])
+        instruction = told["prompt"].removeprefix(told["prompt_without_instruction"]).strip()
+        asked = [{"input": pair["prompt_without_instruction"], "output": None} for pair in pairs]
+        rng.shuffle(asked)
+        held_out, inputs = asked[:HELD_OUT], asked[HELD_OUT : HELD_OUT + INPUTS]
+        context = Context.of(Instruction(instruction))
     else:
         folder = data / "instruction_induction"
         (told,) = (one for one in lines(folder / "instructions.jsonl") if one["task"] == task)
@@ -93,15 +108,23 @@ def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[
     settings = json.loads(json.dumps(VARIANTS[variant]))
     settings.setdefault("teacher", {})["store"] = str(work / "targets")
     prompt = {"format": "plain"} if task in SHOTS else {}
+    if task in FORMS:
+        settings["teacher"].setdefault("max_new_tokens", ANSWER_TOKENS)
     recipe = Recipe.parse({"model": MODEL, "seed": seed, "prompt": prompt, **settings})
     rows = given(data, task, seed, gold=recipe.teacher.completions == "gold")
     with tempfile.TemporaryDirectory() as folder:
         run = experiment.run(recipe, rows, output=Path(folder) / "run", display=Display(quiet=True))
         results = run.results
         kl = results.fidelity.kl_to_teacher
-        accuracy = {
-            name: score.accuracy.value for name, score in results.methods.items() if score.accuracy
-        }
+        accuracy = (
+            formed(run, FORMS[task][1])
+            if task in FORMS
+            else {
+                name: score.accuracy.value
+                for name, score in results.methods.items()
+                if score.accuracy
+            }
+        )
         phases = results.phases
     return {
         "variant": variant,
@@ -114,6 +137,14 @@ def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[
         "drift": results.drift.kl_to_base,
         "seconds": sum(phases[name].wall_seconds for name in ("generate", "teach", "train")),
     }
+
+
+def formed(run: Run, pattern: str) -> dict[str, float]:
+    """Share of each method's answers that have a form."""
+    right: dict[str, list[bool]] = {}
+    for one in run.predictions:
+        right.setdefault(one.method, []).append(bool(re.search(pattern, one.output, re.MULTILINE)))
+    return {method: statistics.mean(answers) for method, answers in right.items()}
 
 
 def table(done: list[dict[str, Any]], variants: list[str], tasks: list[str]) -> str:
@@ -143,7 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--tasks", nargs="*", default=[*SHOTS, *INSTRUCTIONS])
+    parser.add_argument("--tasks", nargs="*", default=[*SHOTS, *INSTRUCTIONS, *FORMS])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--output", type=Path, default=Path("ablation.jsonl"))
     arguments = parser.parse_args()
@@ -157,7 +188,9 @@ def main() -> None:
         for seed in arguments.seeds:
             for variant in arguments.only:
                 for task in arguments.tasks:
-                    if (variant, task, seed) in known:
+                    if (variant, task, seed) in known or (
+                        variant == "gold completions" and task in FORMS  # which have none
+                    ):
                         continue
                     run = measure(arguments.data, task, variant, seed, Path(work))
                     done.append(run)
