@@ -7,8 +7,8 @@ FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024), whose context is 8 d
 instruction, and `ifeval/single_format_instruction.jsonl` (Zhou et al. 2023), prompts with and without an instruction about the form
 of the answer: one row's instruction is the context, all rows' prompts without theirs are the queries, and an answer is right if it
 has that form. Every run has up to 150 unlabelled inputs and 60 held-out rows; all settings that a variant does not name are the
-defaults. The teacher's targets are shared where they are the same. A line a run goes to the output as soon as it is there, and what
-is there is not run again.
+defaults, but for `bullet_points` and `highlighted_section` (see `FORMS`). The teacher's targets are shared where they are the same. A
+line a run goes to the output as soon as it is there, and what is there is not run again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 60, 150
 SHOTS = ("singular-plural", "country-capital", "capitalize")
 INSTRUCTIONS = ("num_to_verbal", "letters_list", "larger_animal")
-# The row whose instruction is the context, and what an answer of that form holds. Answers are cut at so many tokens.
+# The row whose instruction is the context, and what an answer of that form holds. Answers are long: they are cut, and batches halved.
 FORMS = {"bullet_points": (2078, r"^\* ."), "highlighted_section": (2515, r"\*[^\s*][^\n*]*\*")}
-ANSWER_TOKENS = 64
+ANSWER_TOKENS, BATCH = 32, 8
 
 DENSE = {"teacher": {"top_k": 49_152, "mass": 1.0}}
 MSE = {"name": "logit_mse", "top_k": 256}
@@ -109,7 +109,8 @@ def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[
     settings.setdefault("teacher", {})["store"] = str(work / "targets")
     prompt = {"format": "plain"} if task in SHOTS else {}
     if task in FORMS:
-        settings["teacher"].setdefault("max_new_tokens", ANSWER_TOKENS)
+        settings["teacher"]["max_new_tokens"] = ANSWER_TOKENS
+        settings.setdefault("training", {})["batch_size"] = BATCH
     recipe = Recipe.parse({"model": MODEL, "seed": seed, "prompt": prompt, **settings})
     rows = given(data, task, seed, gold=recipe.teacher.completions == "gold")
     with tempfile.TemporaryDirectory() as folder:
