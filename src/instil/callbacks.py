@@ -38,14 +38,23 @@ class Observe(TrainerCallback):
         self.observe = observe
         self.at_steps = at_steps
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Looks at a student that has learnt nothing."""
+        if state.global_step == 0:
+            self._look(0)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Looks each so many steps, and after the last one."""
-        if state.global_step % self.at_steps and state.global_step != state.max_steps:
-            return
+        if state.global_step % self.at_steps == 0 or state.global_step == state.max_steps:
+            self._look(state.global_step)
+
+    def _look(self, step: int) -> None:
         self.student.eval()
-        self.observe(state.global_step)
+        self.observe(step)
         self.student.train()
 
 

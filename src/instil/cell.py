@@ -81,9 +81,9 @@ class SetScore(Strict):
 
 
 class Checkpoint(Strict):
-    """A student in the middle of its training, judged on rows that are neither learnt from nor reported on."""
+    """A student before or in the middle of its training, judged on rows that are neither learnt from nor reported on."""
 
-    step: int
+    step: int = Field(description="0: before training, never kept")
     accuracy: Proportion
     cross_entropy: float = Field(description="of the gold answers' tokens, nats a token")
     fidelity: Closeness | None = Field(description="to the teacher; null without one")

@@ -201,7 +201,7 @@ class Evaluation(_Section):
     at_steps: int | None = Field(
         None,
         ge=1,
-        description="of a task whose answers are written: judge the student each so many steps and keep the best",
+        description="of a task whose answers are written: judge the student at first and each so many steps, and keep the best",
     )
     validation_rows: int = Field(
         50, ge=1, description="with at_steps: rows of the training set that it is judged on"

@@ -85,7 +85,7 @@ def train(
         display: Shows progress.
         online: Runs beside the student, for losses of hidden states.
         observe: Called with the number of the step, the student in evaluation mode.
-        at_steps: It is called each so many steps, and after the last one.
+        at_steps: It is called before the first step, each so many steps, and after the last one.
         curves: Folder for TensorBoard's files, if `settings` ask for them.
 
     Raises:

@@ -306,7 +306,7 @@ def _form(recipe: Recipe) -> Prompt:
 
 
 class _Watch:
-    """Judges a student in the middle of its training, and remembers the best one."""
+    """Judges a student before and in the middle of its training, and remembers the best one that has learnt."""
 
     def __init__(self, cell: WritingCell, rows: PreparedRows) -> None:
         self.cell = cell
@@ -329,7 +329,7 @@ class _Watch:
             kept=False,
         )
         self.seen.append(now)
-        if self.best is None or _rank(now) > _rank(self.best):
+        if step and (self.best is None or _rank(now) > _rank(self.best)):
             self.best = now
             network = cell.judged.student.network
             state = get_peft_model_state_dict(network, save_embedding_layers=False)

@@ -97,8 +97,8 @@ def test_a_cell_tells_what_there_is_to_tell(recipe: Settings, tmp_path: Path, me
     assert cell.tuning == ("lora" if learns else None)
     if cell.training is not None:
         assert (cell.training.rows, cell.training.steps) == (6, 4)
-        assert [one.step for one in cell.training.checkpoints] == [3, 4]
-        assert sum(one.kept for one in cell.training.checkpoints) == 1
+        assert [one.step for one in cell.training.checkpoints] == [0, 3, 4]
+        assert sum(one.kept for one in cell.training.checkpoints[1:]) == 1
         for one in cell.training.checkpoints:
             assert one.accuracy.n == 4
             assert (one.fidelity is not None) == (method == "distillation")
@@ -169,21 +169,23 @@ def test_the_best_checkpoint_is_kept_and_judged_and_saved(
 
     def answers(self: writing.WritingCell, rows: PreparedRows, show: Any) -> list[str]:
         asked.append((rows.name, adapter(self)))
-        return [str(row.output) if len(asked) == best else "none" for row in rows.rows]
+        return [str(row.output) if len(asked) - 1 in (0, best) else "none" for row in rows.rows]
 
     monkeypatch.setattr(writing.WritingCell, "answers", answers)
     cell = run(recipe("training.max_steps=3", "evaluation.at_steps=1"), tmp_path)
-    assert [name for name, _ in asked] == [VALIDATION] * 3 + ["gsm8k", "svamp"]
+    assert [name for name, _ in asked] == [VALIDATION] * 4 + ["gsm8k", "svamp"]
     assert cell.training is not None
     told = [(one.step, one.accuracy.value, one.kept) for one in cell.training.checkpoints]
-    assert told == [(step, float(step == best), step == best) for step in (1, 2, 3)]
+    assert told == [(0, 1.0, False)] + [
+        (step, float(step == best), step == best) for step in (1, 2, 3)
+    ]
     states = [state for _, state in asked]
-    assert [same(state, states[best - 1]) for state in states[:3]] == [
+    assert [same(state, states[best]) for state in states[1:4]] == [
         step == best for step in (1, 2, 3)
     ]
-    assert all(same(state, states[best - 1]) for state in states[3:])
+    assert all(same(state, states[best]) for state in states[4:])
     saved = load_peft_weights(str(tmp_path / "adapter"), device="cpu")
-    kept = {name.replace(".default", ""): value for name, value in states[best - 1].items()}
+    kept = {name.replace(".default", ""): value for name, value in states[best].items()}
     assert same(saved, kept)
 
 
@@ -202,7 +204,7 @@ def test_of_equally_accurate_checkpoints_the_nearest_is_kept(
         return float(one.fidelity.kl_to_teacher if one.fidelity else one.cross_entropy)
 
     assert len({apart(one) for one in seen}) > 1
-    assert [one for one in seen if one.kept] == [min(seen, key=apart)]
+    assert [one for one in seen if one.kept] == [min(seen[1:], key=apart)]
 
 
 def test_validation_rows_are_neither_learnt_nor_shown_nor_reported_on(
