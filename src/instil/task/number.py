@@ -23,6 +23,7 @@ from decimal import Decimal
 _REWRITTEN = (
     (re.compile("[\u2212\uff0d]"), "-"),
     (re.compile("(?<=[0-9])(?:\\{,\\}|\\\\,|,\\\\!|[\u00a0\u2009\u202f])(?=[0-9]{3})"), ","),
+    (re.compile(r"(?<=[0-9])\s*(?=\\[dt]?frac)"), " "),
     (re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}"), r"\1/\2"),
     (re.compile(r"\\(?=[$%])"), ""),
     (re.compile(r"\\text(?:bf)?(?=\{)"), ""),
@@ -36,8 +37,8 @@ _NUMBER = (
 )
 _AROUND = r"(?:[ \t*_`~=:$£€¥({\[]|\\boxed|\\[(\[]){0,20}"  # on the same line
 _LAST = re.compile(_NUMBER)
-# `#### 1. Add the eggs` is a heading.
-_HASHES = re.compile(rf"(?<!#)####{_AROUND}{_NUMBER}(?!\.[ \t]+\w)")
+# `#### 1. Add the eggs` is a heading if anything stands below it.
+_HASHES = re.compile(rf"(?<!#)####{_AROUND}(?>{_NUMBER})(?!\.[ \t]+\w[^\n]*\n\s*\S)")
 _BOXED = re.compile(rf"\\boxed[ ]?\{{{_AROUND}{_NUMBER}")
 _SAID = re.compile(rf"\banswer[ ]is{_AROUND}{_NUMBER}", re.IGNORECASE)
 
