@@ -56,7 +56,6 @@ class LabelCell:
     demonstrator: Demonstrator
     teacher: LabelTeacher | None
     recorder: Recorder
-    reused: set[Phase]
     display: Display
 
     @classmethod
@@ -99,7 +98,6 @@ class LabelCell:
             ),
             teacher=teacher,
             recorder=recorder,
-            reused=set(),
             display=display,
         )
 
@@ -148,7 +146,7 @@ class LabelCell:
                 if taught_by
             ],
             training=trained,
-            reused=sorted(self.reused),
+            reused=sorted(self.recorder.reused),
             shipped_bytes=shipped,
             left_out=self.rows.left_out,
         )
@@ -220,7 +218,7 @@ class LabelCell:
             phase=phase or "evaluate",
         )
         if phase and reused:
-            self.reused.add(phase)
+            self.recorder.reused.add(phase)
         return scores
 
     def _reference(self, teacher: LabelTeacher, number: int) -> Tensor | None:

@@ -32,7 +32,7 @@ from instil.rows import digest
 from instil.run import Run, Staging
 from instil.split import Given, split
 from instil.stored import whole
-from instil.teaching import Teaching, completion_limit, load_judged, made_whole
+from instil.teaching import Lessons, Teaching, completion_limit, load_judged, made_whole
 
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
 
@@ -80,7 +80,7 @@ def run(
     return Run(output)
 
 
-def teach(recipe: Recipe, given: Given, *, store: Path, display: Display) -> None:
+def teach(recipe: Recipe, given: Given, *, store: Path, display: Display) -> Lessons:
     """Does the teacher's part of a run: writes the targets that it would learn from, and nothing else.
 
     Args:
@@ -92,7 +92,7 @@ def teach(recipe: Recipe, given: Given, *, store: Path, display: Display) -> Non
     job = Job.prepare(recipe, given, Recorder(), display)
     with TemporaryDirectory() as scratch:
         pairs = job.pairs(job.completions(Path(scratch)))
-    job.teaching.lessons(pairs, recipe.objective, store)
+    return job.teaching.lessons(pairs, recipe.objective, store)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Job:
         """Trains the student on stored targets."""
         pairs = self.pairs(completions)
         objective = self.recipe.objective
-        rows, _ = self.teaching.lessons(pairs, objective, folder / TARGETS)
+        rows = self.teaching.lessons(pairs, objective, folder / TARGETS)
         student = self.judged.student
         with self.recorder.phase("train"):
             return training.train(

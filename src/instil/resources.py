@@ -49,6 +49,8 @@ class Recorder:
     """Adds up costs a phase; a phase may be entered several times, also by a run that goes on later."""
 
     def __init__(self) -> None:
+        self.reused: set[Phase] = set()
+        """Phases of which something was there already; its cost is in the sums all the same."""
         self._process = psutil.Process()
         self._tallies: dict[Phase, _Tally] = {}
         self._path: Path | None = None

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock
 
 from instil import processes
 from instil.encoding import Encoded, decode, encode, trim
@@ -173,57 +175,55 @@ def build(
     score: Score,
     *,
     advance: Advance = lambda rows, tokens: None,
-    overwrite: bool = False,
 ) -> TargetStore:
     """Computes the shards that are missing or damaged, and opens the store.
 
-    Several processes of a launch compute a shard each at a time; the main one lists them.
+    Several processes of a launch compute a shard each at a time; the main one lists them. Another run that builds the same store is
+    waited for.
 
     Args:
         path: Its folder.
         plan: What it is to hold.
         score: Asks the teacher, for the rows of one shard at a time.
         advance: Told of the rows that need not be computed here; of the others `score` tells itself.
-        overwrite: Replace a store that was made from something else, or that cannot be read.
 
     Raises:
-        TargetStoreError: such a store is there and `overwrite` is off.
+        TargetStoreError: a store is there that was made from something else, or that cannot be read.
         NotFiniteLossError: the teacher's numbers are NaN or infinite.
         ValueError: `score` gives other rows than it was asked for.
     """
-    info = processes.main_does(lambda: _begin(path, plan, overwrite=overwrite))
-    advance(sum(shard.rows for shard in info.shards), 0)
-    kept = {shard.file for shard in info.shards}
-    missing = [one for one in plan.shards().items() if one[0] not in kept]
-    for start in range(0, len(missing), processes.count()):
-        mine = missing[start + processes.rank() :][:1]
-        made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
-        together = [shard for shards in processes.gather(made) for shard in shards]
-        if len(together) > len(made):
-            advance(sum(shard.rows for shard in together if shard not in made), 0)
-        info = info.having([*info.shards, *together])
-        if processes.is_main():
-            info.write(path / INDEX)
+    with ExitStack() as held:
+        info = processes.main_does(lambda: _begin(path, plan, held))
+        advance(sum(shard.rows for shard in info.shards), 0)
+        kept = {shard.file for shard in info.shards}
+        missing = [one for one in plan.shards().items() if one[0] not in kept]
+        for start in range(0, len(missing), processes.count()):
+            mine = missing[start + processes.rank() :][:1]
+            made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
+            together = [shard for shards in processes.gather(made) for shard in shards]
+            if len(together) > len(made):
+                advance(sum(shard.rows for shard in together if shard not in made), 0)
+            info = info.having([*info.shards, *together])
+            if processes.is_main():
+                info.write(path / INDEX)
     return TargetStore(path, info)
 
 
-def _begin(path: Path, plan: StorePlan, *, overwrite: bool) -> StoreInfo:
-    """What of the store is there and good; `store.json` lists nothing else afterwards."""
+def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
+    """What of the store is there and good; `store.json` lists nothing else afterwards.
+
+    As long as `held` is open, nobody else writes there. A whole store takes no lock: it may lie where nobody may write.
+    """
     index = path / INDEX
+    if not (index.exists() and StoreInfo.read(index).whole):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
     if index.exists():
-        try:
-            info = StoreInfo.read(index)
-            differing = _differences(info, plan)
-            if differing:
-                raise _other(path, differing)
-        except TargetStoreError:
-            if not overwrite:
-                raise
-            index.unlink()  # first: without it, what is left is no store
-            for shard in path.glob("shard-*.arrow*"):
-                shard.unlink()
-        else:
-            return _without_damaged(path, info)
+        info = StoreInfo.read(index)
+        differing = _differences(info, plan)
+        if differing:
+            raise _other(path, differing)
+        return _without_damaged(path, info)
     if path.exists() and not path.is_dir():
         raise TargetStoreError(f"{path} is a file", mend="name a folder for the target store")
     path.mkdir(parents=True, exist_ok=True)
@@ -310,5 +310,5 @@ def _other(path: Path, differing: Sequence[str]) -> TargetStoreError:
     return TargetStoreError(
         f"the target store {path} was made from something else",
         got=f"another {', '.join(differing)}",
-        mend="name another folder, or overwrite it",
+        mend="name another folder, or remove this one",
     )

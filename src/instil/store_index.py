@@ -188,5 +188,5 @@ def _changed(path: Path, got: str) -> TargetStoreError:
     return TargetStoreError(
         f"{path} is not as it was written",
         got=got,
-        mend="bring it back from a copy, or build the store anew with overwrite",
+        mend=f"bring it back from a copy, or remove {path.parent}, and it is computed again",
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from instil.errors import DataFileError, DataFormatError
 
@@ -49,14 +49,16 @@ class Stored(Strict):
             DataFormatError: it is not one of this version.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise DataFileError(
                 f"{path}: no such file", mend=f"name the folder of a {cls.lies_in}"
             ) from None
-        except ValueError as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
             raise DataFormatError(
-                f"{path} is not a {path.name} of this version", got=str(error).splitlines()[0]
+                f"{path} is not a {path.name} of this version", got=f"{where}{first['msg']}"
             ) from None
 
     @classmethod

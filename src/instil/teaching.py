@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from instil.progress import Display
 from instil.prompt import prompt_format
 from instil.resources import Recorder
 from instil.store import StorePlan, TargetStore, build
+from instil.stored import whole
 from instil.targets import TargetRow, Targets
 from instil.teacher import Scorer
 from instil.training import shared_out
@@ -137,13 +138,14 @@ class Teaching:
         return digest.hexdigest()
 
     def completions(
-        self, rows: PreparedRows, *, max_new_tokens: int
+        self, rows: PreparedRows, *, max_new_tokens: int, store: Path | None = None
     ) -> tuple[list[tuple[int, list[int]]], int]:
         """What the student learns to predict, gold outputs or what the teacher writes: (number of the row, ids).
 
         Args:
             rows: With gold outputs, or without.
             max_new_tokens: Limit of what the teacher writes.
+            store: Folder where what it has written is kept, where the recipe names none; None: nowhere.
 
         Returns:
             With how many of them were cut at the limit.
@@ -154,15 +156,14 @@ class Teaching:
         learnt: list[tuple[int, list[int]]] = []
         truncated = 0
         for sample in range(settings.samples):
-            made = self.write(
-                rows,
-                Decoding(
-                    max_new_tokens=max_new_tokens,
-                    temperature=settings.sampling_temperature,
-                    seed=self.recipe.seed * settings.samples + sample,
-                    batch_size=self.recipe.evaluation.batch_size,
-                ),
+            decoding = Decoding(
+                max_new_tokens=max_new_tokens,
+                temperature=settings.sampling_temperature,
+                seed=self.recipe.seed * settings.samples + sample,
+                batch_size=self.recipe.evaluation.batch_size,
             )
+            folder = settings.store or store
+            made = self._kept(rows, decoding, folder) if folder else self.write(rows, decoding)
             truncated += sum(not one.finished for one in made)
             learnt += [(n, one.ids) for n, one in enumerate(made)]
         if truncated:
@@ -192,26 +193,47 @@ class Teaching:
             )
             return processes.put_together(made)
 
+    def _kept(self, rows: PreparedRows, decoding: Decoding, folder: Path) -> list[Generated]:
+        """What the teacher answers: read, if it has been asked the same before, and else written and kept."""
+        model, form = self.judged.teacher, self.judged.prompt_format
+        drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
+        ends = [form.end_ids, form.stop, decoding.max_new_tokens]
+        asked = json.dumps([model.fingerprint, model.dtype, *drawn, *ends, rows.teacher_prompts])
+        path = folder / f"completions-{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+        there = processes.main_does(
+            lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        )
+        if there is None:
+            measured = Recorder()
+            made = replace(self, recorder=measured).write(rows, decoding)
+            measured.add_other_processes()
+            spent = measured.spent("generate")
+            there = {"spent": spent, "completions": [asdict(one) for one in made]}
+            if processes.is_main():
+                folder.mkdir(parents=True, exist_ok=True)
+                with whole(path) as work:
+                    work.write_text(json.dumps(there), encoding="utf-8")
+        else:
+            self.recorder.reused.add("generate")
+        if processes.is_main():  # what all have spent
+            self.recorder.add("generate", there["spent"])
+        return [Generated(**one) for one in there["completions"]]
+
     def lessons(
         self,
         pairs: Sequence[AlignedPair],
         objective: Objective,
         store: Path,
-    ) -> tuple[Lessons, bool]:
+    ) -> Lessons:
         """What training reads, row by row; the teacher scores it once and for all that share the store.
 
         Args:
             pairs: What is learnt.
             objective: The loss.
             store: Folder of target stores, where the recipe names none.
-
-        Returns:
-            With whether all targets were there already.
         """
-        kept, reused = None, False
-        if objective.needs_targets:
-            kept, reused = self._stored(pairs, store)
-        return Lessons(pairs, kept, teacher_prompts=objective.needs_hidden_states), reused
+        kept = self._stored(pairs, store) if objective.needs_targets else None
+        return Lessons(pairs, kept, teacher_prompts=objective.needs_hidden_states)
 
     def online(self, pairs: Sequence[AlignedPair], objective: Objective) -> OnlineTeacher | None:
         """A teacher that runs beside the student, for losses that need one."""
@@ -220,7 +242,7 @@ class Teaching:
         prompts = [pair.teacher_prompt for pair in pairs]
         return OnlineTeacher.of(self.judged.teacher, prompts, lambda: self.judged.adapter(on=False))
 
-    def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> tuple[TargetStore, bool]:
+    def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> TargetStore:
         fingerprint = self.fingerprint(pairs)
         path = (self.recipe.teacher.store or store) / fingerprint[:32]
         plan = StorePlan(
@@ -242,7 +264,9 @@ class Teaching:
             built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
         # All that the store has ever cost: a run that goes on has had some of it in its sums.
         self.recorder.put("teach", measured.spent("teach"))
-        return built, ask.scorer is None
+        if ask.scorer is None:
+            self.recorder.reused.add("teach")
+        return built
 
 
 class _Asked:

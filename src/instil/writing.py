@@ -116,22 +116,16 @@ class WritingCell:
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
         """Does the cell's work and writes its folder, which exists; of several processes, the main one writes."""
         if not self.method.learns:
-            return self._finish(folder, name, varied, None, reused=False)
-        trained, reused = self._train(folder)
+            return self._finish(folder, name, varied, None)
+        trained = self._train(folder)
         judged = made_whole(self.judged, self.recipe, _form(self.recipe), self.display)
         learnt = replace(self, judged=judged)
         if self.recipe.student.save and processes.is_main():
             self.recipe.tuning.save(cast(Any, judged.student.network), folder)
-        return learnt._finish(folder, name, varied, trained, reused=reused)
+        return learnt._finish(folder, name, varied, trained)
 
     def _finish(
-        self,
-        folder: Path,
-        name: str,
-        varied: dict[str, Any],
-        trained: CellTraining | None,
-        *,
-        reused: bool,
+        self, folder: Path, name: str, varied: dict[str, Any], trained: CellTraining | None
     ) -> Cell:
         """Lets the method answer all sets, and writes the cell."""
         set_seed(self.recipe.seed)
@@ -159,7 +153,7 @@ class WritingCell:
             scores=scores,
             teacher=[],
             training=trained,
-            reused=["teach"] if reused else [],
+            reused=sorted(self.recorder.reused),
             shipped_bytes=shipped,
             left_out=self.drawn.left_out,
         )
@@ -182,18 +176,20 @@ class WritingCell:
             completions = list(enumerate(rows.need_gold()))
         else:
             limit = self.max_new_tokens
-            completions, _ = self._teaching.completions(rows, max_new_tokens=limit)
+            completions, _ = self._teaching.completions(
+                rows, max_new_tokens=limit, store=self.store
+            )
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
         return rows.pairs(sorted(completions), self._teaching.windows)
 
-    def teach(self) -> tuple[Lessons, bool]:
-        """Does the teacher's part: what is learnt, and whether all targets for it were there already."""
+    def teach(self) -> Lessons:
+        """Does the teacher's part: what is learnt."""
         return self._teaching.lessons(self._pairs(), self._objective, self.store)
 
-    def _train(self, folder: Path) -> tuple[CellTraining, bool]:
-        """What training did, and whether the teacher's part was there already."""
-        lessons, reused = self.teach()
+    def _train(self, folder: Path) -> CellTraining:
+        """What training did."""
+        lessons = self.teach()
         network: Any = self.judged.student.network
         watch = _Watch(self, self.validation) if self.validation else None
         set_seed(self.recipe.seed)
@@ -216,7 +212,7 @@ class WritingCell:
                 at_steps=self.recipe.evaluation.at_steps,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        made = CellTraining(
+        return CellTraining(
             rows=len(lessons),
             steps=report.steps,
             trainable_parameters=trainable,
@@ -224,7 +220,6 @@ class WritingCell:
             loss=report.loss,
             checkpoints=watch.keep_best() if watch else [],
         )
-        return made, reused
 
     def answers(self, rows: PreparedRows, what: str) -> list[str]:
         """What the method writes for each row; each process of a launch answers its share."""

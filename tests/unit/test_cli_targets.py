@@ -110,8 +110,9 @@ def test_a_study_of_word_problems_reads_what_was_built(
     tmp_path: Path, data: Path, instil: Command
 ) -> None:
     recipe, store = word_problems(tmp_path, data), tmp_path / "store"
-    assert instil("targets", "build", recipe, "--output", store, "--quiet")[0] == 0
+    status, told = instil("targets", "build", recipe, "--output", store, "--quiet")
     (built,) = (path for path in store.iterdir() if path.is_dir())
+    assert (status, told.count(f"{built}: ")) == (0, 1)
     assert len(TargetStore.open(built)) == 6
     before = state(store)
     assert instil("targets", "build", recipe, "--output", store, "--quiet")[0] == 0
@@ -186,3 +187,27 @@ def test_label_tasks_are_told_to_be_run(tmp_path: Path, instil: Command) -> None
     assert "no cell of sentiment-smollm2 stores targets" in output
     assert "label tasks store their predictions by themselves: use `instil run`" in output
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_of_stores_is_told_of_store_by_store(
+    tmp_path: Path, data: Path, instil: Command
+) -> None:
+    recipe, folder = word_problems(tmp_path, data), tmp_path / "stores"
+    changes = ("--set", "grid.demonstrations.k=[1, 2]", "--output", folder, "--quiet")
+    assert instil("targets", "build", recipe, *changes)[0] == 0
+    one, other = sorted(path for path in folder.iterdir() if path.is_dir())
+    status, told = instil("targets", "info", folder, "--json")
+    assert status == 0
+    assert {name: store["rows"] for name, store in json.loads(told).items()} == {
+        one.name: 6,
+        other.name: 6,
+    }
+    assert json.loads(instil("targets", "info", one, "--json")[1])["rows"] == 6
+    assert instil("targets", "verify", folder)[0] == 0
+    (other / "shard-00000.arrow").unlink()
+    status, told = instil("targets", "verify", folder)
+    assert status == 1
+    assert f"{other.name}: shard-00000.arrow: missing" in told
+    assert f"{one}: 1 shard, no problem found" in told
+    status, told = instil("targets", "info", tmp_path / "data")
+    assert (status, "is no target store" in told) == (2, True)

@@ -13,7 +13,7 @@ from tests.conftest import save_tiny
 from tests.small import QUIET, SHOTS, write_gsm8k
 from torch import Tensor
 
-from instil import writing
+from instil import teaching, writing
 from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
 from instil.config import Recipe
 from instil.grid import effective, override
@@ -121,6 +121,24 @@ def test_what_is_written_is_counted(recipe: Settings, tmp_path: Path) -> None:
     )
     assert watched["train"].tokens == plain["train"].tokens
     assert watched["evaluate"].tokens > plain["evaluate"].tokens
+
+
+def test_what_the_teacher_writes_is_written_once(
+    recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells that share a store learn the same answers, and each of them counts what they have cost."""
+    changes = ("teacher.completions=teacher", "teacher.samples=2", "teacher.sampling_temperature=1")
+    first = run(recipe(*changes), tmp_path / "first", store=tmp_path / "store")
+    assert first.reused == []
+    monkeypatch.setattr(teaching, "generate", None)
+    again = run(
+        recipe(*changes, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
+    )
+    assert again.reused == ["generate", "teach"]
+    for name in ("generate", "teach"):
+        assert again.phases[name].tokens == first.phases[name].tokens > 0
+    with pytest.raises(TypeError):  # other samples are other answers
+        run(recipe(*changes, "seed=1"), tmp_path / "other", store=tmp_path / "store")
 
 
 @pytest.mark.parametrize("flexible", ["true", "false"])
@@ -297,10 +315,10 @@ def test_fine_tuning_in_context_learns_from_the_prompts_that_it_answers(
     recipe: Settings, tmp_path: Path
 ) -> None:
     cell = prepared(recipe("method=pattern_fine_tuning_in_context"), tmp_path)
-    lessons, *_ = cell.teach()
+    lessons = cell.teach()
     assert [one.student_prompt for one in lessons] == cell.learnt.teacher_prompts
     plain = prepared(recipe("method=pattern_fine_tuning"), tmp_path)
-    lessons, *_ = plain.teach()
+    lessons = plain.teach()
     assert [one.student_prompt for one in lessons] == plain.learnt.student_prompts
     assert [one.completion for one in lessons] == plain.learnt.gold
 
@@ -318,7 +336,7 @@ def test_a_second_cell_reuses_the_teachers_part_and_tells_so(
 
 def test_a_teacher_may_write_what_is_learnt(recipe: Settings, tmp_path: Path) -> None:
     cell = prepared(recipe("teacher.completions=teacher"), tmp_path)
-    lessons, *_ = cell.teach()
+    lessons = cell.teach()
     assert all(len(one.completion) <= 6 for one in lessons)
     assert [one.completion for one in lessons] != cell.learnt.gold
     assert cell.recorder.costs()["generate"].tokens > 0

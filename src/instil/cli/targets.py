@@ -16,13 +16,16 @@ from instil.errors import ConfigError
 if TYPE_CHECKING:
     from instil.config import Recipe
     from instil.progress import Display
+    from instil.store import TargetStore
     from instil.store_index import StoreInfo
 
 app = typer.Typer(
     help="Compute a teacher's targets, look at stored ones, check them.", no_args_is_help=True
 )
 
-Store = Annotated[Path, typer.Argument(help="Folder of a target store.", show_default=False)]
+Store = Annotated[
+    Path, typer.Argument(help="Folder of a target store, or of several.", show_default=False)
+]
 
 
 @app.command()
@@ -31,7 +34,8 @@ def build(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder of target stores. `--set teacher.store=FOLDER` lets a run or a study read them.",
+            help="Folder of target stores, one in it for each set of targets. "
+            "`--set teacher.store=FOLDER` lets a run or a study read them.",
             show_default=False,
         ),
     ],
@@ -41,10 +45,11 @@ def build(
 ) -> None:
     """Do the teacher's part of a recipe: compute and store its targets, for every cell that learns from some.
 
-    What is there and whole is not computed again.
+    Prints the folder of each store. What is there and whole is not computed again.
     """
     with errors(debug):
         from instil.cli.study import plan_of
+        from instil.processes import is_main
         from instil.progress import Display
 
         cells = [one.recipe for one in plan_of(recipe, changes).cells]
@@ -55,9 +60,14 @@ def build(
                 allowed="runs, and tasks whose answers are written, with a loss that reads targets",
                 mend="label tasks store their predictions by themselves: use `instil run`",
             )
+        built: dict[Path, StoreInfo] = {}
         for one in taught:
             named = one.teacher.model_copy(update={"store": output})
-            _build(one.model_copy(update={"teacher": named}), output, Display(quiet=quiet))
+            store = _build(one.model_copy(update={"teacher": named}), output, Display(quiet=quiet))
+            built[store.path] = store.info
+        if is_main():
+            for path, made in built.items():
+                typer.echo(f"{path}: {made.stored_tokens:,} tokens, {made.stored_bytes:,} bytes")
 
 
 def _stores(recipe: Recipe) -> bool:
@@ -67,16 +77,26 @@ def _stores(recipe: Recipe) -> bool:
     return known and recipe.objective.needs_targets
 
 
-def _build(recipe: Recipe, output: Path, display: Display) -> None:
+def _build(recipe: Recipe, output: Path, display: Display) -> TargetStore:
     if recipe.task is None:
         from instil import experiment
         from instil.split import Given
 
-        experiment.teach(recipe, Given.read(recipe), store=output, display=display)
+        lessons = experiment.teach(recipe, Given.read(recipe), store=output, display=display)
     else:
         from instil import writing
 
-        writing.WritingCell.prepare(recipe, output, display).teach()
+        lessons = writing.WritingCell.prepare(recipe, output, display).teach()
+    assert lessons.store is not None
+    return lessons.store
+
+
+def _stores_in(path: Path) -> list[Path]:
+    """The stores that a folder is or holds; the folder itself if there are none, to be told what is wrong with it."""
+    from instil.store_index import INDEX
+
+    held = sorted(index.parent for index in path.glob(f"*/{INDEX}"))
+    return [path] if (path / INDEX).exists() or not held else held
 
 
 @app.command()
@@ -85,20 +105,23 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """What a target store holds and how large it is; its shards are not read."""
+    """What a target store holds and how large it is; its shards are not read. Of a folder of stores: each of them."""
     from instil.store_index import INDEX, StoreInfo
 
     with errors(debug):
-        told = _told(StoreInfo.read(path / INDEX))
-    if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        stores = {one: _told(StoreInfo.read(one / INDEX)) for one in _stores_in(path)}
+    if not as_json:
+        for one, told in stores.items():
+            _print(one, told)
+    elif path in stores:
+        typer.echo(json.dumps(stores[path], indent=1))
     else:
-        _print(path, told)
+        typer.echo(json.dumps({one.name: told for one, told in stores.items()}, indent=1))
 
 
 @app.command()
 def verify(path: Store, debug: Debug = False) -> None:
-    """Read every shard of a target store and compare its checksum.
+    """Read every shard of a target store, or of each in a folder of stores, and compare its checksum.
 
     Exit status: 0 the store is whole, 1 a shard is damaged or missing, 2 there is no store.
     """
@@ -106,13 +129,15 @@ def verify(path: Store, debug: Debug = False) -> None:
     from instil.store_index import verify as problems_of
 
     with errors(debug):
-        problems = problems_of(path)
-        for problem in problems:
-            typer.echo(problem, err=True)
-        if problems:
+        stores = {one: problems_of(one) for one in _stores_in(path)}
+        for one, problems in stores.items():
+            for problem in problems:
+                typer.echo(problem if one == path else f"{one.name}: {problem}", err=True)
+            if not problems:
+                shards = len(StoreInfo.read(one / INDEX).shards)
+                typer.echo(f"{one}: {shards} shard{'s' * (shards != 1)}, no problem found")
+        if any(stores.values()):
             sys.exit(1)
-        shards = len(StoreInfo.read(path / INDEX).shards)
-        typer.echo(f"{path}: {shards} shard{'s' * (shards != 1)}, no problem found")
 
 
 def _told(info: StoreInfo) -> dict[str, Any]:
