@@ -53,6 +53,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "temperature 0.5": {"objective": {"name": "forward_kl", "temperature": 0.5}},
     "gold completions": {"teacher": {"completions": "gold"}},
     "4 sampled completions": {"teacher": {"samples": 4, "sampling_temperature": 1.0}},
+    "4 sampled completions, 40 steps": {
+        "teacher": {"samples": 4, "sampling_temperature": 1.0},
+        "training": {"max_steps": 40},
+    },
     "dense targets": DENSE,
     "8 log-probabilities": {"teacher": {"top_k": 8}},
     "30 steps": {"training": {"max_steps": 30}},
