@@ -19,6 +19,8 @@ from transformers import (
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     set_seed,
 )
 
@@ -94,9 +96,28 @@ def tiny_gpt2(vocabulary: int, window: int = 512) -> PreTrainedModel:
     )
 
 
+def tiny_qwen3(vocabulary: int, window: int = 512) -> PreTrainedModel:
+    """Queries and keys are normalised, heads are wider than their share, input and output embeddings are one."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=window,
+            initializer_range=0.2,
+            tie_word_embeddings=True,
+        )
+    )
+
+
 FAMILIES: dict[str, Callable[..., PreTrainedModel]] = {
     "llama": tiny_llama,
     "opt": tiny_opt,
+    "qwen3": tiny_qwen3,
     "gpt2": tiny_gpt2,
 }
 

@@ -117,7 +117,10 @@ class Teacher(_Section):
         64, ge=1, description="most log-probabilities kept a token; the tail is one more"
     )
     mass: float = Field(
-        0.99, gt=0, le=1, description="probability that those kept of a token cover; 1: keep top_k"
+        0.99,
+        gt=0,
+        le=1,
+        description="probability that those kept of a token cover; 1: keep top_k. Of raw logits, a loss keeps all that it reads",
     )
     store: Path | None = Field(
         None,
@@ -216,6 +219,7 @@ _UNREAD_WITH_TASK = (
     "teacher.samples",
     "teacher.sampling_temperature",
     "teacher.max_new_tokens",
+    "teacher.mass",
     "teacher.store",
     "training.report_to",
     "evaluation.at_steps",
@@ -314,6 +318,11 @@ class Recipe(_Section):
                 "teacher.contexts and teacher.calibration work on label distributions: "
                 "they need objective.over: labels"
             )
+        elif self.teacher.calibration == "contextual" and self.demonstrations.draw == "per_query":
+            raise ValueError(
+                "teacher.calibration: contextual divides by what the same demonstrations say of an empty input, "
+                "and demonstrations.draw: per_query draws others for each; use fixed, or batch"
+            )
         if self.task is None and isinstance(self.objective, LabelKL):
             raise ValueError("objective: label_kl needs a task")
         return self
@@ -362,12 +371,19 @@ class Recipe(_Section):
         return recipe
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
-        """The recipe, or every problem of it in a clause each."""
+    def check(
+        cls, settings: Mapping[str, Any], *, file: type[Recipe] | None = None
+    ) -> tuple[Recipe | None, list[str]]:
+        """The recipe, or every problem of it in a clause each.
+
+        Args:
+            settings: Nested mappings.
+            file: What the file that they are from may hold, beside a recipe.
+        """
         try:
             return cls.model_validate(settings), []
         except ValidationError as error:
-            return None, [problem(cls, settings, dict(e)) for e in error.errors()]
+            return None, [problem(file or cls, settings, dict(e)) for e in error.errors()]
 
 
 def _asks_for_labels(task: Any) -> bool:

@@ -111,7 +111,7 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
     What follows `grid.` is one key of the grid, dots included.
 
     Raises:
-        ConfigError: a change has no `=`, or its value is not YAML.
+        ConfigError: a change has no `=`, its value is not YAML, or the grid would put its own in its place.
     """
     made = copy.deepcopy(dict(settings))
     for change in changes:
@@ -131,6 +131,15 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
                 grid[key.removeprefix("grid.")] = value
         else:
             _put(made, key, value)
+    varied = {key for grid in _grids(made.get("grid", {})) for key in grid}
+    for change in changes:
+        key = change.partition("=")[0]
+        for over in sorted(varied):
+            if f"{key}.".startswith(f"{over}."):
+                raise ConfigError(
+                    f"--set {change}: the grid varies {over}, and its values would stand in place of this one",
+                    mend=f"change the grid: --set grid.{over}=[…]",
+                )
     return made
 
 
@@ -217,10 +226,15 @@ def _recipe(
     base: Mapping[str, Any], combination: Mapping[str, Any]
 ) -> tuple[Recipe | None, list[str]]:
     settings = copy.deepcopy(dict(base))
-    for key, value in combination.items():
-        _put(settings, key, value)
-    recipe, problems = Recipe.check(settings)
-    return (effective(recipe) if recipe else None), problems
+    problems: list[str] = []
+    for key in sorted(combination, key=lambda key: key.count(".")):  # a section before its settings
+        try:
+            _put(settings, key, combination[key])
+        except ConfigError as error:
+            problems.append(str(error))
+    recipe, found = Recipe.check(settings, file=RecipeFile)
+    problems += found
+    return (effective(recipe) if recipe and not problems else None), problems
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:
@@ -240,6 +254,9 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def effective(recipe: Recipe) -> Recipe:
     """The recipe with every section that its method does not read set to its default."""
+    if needed := recipe.objective.top_k_needed:  # raw logits, so many of each token
+        kept = {"mass": Teacher().mass, "top_k": max(needed, recipe.teacher.top_k)}
+        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=kept)})
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]

@@ -25,7 +25,14 @@ def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: dict[st
         return f"{place}: unknown name {tag!r}; {hint}known: {', '.join(known)}"
     if error["type"] == "union_tag_not_found":
         return f"{place}: give it a name (got {error['input']!r})"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    said = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # of several settings, which it names
+        return f"{place}: {said}"
+    if error["type"] == "literal_error":
+        known = re.findall(r"'(.*?)'", error["ctx"]["expected"])
+        near = difflib.get_close_matches(str(error["input"]), known, n=1)
+        said += f"; did you mean {near[0]}?" if near else ""
+    return f"{place}: {said} (got {error['input']!r})"
 
 
 def _written(settings: Any, location: Sequence[str | int]) -> list[str]:

@@ -112,6 +112,7 @@ def test_every_problem_of_every_cell_is_told_once(base: dict[str, Any]) -> None:
         ({"seed": []}, "an empty list, or no list"),
         ([3], "not a mapping"),
         ({"seed.x": [1]}, "seed is a value"),
+        ({"seed.x": [1], "method": ["none"]}, "(?s)seed is a value.*method: "),
     ],
 )
 def test_a_grid_that_is_none_is_refused(base: dict[str, Any], grid: Any, words: str) -> None:
@@ -129,6 +130,42 @@ def test_settings_are_changed_from_the_command_line(base: dict[str, Any]) -> Non
     assert changed["task"]["prefix"] == "a=b"
     assert "prefix" not in base["task"]
     assert names(changed) == ["seed=5,k=1", "seed=5,k=2"]
+
+
+@pytest.mark.parametrize("change", ["seed=7", "teacher.model=m", "teacher.contexts=2"])
+def test_a_change_that_the_grid_would_undo_is_refused(base: dict[str, Any], change: str) -> None:
+    grid = {"seed": [0, 1], "teacher": [{"contexts": 1}, {"contexts": 8}]}
+    varied = change.partition("=")[0].partition(".")[0]
+    with pytest.raises(ConfigError, match=rf"the grid varies {varied}.*--set grid\.{varied}="):
+        override(base | {"grid": grid}, [change])
+    assert override(base | {"grid": grid}, ["teachers=1", "grid.seed=[7]"])["grid"]["seed"] == [7]
+
+
+def test_a_section_of_the_grid_stands_below_its_settings(base: dict[str, Any]) -> None:
+    grid = {
+        "method": ["distillation"],
+        "teacher.contexts": [3, 4],
+        "teacher": [{"calibration": "batch"}],
+    }
+    found = [cell.recipe.teacher for cell in plan(base | {"grid": grid}).cells]
+    assert [(one.contexts, one.calibration) for one in found] == [(3, "batch"), (4, "batch")]
+
+
+def test_what_a_file_may_hold_beside_a_recipe_is_known(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(base | {"gird": {}, "titel": "a", "method": "zeroshot"})
+    told = str(caught.value)
+    assert "gird: unknown key; did you mean grid?" in told
+    assert "titel: unknown key; did you mean title?" in told
+    assert "did you mean zero_shot? (got 'zeroshot')" in told
+
+
+def test_losses_of_raw_logits_settle_what_is_kept() -> None:
+    """So cells that would differ in nothing else are one."""
+    grid = {"teacher.mass": [0.9, 1.0], "teacher.top_k": [16, 64]}
+    settings = WRITING | {"objective": {"name": "logit_mse", "top_k": 256}, "grid": grid}
+    (cell,) = plan(settings).cells
+    assert cell.recipe.teacher.top_k == 256
 
 
 @pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
@@ -238,7 +275,7 @@ def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
     cells = {cell.recipe.method: cell.recipe for cell in plan(settings | {"grid": grid}).cells}
     assert {recipe.teacher.max_new_tokens for recipe in cells.values()} == {99}
     read = {name: (r.teacher.completions, r.teacher.top_k) for name, r in cells.items()}
-    assert read.pop("distillation") == ("gold", 7)
+    assert read.pop("distillation") == ("gold", 256)  # all that the loss reads
     assert set(read.values()) == {("teacher", 64)}
     assert cells["distillation"].objective.name == "sum"
     assert cells["pattern_fine_tuning"].objective.name == "cross_entropy"

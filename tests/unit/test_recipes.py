@@ -25,7 +25,7 @@ from instil.task.topic import Topic
 FAMILY = {
     "opt": "opt",
     "smollm2": "llama",
-    "qwen3": "llama",
+    "qwen3": "qwen3",
     "llama-3.2": "llama",
 }  # a word of the recipe's name -> its tiny model
 TASKS = (NLI, Paraphrase, Sentiment, Topic)
@@ -73,33 +73,30 @@ WRITTEN = ["teacher.max_new_tokens=8", "evaluation.at_steps=1", "evaluation.vali
 
 def tiny(name: str, data: Path, model: str) -> list[PlannedCell]:
     """A recipe's cells with a tiny model, little data and two steps."""
-    settings = override(
-        read_recipe(find(name)),
-        [
-            f"model={model}",
-            f"task.folder={data}",
-            "evaluation.rows=4",
-            "evaluation.rows_out_of_domain=2",
-            "training.rows=4",
-            "training.batch_size=2",
-            "training.epochs=null",
-            "training.max_steps=2",
-            *(WRITTEN if "gsm8k" in name else []),
-        ],
-    )
+    settings = read_recipe(find(name))
     grids = settings["grid"] if isinstance(settings["grid"], list) else [settings["grid"]]
     for grid in grids:
-        for key in ("model", "teacher.model"):
-            if key in grid:
-                grid[key] = [model]
-        for key in ("training.epochs", "evaluation.rows"):
+        if "teacher.model" in grid:
+            grid["teacher.model"] = [model]
+        for key in ("model", "training.epochs", "training.rows", "evaluation.rows"):
             grid.pop(key, None)
         if "student.keep_layers" in grid:
             grid["student.keep_layers"] = [1]
         grid["seed"] = [0]
     if settings.get("teacher", {}).get("model"):
         settings["teacher"]["model"] = model
-    return plan(settings).cells
+    changes = [
+        f"model={model}",
+        f"task.folder={data}",
+        "evaluation.rows=4",
+        "evaluation.rows_out_of_domain=2",
+        "training.rows=4",
+        "training.batch_size=2",
+        "training.epochs=null",
+        "training.max_steps=2",
+        *(WRITTEN if "gsm8k" in name else []),
+    ]
+    return plan(override(settings, changes)).cells
 
 
 @pytest.mark.parametrize("name", list(shipped()))

@@ -24,6 +24,8 @@ def deep(request: pytest.FixtureRequest) -> PreTrainedModel:
     set_seed(0)
     config = FAMILIES[request.param](VOCABULARY).config
     config.num_hidden_layers = DEPTH
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1] * DEPTH
     network: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return network.eval()
 

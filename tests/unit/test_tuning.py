@@ -116,7 +116,12 @@ def test_lora_trains_the_adapter_alone_on_every_linear_layer(any_model: Language
     assert trained(network)
     assert all("lora_" in name for name in trained(network))
     layers = {name.partition(".lora_")[0] for name in trained(network)}
-    per_layer = {"LlamaForCausalLM": 7, "OPTForCausalLM": 6, "GPT2LMHeadModel": 4}
+    per_layer = {
+        "LlamaForCausalLM": 7,
+        "Qwen3ForCausalLM": 7,
+        "OPTForCausalLM": 6,
+        "GPT2LMHeadModel": 4,
+    }
     assert len(layers) == 2 * per_layer[type(any_model.network).__name__]
     assert not any("lm_head" in layer for layer in layers)
 
