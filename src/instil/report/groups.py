@@ -137,6 +137,15 @@ class Group:
         return title.removeprefix("Pattern ").capitalize() if self.written else title
 
     @property
+    def plain_prompt(self) -> bool:
+        """Whether it is what a user would send without any training: one context, read by the model itself and not calibrated."""
+        teacher = dict(flat(self.cells[0].recipe))
+        plain = {"teacher.model": None, "teacher.contexts": 1, "teacher.calibration": "none"}
+        return self.method == "in_context" and all(
+            teacher.get(key, value) == value for key, value in plain.items()
+        )
+
+    @property
     def control(self) -> Control | None:
         """What it controls for; None where it is the method itself."""
         if METHODS[self.method].learns == "targets" and self.settings.get(K) == 0:
@@ -217,9 +226,9 @@ def _leaves(study: Study) -> list[str]:
         if not inner:
             keys.append(key)
         for leaf in inner:
-            # LoRA's rank is no difference between LoRA and BitFit: the tuning itself is.
+            # LoRA's rank is no difference between LoRA and BitFit, nor a pattern between two tasks: the name itself is.
             values = {
-                (c.tuning if key == "tuning" else None, repr(recipe.get(leaf)))
+                ({"tuning": c.tuning, "task": c.task}.get(key), repr(recipe.get(leaf)))
                 for c, recipe in recipes
                 if _applies(c, leaf)
             }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from instil.method import METHODS
 from instil.metrics import holm, mcnemar
 from instil.report.answers import Answer, Answers
 from instil.report.groups import CONTROLS, TITLES, Group
@@ -23,7 +24,8 @@ class PairTest:
     Attributes:
         set: The set's name.
         one: The group that is trained more; of a method and its control, the method.
-        other: The group that it is held against, equal in every setting that both have.
+        other: The group that it is held against, equal in every setting that both have; the prompt that a student replaces may
+            differ in the teacher.
         seeds: Seeds that both have with the same rows.
         rows: Different rows among them.
         compared: Rows of all these seeds.
@@ -90,8 +92,14 @@ def _controlled(one: Group, other: Group) -> bool:
 
 
 def _comparable(one: Group, other: Group) -> bool:
+    """Whether two methods are equal in every setting that both have; a student may have learnt from more than the prompt it replaces."""
+    if one.method == other.method:
+        return False
     shared = set(one.settings) & set(other.settings) - {"method"}
-    return one.method != other.method and all(one.settings[k] == other.settings[k] for k in shared)
+    differ = {key for key in shared if one.settings[key] != other.settings[key]}
+    learnt = {METHODS[group.method].learns for group in (one, other)}
+    replaced = "targets" in learnt and any(group.plain_prompt for group in (one, other))
+    return not differ or (replaced and all(key.startswith("teacher.") for key in differ))
 
 
 def _test(name: str, one: Group, other: Group, answers: Answers) -> PairTest | None:

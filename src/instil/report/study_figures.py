@@ -117,7 +117,7 @@ class _View:
     ) -> tuple[list[Group], dict[str, Value]]:
         groups = self.groups if groups is None else groups
         held = self.held(axis, groups)
-        return [g for g in groups if all(g.settings.get(k, v) == v for k, v in held.items())], held
+        return [g for g in groups if set(_unlike(g, held)) <= _replaced(g)], held
 
     def is_log(self, key: str) -> bool:
         return key.endswith("learning_rate") or _log(self.analysis.values(key))
@@ -161,12 +161,13 @@ class _View:
         self, groups: Sequence[Group], axis: str, measure: Callable[[Group], Point | None]
     ) -> tuple[Line, ...]:
         found: dict[str, Line] = {}
-        held = {axis, "model", *self.held(axis, self.groups)}
+        held = self.held(axis, self.groups)
         for group in groups:
             point = measure(group)
             if point is None:
                 continue
-            label, flat = group.label(without=held), axis not in group.settings
+            alike = held.keys() - _unlike(group, held)
+            label, flat = group.label(without={axis, "model", *alike}), axis not in group.settings
             place = 0.0 if flat else float(group.settings[axis])
             line = found.get(label) or Line(label, self.pen(group), (), flat)
             points = sorted([*line.points, point._replace(x=place)])
@@ -349,6 +350,16 @@ def _numeric(analysis: Analysis, key: str) -> bool:
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     # One k and a control without demonstrations are two methods, and no axis.
     return len([v for v in values if v or key != K]) > 1 and plain
+
+
+def _unlike(group: Group, held: Mapping[str, Value]) -> list[str]:
+    """The settings in which a group is unlike what a figure holds fixed."""
+    return [key for key, value in held.items() if group.settings.get(key, value) != value]
+
+
+def _replaced(group: Group) -> set[str]:
+    """In what a group may be unlike that: the prompt that students replace stands beside students of any teacher."""
+    return {k for k in group.settings if k.startswith("teacher.")} if group.plain_prompt else set()
 
 
 def _log(values: Sequence[Value]) -> bool:

@@ -145,8 +145,9 @@ def _judge_answers(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     if own.standing != "above":
         sentences.append(f"Distillation itself is not shown to be above {floor(facts)} here.")
     tests = {m: t for m in RIVALS if (t := _against(analysis, facts.name, student, m))}
-    controls = [t for t in analysis.tests_of(facts.name) if t.one is student and t.controls]
-    sentences.append(_tested([*tests.values(), *controls]))
+    own_tests = [test for test in analysis.tests_of(facts.name) if test.one is student]
+    others = [t for t in own_tests if t.controls or (_teacher(t) and t not in tests.values())]
+    sentences.append(_tested([*tests.values(), *others]))
     tone, label = _judged(own, tests)
     return SetVerdict(facts, tone, label, tuple(sentences))
 
@@ -217,6 +218,8 @@ def _tested(tests: list[PairTest]) -> str:
         name = test.other.title.lower()
         if test.controls:
             name = f"its control with {CONTROLS_SAID[test.other.control]}"
+        elif _teacher(test):
+            name = "its teacher"
         by_outcome.setdefault(_outcome(test), []).append(f"{name} ({size})")
     said = [f"{words[o]} {_listed(by_outcome[o])}" for o in words if o in by_outcome]
     return f"The paired tests find distillation {'; '.join(said)}."
@@ -230,14 +233,20 @@ def _outcome(test: PairTest) -> str:
 
 
 def _against(analysis: Analysis, name: str, student: Group, method: StudyMethod) -> PairTest | None:
-    """The test of a student against a method; where it has several settings, at its best one."""
+    """The test of a student against a method; where it has several settings, at its best one, and of prompts at a plain one."""
     # Distillation is the last of the methods, so it is always the one that is held against another.
     tests = [
         test
         for test in analysis.tests_of(name)
         if test.one is student and test.other.method == method
     ]
-    return max(tests, key=lambda test: test.other.scores[name].mean, default=None)
+    plain = [test for test in tests if test.other.plain_prompt]
+    return max(plain or tests, key=lambda test: test.other.scores[name].mean, default=None)
+
+
+def _teacher(test: PairTest) -> bool:
+    """Whether a student is held against a teacher that is more than a plain prompt."""
+    return test.other.method == "in_context" and not test.other.plain_prompt
 
 
 def _number(analysis: Analysis, names: set[str]) -> tuple[str, str]:

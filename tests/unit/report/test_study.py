@@ -17,9 +17,13 @@ from tests.unit.report.studies import (
 
 from instil.cell import Cell, CellPrediction, Failure
 from instil.errors import DataFileError, DataFormatError
+from instil.grid import plan, read_recipe
+from instil.method import METHODS
+from instil.recipes import find
 from instil.report import Study, read_study
 from instil.report.analysis import Analysis, analyse
-from instil.report.study_verdict import judge_study, study_caveats
+from instil.report.study_figures import sketches
+from instil.report.study_verdict import _against, judge_study, study_caveats
 from instil.study_index import INDEX, StudyIndex
 
 VARIED = ["method", "seed"]
@@ -203,6 +207,95 @@ def test_a_section_is_varied_by_its_leaves(tmp_path: Path) -> None:
         {"method": "in_context", "teacher.contexts": 1},
         {"method": "in_context", "teacher.contexts": 8},
     ]
+
+
+def planned(folder: Path, name: str, **grid: Any) -> Analysis:
+    """A shipped recipe as if it had been run, with these values in its grid."""
+    settings = read_recipe(find(name))
+    grids = settings["grid"] if isinstance(settings["grid"], list) else [settings["grid"]]
+    for one in grids:
+        one.update({key: values for key, values in grid.items() if key in one})
+    cells = []
+    for found in plan(settings).cells:
+        recipe, method = found.recipe, METHODS[found.recipe.method]
+        task: Any = recipe.task
+        lines = [
+            line
+            for place in (*task.in_domain, *task.out_of_domain)
+            for line in predict([n % 3 > 0 for n in range(60)], LABELS, place)
+        ]
+        made = build_cell(
+            recipe.method,
+            lines,
+            seed=recipe.seed,
+            tuning=recipe.tuning.name if method.learns else None,
+            k=recipe.demonstrations.k if method.teacher or method.context else 0,
+            name=found.name,
+            varied=found.varied,
+            recipe=recipe.model_dump(mode="json"),
+            model=recipe.model,
+            task=task.name,
+        )
+        cells.append((made, lines))
+    folder = write_study_folder(folder / "s", cells, varied=plan(settings).varied)
+    return analyse(read_study([folder]))
+
+
+def test_a_study_of_several_tasks_is_told_by_their_names(tmp_path: Path) -> None:
+    """Their patterns and labels differ, too, which is no setting that anybody has varied."""
+    found = planned(tmp_path, "llmft-opt", seed=[0], model=["facebook/opt-125m"])
+    keys = {key for group in found.groups for key in group.settings}
+    assert keys == {"method", "model", "task", "demonstrations.k", "training.rows"}
+    assert {group.settings["task"] for group in found.groups} == {"nli", "paraphrase"}
+    assert max(len(group.label()) for group in found.groups) < 80
+    drawn = {sketch.name for sketch in sketches(found)}
+    assert {
+        f"accuracy-demonstrations-k-{name}-facebook-opt-125m"
+        for name in ("nli-hans", "paraphrase-paws")
+    } <= drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        ("sentiment-smollm2", {}),
+        ("nli-opt", {"seed": [0], "demonstrations.k": [1, 8], "tuning": [{"name": "lora"}]}),
+    ],
+)
+def test_a_student_is_held_against_the_prompt_that_it_replaces(
+    tmp_path: Path, name: str, grid: dict[str, Any]
+) -> None:
+    """Whatever it has learnt from: several contexts, or a larger model."""
+    found = planned(tmp_path, name, **grid)
+    for test in found.tests:
+        differ = {
+            key
+            for key in test.one.settings.keys() & test.other.settings.keys()
+            if test.one.settings[key] != test.other.settings[key] and key != "method"
+        }
+        assert not differ or (test.one.method == "distillation" and test.other.plain_prompt)
+        assert all(key.startswith("teacher.") for key in differ)
+    students = [
+        group
+        for group in found.groups
+        if group.method == "distillation" and "student.keep_layers" not in group.cells[0].varied
+    ]
+    for student in students:
+        against = [t.other for t in found.tests if t.one is student and t.other.plain_prompt]
+        assert {other.settings.get("demonstrations.k") for other in against} == {
+            student.settings.get("demonstrations.k")
+        }
+    taught = next(s for s in students if any(k.startswith("teacher.") for k in s.settings))
+    best = _against(found, found.sets[0].name, taught, "in_context")
+    assert best is not None
+    assert best.other.plain_prompt
+
+
+def test_the_prompt_that_students_replace_has_a_line_of_its_own(tmp_path: Path) -> None:
+    grid = {"seed": [0], "demonstrations.k": [1, 8], "tuning": [{"name": "lora"}]}
+    drawn = sketches(planned(tmp_path, "nli-opt", **grid))
+    (chart,) = (one for one in drawn if one.name == "accuracy-demonstrations-k-mnli-matched")
+    assert "In-context, teacher\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}itself" in chart.description
 
 
 def test_a_headline_where_distillation_wins(analysis: Analysis) -> None:
