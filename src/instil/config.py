@@ -232,7 +232,6 @@ _UNREAD_WITH_WRITING = (
     "demonstrations.balanced",
     "teacher.contexts",
     "teacher.calibration",
-    "training.report_to",
 )
 _ONLY_WITH_TASK = (
     "method",

@@ -38,6 +38,7 @@ from instil.study_index import CELLS, INDEX, StudyIndex
 from instil.task.writing import WritingTask
 
 TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
+KILLED = "killed"  # the kind of failure where the system ended a process
 DONE = (CELL, RESULTS)
 
 State = Literal["done", "failed", "to do"]
@@ -147,8 +148,13 @@ def _run_together(plan: Plan, output: Path, display: Display) -> None:
             _run_in_all(cell, plan, output, display)
 
 
+def _goes_on(recipe: Recipe) -> bool:
+    """Whether a cell goes on where it was interrupted: its training is long. What its settings are is in its name."""
+    return isinstance(recipe.task, WritingTask | None)
+
+
 def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -> None:
-    """Runs a cell in the processes of a launch; one without a task goes on where it was interrupted."""
+    """Runs a cell in the processes of a launch."""
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
 
@@ -156,8 +162,7 @@ def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -
         if folder.exists():  # a failure
             shutil.rmtree(folder)
         if cell.recipe.task is not None:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
+            work.mkdir(exist_ok=True)
         return _settled(cell.recipe, plan, output)
 
     recipe = Recipe.parse(processes.main_does(begin))
@@ -226,7 +231,7 @@ def _run_apart(
 ) -> None:
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
-    for path in (folder, work, work.with_name(work.name + ".partial")):
+    for path in (folder,) if _goes_on(cell.recipe) else (folder, work):
         if path.exists():  # a failure, or what a killed process left
             shutil.rmtree(path)
     start = time.monotonic()
@@ -235,9 +240,9 @@ def _run_apart(
     if failure is None:
         work.rename(folder)
     else:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
         kind, message = failure
+        if kind != KILLED:
+            shutil.rmtree(work, ignore_errors=True)
         told = Failure(
             name=cell.name,
             varied=cell.varied,
@@ -245,8 +250,8 @@ def _run_apart(
             message=message,
             seconds=time.monotonic() - start,
         )
-        told.write(work / FAILURE)
-        work.rename(folder)
+        folder.mkdir()
+        told.write(folder / FAILURE)
         shown.warn(f"{cell.name} failed: {kind}: {message.splitlines()[0]}")
     shown.end()
 
@@ -291,7 +296,7 @@ def _in_process(
     if told:
         return ended
     how = f"by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "without a word"
-    return "killed", f"the process ended {how}: out of memory?"
+    return KILLED, f"the process ended {how}: out of memory?"
 
 
 def _work(
@@ -338,9 +343,10 @@ def _do(
     if recipe.task is None:
         from instil import experiment
 
-        experiment.run(recipe, Given.read(recipe), output=work, display=display)
+        given = Given.read(recipe)
+        experiment.run(recipe, given, output=work, overwrite=True, display=display)
         return
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     run_cell(recipe, work, name=name, varied=varied, store=targets, display=display)
 
 

@@ -163,7 +163,12 @@ class Teaching:
                 batch_size=self.recipe.evaluation.batch_size,
             )
             folder = settings.store or store
-            made = self._kept(rows, decoding, folder) if folder else self.write(rows, decoding)
+            if folder:
+                made, spent = self._kept(rows, decoding, folder)
+                # All that they have ever cost: a run that goes on has had some of it in its sums.
+                (self.recorder.add if sample else self.recorder.put)("generate", spent)
+            else:
+                made = self.write(rows, decoding)
             truncated += sum(not one.finished for one in made)
             learnt += [(n, one.ids) for n, one in enumerate(made)]
         if truncated:
@@ -193,8 +198,10 @@ class Teaching:
             )
             return processes.put_together(made)
 
-    def _kept(self, rows: PreparedRows, decoding: Decoding, folder: Path) -> list[Generated]:
-        """What the teacher answers: read, if it has been asked the same before, and else written and kept."""
+    def _kept(
+        self, rows: PreparedRows, decoding: Decoding, folder: Path
+    ) -> tuple[list[Generated], dict[str, float]]:
+        """What the teacher answers, read if it has been asked the same before; and what that has cost all processes."""
         model, form = self.judged.teacher, self.judged.prompt_format
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [form.end_ids, form.stop, decoding.max_new_tokens]
@@ -215,9 +222,8 @@ class Teaching:
                     work.write_text(json.dumps(there), encoding="utf-8")
         else:
             self.recorder.reused.add("generate")
-        if processes.is_main():  # what all have spent
-            self.recorder.add("generate", there["spent"])
-        return [Generated(**one) for one in there["completions"]]
+        spent = there["spent"] if processes.is_main() else Recorder().spent("generate")
+        return [Generated(**one) for one in there["completions"]], spent
 
     def lessons(
         self,

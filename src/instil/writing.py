@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from statistics import mean
 from typing import Any, cast
 
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import set_seed
 
-from instil import cell_record, processes, training
+from instil import cell_record, processes, tensorboard, training
 from instil.alignment import AlignedPair
 from instil.cell import Cell, CellPrediction, CellTraining, Checkpoint, SetScore
 from instil.config import Prompt, Recipe
@@ -26,6 +29,7 @@ from instil.prepared import PreparedRows
 from instil.progress import Display
 from instil.resources import Recorder
 from instil.rows import Row
+from instil.stored import read_lines, whole, write_lines
 from instil.task.number import final_number
 from instil.task.writing import WritingTask
 from instil.teaching import Lessons, Teaching, completion_limit, load_judged, made_whole
@@ -54,6 +58,7 @@ class WritingCell:
     def prepare(cls, recipe: Recipe, store: Path, display: Display) -> WritingCell:
         """Draws and renders the rows, loads the models, and refuses what they cannot do."""
         task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
+        tensorboard.check(recipe.training)
         recorder = Recorder()
         with recorder.phase("load"):
             watched = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
@@ -114,7 +119,12 @@ class WritingCell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
-        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes."""
+        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes.
+
+        What an interrupted call has left there is gone on from.
+        """
+        (folder / cell_record.SCRATCH).mkdir(exist_ok=True)
+        self.recorder.keep_at(folder / cell_record.SCRATCH / "phases.json")
         if not self.method.learns:
             return self._finish(folder, name, varied, None)
         trained = self._train(folder)
@@ -159,6 +169,7 @@ class WritingCell:
         )
         if processes.is_main():
             cell_record.write(folder, cell, told)
+            shutil.rmtree(folder / cell_record.SCRATCH)
         return cell
 
     @property
@@ -191,7 +202,8 @@ class WritingCell:
         """What training did."""
         lessons = self.teach()
         network: Any = self.judged.student.network
-        watch = _Watch(self, self.validation) if self.validation else None
+        scratch = folder / cell_record.SCRATCH
+        watch = _Watch(self, self.validation, scratch) if self.validation else None
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = training.train(
@@ -201,8 +213,7 @@ class WritingCell:
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
                 pad_id=self.judged.student.pad_id,
-                checkpoints=folder / cell_record.SCRATCH,
-                resumable=False,
+                checkpoints=scratch,
                 advance=lambda steps, tokens: self.recorder.count(
                     "train", tokens=tokens, steps=steps
                 ),
@@ -210,6 +221,7 @@ class WritingCell:
                 online=self._teaching.online(lessons.pairs, self._objective),
                 observe=watch.observe if watch else None,
                 at_steps=self.recipe.evaluation.at_steps,
+                curves=folder / tensorboard.FOLDER,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         return CellTraining(
@@ -301,14 +313,17 @@ def _form(recipe: Recipe) -> Prompt:
 
 
 class _Watch:
-    """Judges a student before and in the middle of its training, and remembers the best one that has learnt."""
+    """Judges a student before and in the middle of its training, and remembers the best one that has learnt.
 
-    def __init__(self, cell: WritingCell, rows: PreparedRows) -> None:
+    What it has seen stands in a folder, for a training that is interrupted and goes on.
+    """
+
+    def __init__(self, cell: WritingCell, rows: PreparedRows, folder: Path) -> None:
         self.cell = cell
         self.rows = rows
-        self.seen: list[Checkpoint] = []
-        self.best: Checkpoint | None = None
-        self.weights: dict[str, Any] = {}
+        self.log, self.weights = folder / "judged.jsonl", folder / "best.safetensors"
+        there = read_lines(Checkpoint, self.log) if self.log.exists() else []
+        self.seen = {one.step: one for one in there}
 
     def observe(self, step: int) -> None:
         """Judges the student as it is now on the validation rows."""
@@ -323,17 +338,30 @@ class _Watch:
             fidelity=gold.fidelity,
             kept=False,
         )
-        self.seen.append(now)
-        if step and (self.best is None or _rank(now) > _rank(self.best)):
-            self.best = now
-            network = cell.judged.student.network
-            state = get_peft_model_state_dict(network, save_embedding_layers=False)
-            self.weights = {name: weight.detach().clone() for name, weight in state.items()}
+        best = max((one for one in self.seen.values() if one.kept), key=_rank, default=None)
+        if step and (best is None or best.step == step or _rank(now) > _rank(best)):
+            self.seen = {n: one.model_copy(update={"kept": False}) for n, one in self.seen.items()}
+            now = now.model_copy(update={"kept": True})
+            state = get_peft_model_state_dict(
+                cast(Any, cell.judged.student.network), save_embedding_layers=False
+            )
+            processes.main_does(lambda: self._write(state))
+        self.seen[step] = now
+        processes.main_does(self._log)
+
+    def _log(self) -> None:
+        with whole(self.log) as work:
+            write_lines(work, self.seen.values())
+
+    def _write(self, state: dict[str, Tensor]) -> None:
+        with whole(self.weights) as work:
+            save_file({name: one.detach().cpu().contiguous() for name, one in state.items()}, work)
 
     def keep_best(self) -> list[Checkpoint]:
         """Puts the best student back, and tells which it was."""
-        set_peft_model_state_dict(self.cell.judged.student.network, self.weights)
-        return [one.model_copy(update={"kept": one is self.best}) for one in self.seen]
+        network: Any = self.cell.judged.student.network
+        set_peft_model_state_dict(network, load_file(self.weights))
+        return [one for _, one in sorted(self.seen.items())]
 
 
 def _rank(one: Checkpoint) -> tuple[float, float]:

@@ -207,6 +207,43 @@ def test_the_best_checkpoint_is_kept_and_judged_and_saved(
     assert same(saved, kept)
 
 
+@pytest.mark.parametrize("ends", ["in training", "in evaluation"])
+def test_an_interrupted_cell_goes_on_to_the_same_student(
+    recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    changes = ["training.max_steps=6", "training.learning_rate=0.05", "evaluation.at_steps=1"]
+    asked = recipe("tuning.dropout=0.1", "teacher.completions=teacher", *changes)
+    whole = run(asked, tmp_path / "whole")
+    owner, name = (
+        (writing._Watch, "observe") if ends == "in training" else (writing.WritingCell, "_judge")
+    )
+    usual, calls = getattr(owner, name), []
+
+    def stop(self: Any, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == (5 if name == "observe" else 2):
+            raise KeyboardInterrupt
+        return usual(self, *arguments)
+
+    monkeypatch.setattr(owner, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, tmp_path / "cut")
+    monkeypatch.undo()
+    again = run(asked, tmp_path / "cut")
+    assert whole.training is not None
+    assert again.training is not None
+    assert again.training.checkpoints == whole.training.checkpoints
+    assert again.scores == whole.scores
+    assert same(
+        *(load_peft_weights(str(tmp_path / n / "adapter"), device="cpu") for n in ("whole", "cut"))
+    )
+    assert again.phases["generate"].tokens == whole.phases["generate"].tokens
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+    assert not (tmp_path / "cut" / "scratch").exists()
+
+
 @pytest.mark.parametrize("method", ["distillation", "pattern_fine_tuning"])
 def test_of_equally_accurate_checkpoints_the_nearest_is_kept(
     recipe: Settings, tmp_path: Path, method: str
@@ -352,6 +389,11 @@ def test_a_student_with_hidden_states_to_learn_is_trained(recipe: Settings, tmp_
     assert "teach" not in hidden.phases
 
 
+def test_the_loss_curve_is_in_the_cells_folder(recipe: Settings, tmp_path: Path) -> None:
+    run(recipe("training.report_to=tensorboard"), tmp_path)
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
 def test_weights_are_not_kept_where_nobody_wants_them(recipe: Settings, tmp_path: Path) -> None:
     run(recipe("student.save=false", "evaluation.at_steps=4"), tmp_path)
     assert not (tmp_path / "adapter").exists()
@@ -370,4 +412,4 @@ def test_a_checkpoint_asks_no_hub(
     cell = prepared(recipe("method=pattern_fine_tuning", "evaluation.at_steps=2"), tmp_path)
     network: Any = cell.judged.student.network
     network.peft_config["default"].base_model_name_or_path = "owner/name"
-    writing._Watch(cell, cell.validation).observe(2)
+    writing._Watch(cell, cell.validation, tmp_path).observe(2)

@@ -82,7 +82,10 @@ def distill(
             help="forward_kl, reverse_kl, jensen_shannon, logit_mse, cross_entropy or hidden_state."
         ),
     ] = "forward_kl",
-    temperature: Annotated[float | None, typer.Option(help="Of forward_kl.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of a divergence: forward_kl, reverse_kl or jensen_shannon."),
+    ] = None,
     lora_r: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     lora_alpha: Annotated[int | None, typer.Option(help="Scale of the adapter, times r.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
