@@ -50,6 +50,11 @@ class Demonstrations(_Section):
     draw: Literal["fixed", "per_query"] = Field(
         "fixed", description="once for all queries, or anew for each"
     )
+    contexts: int | None = Field(
+        None,
+        ge=1,
+        description="with per_query: so many contexts, dealt out among the queries, each read once; null: one for each",
+    )
     balanced: bool = Field(True, description="as many of each label as can be")
     answers: Literal["gold", "shuffled"] = Field(
         "gold", description="shuffled: a control whose answers are dealt out anew among the queries"
@@ -59,6 +64,8 @@ class Demonstrations(_Section):
     def _enough_to_shuffle(self) -> Self:
         if self.answers == "shuffled" and self.k == 1:
             raise ValueError("answers: shuffled needs k > 1: one answer stays where it is")
+        if self.contexts is not None and self.draw != "per_query":
+            raise ValueError("contexts: only with draw: per_query; fixed has one for all queries")
         return self
 
 

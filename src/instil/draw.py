@@ -144,7 +144,7 @@ class Demonstrator:
     in_order: bool = False
 
     def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
-        """One context for each query: the same for all, or drawn anew for each.
+        """One context for each query: the same for all, one of a few, or drawn anew for each.
 
         Args:
             number: Which of several contexts.
@@ -156,6 +156,10 @@ class Demonstrator:
         """
         if self.settings.draw == "fixed":
             return [self._context(f"{self.seed} context {number}", None)] * len(queries)
+        if few := self.settings.contexts:
+            seeds = [f"{self.seed} context {number} of few {place}" for place in range(few)]
+            drawn = [self._context(seed, None) for seed in seeds]
+            return [drawn[place % few] for place in range(len(queries))]
         return [
             self._context(f"{self.seed} context {number} {name} {place}", query)
             for place, query in enumerate(queries)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from instil.alignment import check_window, collate, pack
 from instil.attention import reads_bounds
-from instil.cache import SharedPrefix
+from instil.cache import SharedPrefix, alike
 from instil.errors import AlignmentError
 from instil.forward import completion_logits
 from instil.model import LanguageModel
@@ -17,7 +17,6 @@ from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance
 
 
-@torch.inference_mode()
 def logits(
     model: LanguageModel,
     prompts: Sequence[list[int]],
@@ -35,6 +34,24 @@ def logits(
         batch_size: Most rows in a forward pass.
         advance: Told of progress.
     """
+    for group in alike(prompts):
+        of_group = [prompts[number] for number in group]
+        for places, logits_NV in _logits(
+            model, of_group, completions, batch_size=batch_size, advance=advance
+        ):
+            yield [group[place] for place in places], logits_NV
+
+
+@torch.inference_mode()
+def _logits(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    batch_size: int,
+    advance: Advance,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The same for prompts that share a context, or hardly anything."""
     longest = max(map(len, completions))
     prefix = SharedPrefix(model.network, prompts)
     advance(0, prefix.length)

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from transformers import PreTrainedModel
 
 from instil import processes
 from instil.alignment import AlignedPair
+from instil.cache import alike
 from instil.config import Recipe
 from instil.context import Context
 from instil.evaluation import Judged
@@ -292,22 +295,35 @@ class _Asked:
     ) -> None:
         self.scorer: Scorer | None = None
         self._model, self._pairs, self._plan = model, pairs, plan
+        self._groups = alike([pair.teacher_prompt for pair in pairs])
+        self._place = {n: (g, p) for g, of in enumerate(self._groups) for p, n in enumerate(of)}
+        self._group = -1
         self._batch_size, self._recorder = recipe.evaluation.batch_size, recorder
         self._advance = recorder.advance("teach", show)
 
     def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         with self._recorder.phase("teach"):
-            self.scorer = self.scorer or Scorer.of(
+            places = sorted(self._place[number] for number in numbers)
+            for group, of_group in groupby(places, key=itemgetter(0)):
+                scorer = self._of(group)
+                for place, targets in scorer.score([place for _, place in of_group]):
+                    number = self._groups[group][place]
+                    yield number, self._pairs[number].completion, targets
+
+    def _of(self, group: int) -> Scorer:
+        """What scores the pairs of one context, which it has read; one at a time, for a context takes memory."""
+        if self.scorer is None or group != self._group:
+            self._group, self.scorer = group, None  # the one before is let go first
+            self.scorer = Scorer.of(
                 self._model,
-                self._pairs,
+                [self._pairs[number] for number in self._groups[group]],
                 vocabulary=self._plan.vocabulary,
                 top_k=self._plan.top_k,
                 temperature=self._plan.temperature,
                 batch_size=self._batch_size,
                 advance=self._advance,
             )
-            for number, targets in self.scorer.score(numbers):
-                yield number, self._pairs[number].completion, targets
+        return self.scorer
 
 
 @dataclass(frozen=True)

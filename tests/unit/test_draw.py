@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from instil import config
 from instil.draw import EVALUATION_ROWS, Demonstrator, Drawn, draw_rows
@@ -245,6 +246,19 @@ def test_written_answers_are_shown_as_they_are(draw: str) -> None:
             assert query not in context.demonstrations
     assert (len({context.digest() for context in contexts}) == 1) == (draw == "fixed")
     assert writer(pool, k=8, draw=draw).contexts(0, pool[:10], "s") == contexts
+
+
+def test_a_few_contexts_are_dealt_out_among_the_queries() -> None:
+    pool, queries = solved(30), [Row(f"query {n}") for n in range(7)]
+    few = writer(pool, k=8, draw="per_query", contexts=3)
+    contexts = few.contexts(0, queries, "s")
+    assert contexts[:3] * 2 == contexts[:6]
+    assert contexts[6] == contexts[0]
+    assert len({context.digest() for context in contexts}) == 3
+    assert few.contexts(0, queries, "elsewhere") == contexts
+    assert not {c.digest() for c in few.contexts(1, queries, "s")} & {c.digest() for c in contexts}
+    with pytest.raises(ValidationError, match="contexts: only with draw: per_query"):
+        config.Demonstrations(contexts=3)
 
 
 def test_shuffled_written_answers_stand_at_other_questions() -> None:

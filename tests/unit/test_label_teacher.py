@@ -114,6 +114,31 @@ def test_shared_prefix_and_batches_equal_separate_full_forwards(
     assert got.vocabulary is None
 
 
+@pytest.mark.usefixtures("batches")
+@pytest.mark.parametrize("paths", VERBALIZERS)
+def test_each_of_a_few_contexts_is_read_once(
+    any_model: LanguageModel, teacher: Make, monkeypatch: pytest.MonkeyPatch, paths: str
+) -> None:
+    other = Context(demonstrations=SHOTS.demonstrations[::-1])
+    contexts = [SHOTS, other] * len(QUERIES)
+    queries = [query for query in QUERIES for _ in range(2)]
+    read: list[int] = []
+    usual = label_scoring._logits
+
+    def counted(model: LanguageModel, prompts: list[list[int]], *rest: Any, **more: Any) -> Any:
+        read.append(len(prompts))
+        return usual(model, prompts, *rest, **more)
+
+    monkeypatch.setattr(label_scoring, "_logits", counted)
+    one = teacher(any_model.name, paths=paths)
+    told = {"recorder": Recorder(), "phase": "teach"}
+    got, _ = one.score("reads", queries, contexts, **told)  # type: ignore[arg-type]
+    assert read == [6, 6]
+    for start, context in enumerate((SHOTS, other)):
+        alone, _ = score(one, QUERIES, context)
+        torch.testing.assert_close(got.logprobs_RL[start::2], alone.logprobs_RL, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("size", [1, 2, 64])
 def test_rows_come_back_in_order_whatever_the_batches(
     model_folders: dict[str, Path], teacher: Make, batches: Callable[..., None], size: int

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.small import CONTEXT, QUIET, judged_of, pairs_of
 
@@ -20,6 +21,7 @@ from instil.evaluation import Judged
 from instil.grid import override
 from instil.model import LanguageModel, load
 from instil.resources import Recorder
+from instil.teacher import Scorer
 from instil.teaching import Teaching
 
 OTHER = Context.of(FewShot([{"input": "one", "output": "1"}, {"input": "eight", "output": "8"}]))
@@ -188,6 +190,43 @@ def test_students_of_another_width_have_targets_of_their_own(
     lessons(at_work(judged), pairs, tmp_path)
     _, reused = lessons(at_work(replace(judged, student=padded.student)), pairs, tmp_path)
     assert not reused
+
+
+def test_each_of_a_few_contexts_is_read_once_a_shard(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every row is scored under its own."""
+    form = judged.prompt_format
+    said = [
+        Context.of(FewShot([{"input": word * 3, "output": "1"}] * 4)) for word in ("zebra", "lynx")
+    ]
+    pairs = [
+        AlignedPair(
+            n,
+            teacher_prompt=form.prompt_ids(f"{n}", said[n % 2]),
+            student_prompt=form.prompt_ids(f"{n}"),
+            completion=[n + 5, n + 6],
+        )
+        for n in range(12)
+    ]
+    read: list[int] = []
+    usual = Scorer.of
+
+    def counted(model: LanguageModel, given: list[AlignedPair], **more: Any) -> Scorer:
+        read.append(len(given))
+        return usual(model, given, **more)
+
+    monkeypatch.setattr(teaching.Scorer, "of", counted)
+    together, _ = lessons(at_work(judged), pairs, tmp_path / "together")
+    assert read == [6, 6]
+    monkeypatch.setattr(teaching, "alike", lambda prompts: [[n] for n in range(len(prompts))])
+    alone, _ = lessons(at_work(judged), pairs, tmp_path / "alone")
+    for one, other in zip(together, alone, strict=True):
+        assert one.completion == other.completion
+        assert one.targets.ids_NK.shape == other.targets.ids_NK.shape
+        torch.testing.assert_close(
+            one.targets.logprobs_NK, other.targets.logprobs_NK, atol=2e-2, rtol=0
+        )
 
 
 def test_a_loss_without_targets_asks_for_none(
