@@ -259,7 +259,7 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
     recorder = Recorder()
     teaching = Teaching(recipe, judged, recorder, display)
     with tempfile.TemporaryDirectory() as folder:
-        lessons, _ = teaching.lessons(pairs, recipe.objective, Path(folder) / "targets")
+        lessons = teaching.lessons(pairs, recipe.objective, Path(folder) / "targets")
         taught = time.perf_counter()
         with recorder.phase("train"):
             report = train(

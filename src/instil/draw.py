@@ -7,7 +7,7 @@ method, and more training rows never change the rows that were there before.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -15,9 +15,10 @@ from itertools import zip_longest
 from instil import config
 from instil.cell import Domain
 from instil.context import Context
-from instil.errors import ConfigError
+from instil.errors import ConfigError, InstilError
 from instil.rows import Row, key
 from instil.task import TaskData
+from instil.task.classification import Classification
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
 
@@ -120,6 +121,31 @@ def draw_rows(
         sets=sets,
         left_out=len(data.train) - len(unseen),
     )
+
+
+def problems_of_rows(recipes: Iterable[config.Recipe]) -> list[str]:
+    """What is wrong with the rows of tasks whose sets lie in local files, told once; each set is read once."""
+    data: dict[str, TaskData] = {}
+    found: dict[str, None] = {}
+    for recipe in recipes:
+        task = recipe.task
+        if task is None or not (task.folder or isinstance(task, Classification)):
+            continue
+        try:
+            name = task.model_dump_json()
+            data[name] = data.get(name) or task.read()
+            validation = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
+            draw_rows(
+                data[name],
+                seed=recipe.seed,
+                training=recipe.training.rows,
+                pool=recipe.demonstrations.pool,
+                evaluation=recipe.evaluation,
+                validation=validation,
+            )
+        except InstilError as error:
+            found[str(error)] = None
+    return list(found)
 
 
 @dataclass(frozen=True)

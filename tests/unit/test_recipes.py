@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.conftest import save_tiny
 from typer.testing import CliRunner
 
@@ -145,9 +146,49 @@ def test_a_recipe_is_listed_shown_and_copied(tmp_path: Path) -> None:
     text = find(name).read_text(encoding="utf-8")
     assert runner.invoke(app, ["recipes", "show", name]).output == text
     copied = runner.invoke(app, ["recipes", "copy", name, str(tmp_path)])
-    assert (tmp_path / f"{name}.yaml").read_text(encoding="utf-8") == text
+    schema, own = (tmp_path / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)
+    assert own == text
+    assert json.loads(Path(schema.partition("$schema=")[2]).read_text(encoding="utf-8"))["$schema"]
     assert copied.exit_code == 0
     assert runner.invoke(app, ["recipes", "copy", name, str(tmp_path)]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([], None),
+        (["task.pattern={txt}"], "txt"),
+        (["task.label=kind"], "kind"),
+        (["training.rows=5000"], "training.rows: 5000 asked for, and the training set has 20"),
+    ],
+)
+def test_validating_reads_the_rows_of_local_files(
+    tmp_path: Path, changes: list[str], words: str | None
+) -> None:
+    for name in ("train", "test"):
+        rows = [{"text": f"{name} {n}", "label": ("good", "bad")[n % 2]} for n in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "classification",
+        "folder": str(tmp_path),
+        "train": "train.jsonl",
+        "in_domain": {"own": "test.jsonl"},
+        "pattern": "{text} is",
+        "verbalizer": {"good": ["good"], "bad": ["bad"]},
+    }
+    recipe = tmp_path / "mine.yaml"
+    grid = {
+        "training": {"rows": 10},
+        "grid": {"method": ["zero_shot", "in_context"], "seed": [0, 1]},
+    }
+    recipe.write_text(yaml.safe_dump({"model": "m", "task": task, **grid}))
+    told = [part for change in changes for part in ("--set", change)]
+    result = CliRunner().invoke(app, ["validate", str(recipe), *told])
+    assert result.exit_code == (0 if words is None else 2), result.output
+    if words is not None:
+        said = " ".join(result.output.split())
+        assert "the recipe has 1 problem" in said
+        assert words in said
 
 
 def test_an_unknown_recipe_is_told_with_the_nearest() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -56,5 +56,9 @@ def copy(
         if target.exists():
             raise OutputExistsError(f"{target} exists", mend="name another file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        schema = (
+            files("instil") / "schemas" / "recipe.schema.json"
+        )  # for editors that complete YAML
+        text = f"# yaml-language-server: $schema={schema}\n{source.read_text(encoding='utf-8')}"
+        target.write_text(text, encoding="utf-8")
         typer.echo(target)

@@ -71,9 +71,14 @@ def run(
 
 
 def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> None:  # noqa: B006
-    """Check a recipe and every cell of its grid; no model is loaded."""
+    """Check a recipe and every cell of its grid, and the rows that lie in local files; no model is loaded."""
     with errors(debug):
+        from instil.draw import problems_of_rows
+
         plan = plan_of(recipe, changes)
+        problems = problems_of_rows(cell.recipe for cell in plan.cells)
+        if problems:
+            raise ConfigError.listing(problems)
         typer.echo(f"{recipe}: {_counted(plan)}, no problem found")
 
 
