@@ -17,21 +17,21 @@ from instil.alignment import shared_prefix
 MOST_CACHED_TOKENS = 16_384
 # Tokens whose logits one batch may hold: 1,024 of a vocabulary of 150k take 0.6 GB.
 MOST_SCORED_TOKENS = 1_024
-# Prompts that have to begin alike, in the mean, for what they begin with to be read once for each such group.
-FEW = 4
+# Prompts of one context, in the mean, from which on it pays to read each of several contexts by itself.
+SHARED_BY = 4
 
 
 def alike(prompts: Sequence[list[int]]) -> list[list[int]]:
     """Prompts by their contexts: the numbers of those that begin alike for at least half of the shortest one.
 
-    One group if there are not `FEW` to a group: then they share hardly anything that is worth reading by itself.
+    One group if there are not `SHARED_BY` to a group: then hardly anything is shared that is worth reading by itself.
     """
     length = min(map(len, prompts), default=0) // 2
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, prompt in enumerate(prompts):
         groups.setdefault(tuple(prompt[:length]), []).append(number)
-    few = len(groups) * FEW <= len(prompts)
-    return list(groups.values()) if few else [[*range(len(prompts))]]
+    shared = len(groups) * SHARED_BY <= len(prompts)
+    return list(groups.values()) if shared else [[*range(len(prompts))]]
 
 
 class SharedPrefix:

@@ -23,7 +23,7 @@ from instil.cell import (
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.context import Context
-from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
+from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_for
 from instil.judgement import Judgement, right_rows
 from instil.label_scoring import check_prompts
 from instil.label_student import HEAD, LabelStudent
@@ -67,13 +67,7 @@ class LabelCell:
         assert isinstance(objective, LabelKL)
         recorder = Recorder()
         with recorder.phase("load"):
-            rows = draw_rows(
-                task.read(),
-                seed=recipe.seed,
-                training=recipe.training.rows,
-                pool=recipe.demonstrations.pool,
-                evaluation=recipe.evaluation,
-            )
+            rows = draw_for(recipe, task.read())
             student = outline(recipe.model)
             form = _form(recipe, student)
             choices = Choices.of(task.verbalizer, form, rows.training[0].input)

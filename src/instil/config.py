@@ -53,7 +53,7 @@ class Demonstrations(_Section):
     contexts: int | None = Field(
         None,
         ge=1,
-        description="with per_query: so many contexts, dealt out among the queries, each read once; null: one for each",
+        description="with per_query: so many contexts, dealt out among the queries (those of teacher.contexts are averaged); null: one for each",
     )
     balanced: bool = Field(True, description="as many of each label as can be")
     answers: Literal["gold", "shuffled"] = Field(

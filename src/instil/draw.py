@@ -18,7 +18,6 @@ from instil.context import Context
 from instil.errors import ConfigError, InstilError
 from instil.rows import Row, key
 from instil.task import TaskData
-from instil.task.classification import Classification
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
 
@@ -123,26 +122,30 @@ def draw_rows(
     )
 
 
+def draw_for(recipe: config.Recipe, data: TaskData) -> Drawn:
+    """Draws the rows that a recipe asks for; see `draw_rows`."""
+    return draw_rows(
+        data,
+        seed=recipe.seed,
+        training=recipe.training.rows,
+        pool=recipe.demonstrations.pool,
+        evaluation=recipe.evaluation,
+        validation=recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0,
+    )
+
+
 def problems_of_rows(recipes: Iterable[config.Recipe]) -> list[str]:
     """What is wrong with the rows of tasks whose sets lie in local files, told once; each set is read once."""
     data: dict[str, TaskData] = {}
     found: dict[str, None] = {}
     for recipe in recipes:
         task = recipe.task
-        if task is None or not (task.folder or isinstance(task, Classification)):
+        if task is None or not task.local:
             continue
         try:
             name = task.model_dump_json()
             data[name] = data.get(name) or task.read()
-            validation = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
-            draw_rows(
-                data[name],
-                seed=recipe.seed,
-                training=recipe.training.rows,
-                pool=recipe.demonstrations.pool,
-                evaluation=recipe.evaluation,
-                validation=validation,
-            )
+            draw_for(recipe, data[name])
         except InstilError as error:
             found[str(error)] = None
     return list(found)

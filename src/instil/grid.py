@@ -284,12 +284,12 @@ def effective(recipe: Recipe) -> Recipe:
         unread: dict[str, Any] = {}
         if method.learns is None:  # what it writes is judged, and nothing learns from it
             unread = unread_teacher.model_dump(
-                include={"completions", "samples", "sampling_temperature", "top_k"}
+                include={"completions", "samples", "sampling_temperature", "top_k", "mass"}
             )
         elif not recipe.objective.needs_targets or (
             isinstance(recipe.objective, LabelKL) and recipe.objective.over == "labels"
         ):
-            unread["top_k"] = unread_teacher.top_k
+            unread |= {"top_k": unread_teacher.top_k, "mass": unread_teacher.mass}
         if recipe.demonstrations.k == 0:
             unread["contexts"] = 1
             pool = recipe.demonstrations.pool

@@ -17,6 +17,7 @@ from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance
 
 
+@torch.inference_mode()
 def logits(
     model: LanguageModel,
     prompts: Sequence[list[int]],
@@ -29,56 +30,40 @@ def logits(
 
     Args:
         model: A language model, or one with a classification head.
-        prompts: Whole prompts in token ids, checked; what they share at their start is read once.
+        prompts: Whole prompts in token ids, checked; what those of one context share at their start is read once.
         completions: Put after each prompt, as `Choices.completions`.
         batch_size: Most rows in a forward pass.
         advance: Told of progress.
     """
+    longest = max(map(len, completions))
     for group in alike(prompts):
         of_group = [prompts[number] for number in group]
-        for places, logits_NV in _logits(
-            model, of_group, completions, batch_size=batch_size, advance=advance
-        ):
-            yield [group[place] for place in places], logits_NV
-
-
-@torch.inference_mode()
-def _logits(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
-    *,
-    batch_size: int,
-    advance: Advance,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """The same for prompts that share a context, or hardly anything."""
-    longest = max(map(len, completions))
-    prefix = SharedPrefix(model.network, prompts)
-    advance(0, prefix.length)
-    ends = (prompts[0], list(completions[0])), (prompts[-1], list(completions[-1]))
-    long = prefix.can_lend and prefix.length >= LONG_PREFIX
-    packed = long and keeps_apart(model.network, *ends)
-    own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in prompts]
-    if packed:
-        groups = packs(own)
-    else:
-        lengths = [prefix.length + n for n in own]
-        groups = prefix.batches(
-            lengths, batch_size=batch_size, scored=[sum(map(len, completions))] * len(prompts)
-        )
-    for numbers in groups:
-        texts = [prompts[i] for i in numbers for _ in completions]
-        asked = [list(completion) for _ in numbers for completion in completions]
+        prefix = SharedPrefix(model.network, of_group)
+        advance(0, prefix.length)
+        ends = (of_group[0], list(completions[0])), (of_group[-1], list(completions[-1]))
+        long = prefix.can_lend and prefix.length >= LONG_PREFIX
+        packed = long and keeps_apart(model.network, *ends)
+        own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in of_group]
         if packed:
-            batch = pack(texts, asked, prefix=prefix.length, masked=not reads_bounds(model.network))
-            with prefix.lent() as cache:
-                logits_NV = completion_logits(model.network, batch, cache=cache)
+            batches = packs(own)
         else:
-            batch = collate(texts, asked, pad_id=model.pad_id, prefix=prefix.length)
-            cache = prefix.cache(len(texts))
-            logits_NV = completion_logits(model.network, batch, cache=cache)
-        yield numbers, logits_NV
-        advance(len(numbers), batch.tokens)
+            lengths = [prefix.length + n for n in own]
+            scored = [sum(map(len, completions))] * len(of_group)
+            batches = prefix.batches(lengths, batch_size=batch_size, scored=scored)
+        for places in batches:
+            texts = [of_group[i] for i in places for _ in completions]
+            asked = [list(completion) for _ in places for completion in completions]
+            if packed:
+                masked = not reads_bounds(model.network)
+                batch = pack(texts, asked, prefix=prefix.length, masked=masked)
+                with prefix.lent() as cache:
+                    logits_NV = completion_logits(model.network, batch, cache=cache)
+            else:
+                batch = collate(texts, asked, pad_id=model.pad_id, prefix=prefix.length)
+                cache = prefix.cache(len(texts))
+                logits_NV = completion_logits(model.network, batch, cache=cache)
+            yield [group[place] for place in places], logits_NV
+            advance(len(places), batch.tokens)
 
 
 def check_prompts(

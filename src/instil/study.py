@@ -148,11 +148,6 @@ def _run_together(plan: Plan, output: Path, display: Display) -> None:
             _run_in_all(cell, plan, output, display)
 
 
-def _goes_on(recipe: Recipe) -> bool:
-    """Whether a cell goes on where it was interrupted: its training is long. What its settings are is in its name."""
-    return isinstance(recipe.task, WritingTask | None)
-
-
 def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -> None:
     """Runs a cell in the processes of a launch."""
     folder = output / CELLS / cell.name
@@ -231,7 +226,9 @@ def _run_apart(
 ) -> None:
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
-    for path in (folder,) if _goes_on(cell.recipe) else (folder, work):
+    # Long training goes on where it was interrupted; the settings that it had are in the cell's name.
+    goes_on = isinstance(cell.recipe.task, WritingTask | None)
+    for path in (folder,) if goes_on else (folder, work):
         if path.exists():  # a failure, or what a killed process left
             shutil.rmtree(path)
     start = time.monotonic()

@@ -305,8 +305,8 @@ class _Asked:
         with self._recorder.phase("teach"):
             places = sorted(self._place[number] for number in numbers)
             for group, of_group in groupby(places, key=itemgetter(0)):
-                scorer = self._of(group)
-                for place, targets in scorer.score([place for _, place in of_group]):
+                # No name for the scorer: it would keep this context's keys and values while the next one is read.
+                for place, targets in self._of(group).score([place for _, place in of_group]):
                     number = self._groups[group][place]
                     yield number, self._pairs[number].completion, targets
 

@@ -19,7 +19,7 @@ from instil.alignment import AlignedPair
 from instil.cell import Cell, CellPrediction, CellTraining, Checkpoint, SetScore
 from instil.config import Prompt, Recipe
 from instil.context import NO_CONTEXT, Context
-from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_rows
+from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_for
 from instil.evaluation import GoldScore, Judged, score_gold
 from instil.generation import Decoding, generate
 from instil.method import METHODS, Method
@@ -61,15 +61,7 @@ class WritingCell:
         tensorboard.check(recipe.training)
         recorder = Recorder()
         with recorder.phase("load"):
-            watched = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
-            drawn = draw_rows(
-                task.read(),
-                seed=recipe.seed,
-                training=recipe.training.rows,
-                pool=recipe.demonstrations.pool,
-                evaluation=recipe.evaluation,
-                validation=watched,
-            )
+            drawn = draw_for(recipe, task.read())
             judged = load_judged(recipe, NO_CONTEXT, _form(recipe), display)
         shown = task.exemplars()
         demonstrator = Demonstrator(
@@ -338,7 +330,7 @@ class _Watch:
             fidelity=gold.fidelity,
             kept=False,
         )
-        best = max((one for one in self.seen.values() if one.kept), key=_rank, default=None)
+        best = next((one for one in self.seen.values() if one.kept), None)
         if step and (best is None or best.step == step or _rank(now) > _rank(best)):
             self.seen = {n: one.model_copy(update={"kept": False}) for n, one in self.seen.items()}
             now = now.model_copy(update={"kept": True})

@@ -284,9 +284,13 @@ def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
 
 
 def test_what_no_writing_method_reads_makes_no_cells() -> None:
-    grid = {"teacher.completions": ["gold", "teacher"], "teacher.top_k": [4, 5]}
+    grid = {
+        "teacher.completions": ["gold", "teacher"],
+        "teacher.top_k": [4, 5],
+        "teacher.mass": [0.9, 1.0],
+    }
     few = plan(WRITING | {"method": "in_context", "grid": grid}).cells
     assert len(few) == 1
-    assert len(plan(WRITING | {"grid": grid}).cells) == 4
+    assert len(plan(WRITING | {"grid": grid}).cells) == 8
     longer = WRITING | {"method": "zero_shot", "grid": {"teacher.max_new_tokens": [8, 9]}}
     assert len(plan(longer).cells) == 2

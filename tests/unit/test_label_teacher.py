@@ -123,13 +123,13 @@ def test_each_of_a_few_contexts_is_read_once(
     contexts = [SHOTS, other] * len(QUERIES)
     queries = [query for query in QUERIES for _ in range(2)]
     read: list[int] = []
-    usual = label_scoring._logits
+    usual = label_scoring.SharedPrefix
 
-    def counted(model: LanguageModel, prompts: list[list[int]], *rest: Any, **more: Any) -> Any:
+    def counted(network: Any, prompts: list[list[int]]) -> Any:
         read.append(len(prompts))
-        return usual(model, prompts, *rest, **more)
+        return usual(network, prompts)
 
-    monkeypatch.setattr(label_scoring, "_logits", counted)
+    monkeypatch.setattr(label_scoring, "SharedPrefix", counted)
     one = teacher(any_model.name, paths=paths)
     told = {"recorder": Recorder(), "phase": "teach"}
     got, _ = one.score("reads", queries, contexts, **told)  # type: ignore[arg-type]

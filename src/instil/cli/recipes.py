@@ -56,9 +56,7 @@ def copy(
         if target.exists():
             raise OutputExistsError(f"{target} exists", mend="name another file")
         target.parent.mkdir(parents=True, exist_ok=True)
-        schema = (
-            files("instil") / "schemas" / "recipe.schema.json"
-        )  # for editors that complete YAML
-        text = f"# yaml-language-server: $schema={schema}\n{source.read_text(encoding='utf-8')}"
-        target.write_text(text, encoding="utf-8")
+        schema = files("instil") / "schemas" / "recipe.schema.json"
+        completed = f"# yaml-language-server: $schema={schema}\n"  # by editors
+        target.write_text(completed + source.read_text(encoding="utf-8"), encoding="utf-8")
         typer.echo(target)

@@ -39,6 +39,11 @@ class TaskBase(BaseModel, ABC):
     prefix: str = Field("", description="stands before everything else; may be empty")
     pattern: Pattern = Field(description="text of a row, its fields' names in braces")
 
+    @property
+    def local(self) -> bool:
+        """Whether the sets lie in local files."""
+        return self.folder is not None
+
     @abstractmethod
     def read(self) -> TaskData:
         """Reads all sets of the task.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
 from instil.errors import FieldError
 from instil.rows import Row, read_fields
@@ -65,6 +66,11 @@ class Classification(ClassificationTask):
         if both := sorted(self.in_domain.keys() & self.out_of_domain.keys()):
             raise ValueError(f"{both[0]!r} is named in in_domain and in out_of_domain")
         return self
+
+    @property
+    @override
+    def local(self) -> bool:
+        return True
 
     def read(self) -> TaskData:
         """Reads the files; see `TaskBase.read`."""
