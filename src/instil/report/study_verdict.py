@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import fmean as mean
 
 from instil.cell import StudyMethod
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.groups import TITLES, Control, Group, SetSummary
 from instil.report.numerals import NBSP, count, percent, points
 from instil.report.pairs import PairTest
+from instil.report.study import K
 from instil.report.verdict import FEW_ROWS, Tone, Verdict
 from instil.report.written_verdict import NOT_SOLVED, closeness, closest, floor, unsolved
 
@@ -71,11 +73,13 @@ def _headline(
     analysis: Analysis, verdicts: list[SetVerdict], at_chance: list[SetVerdict]
 ) -> tuple[str, Tone, str]:
     against: dict[str, list[SetVerdict]] = {"ahead": [], "behind": [], "level": []}
+    rival = ""
     for verdict in verdicts:
         student = analysis.best(verdict.set.name, "distillation")
         test = _against(analysis, verdict.set.name, student, "in_context") if student else None
         if test and verdict not in at_chance:
             against[_outcome(test)].append(verdict)
+            rival = _named(test)
     tested = sum(len(found) for found in against.values())
     chance = ""
     if at_chance:
@@ -85,9 +89,9 @@ def _headline(
     said = [
         f"{words} on {_sets(found)}"
         for words, found in (
-            ("ahead of in-context", against["ahead"]),
-            ("behind in-context", against["behind"]),
-            ("not told apart from in-context", against["level"]),
+            (f"ahead of {rival}", against["ahead"]),
+            (f"behind {rival}", against["behind"]),
+            (f"not told apart from {rival}", against["level"]),
         )
         if found
     ]
@@ -158,9 +162,10 @@ def _judged(own: SetSummary, tests: dict[StudyMethod, PairTest]) -> tuple[Tone, 
     if own.standing != "above":
         return "open", f"Distillation {'near 0' if own.written else 'not above chance'}"
     if "behind" in (context, zero):
-        return "short", f"Behind {'in-context' if context == 'behind' else 'zero-shot'}"
+        behind = tests["in_context" if context == "behind" else "zero_shot"]
+        return "short", f"Behind {_named(behind)}"
     if context == "ahead":
-        return "good", "Ahead of in-context"
+        return "good", f"Ahead of {_named(tests['in_context'])}"
     if zero == "ahead":
         return "good", "Ahead of zero-shot"
     return "open", "Not told apart"
@@ -215,12 +220,7 @@ def _tested(tests: list[PairTest]) -> str:
     by_outcome: dict[str, list[str]] = {}
     for test in tests:
         size = f"{signed(test.difference)}, {p_text(test.p_holm)}"
-        name = test.other.title.lower()
-        if test.controls:
-            name = f"its control with {CONTROLS_SAID[test.other.control]}"
-        elif _teacher(test):
-            name = "its teacher"
-        by_outcome.setdefault(_outcome(test), []).append(f"{name} ({size})")
+        by_outcome.setdefault(_outcome(test), []).append(f"{_named(test)} ({size})")
     said = [f"{words[o]} {_listed(by_outcome[o])}" for o in words if o in by_outcome]
     return f"The paired tests find distillation {'; '.join(said)}."
 
@@ -249,13 +249,24 @@ def _teacher(test: PairTest) -> bool:
     return test.other.method == "in_context" and not test.other.plain_prompt
 
 
+def _named(test: PairTest) -> str:
+    """What a student is held against; where teachers are more than a prompt, the prompt is told from them."""
+    if test.controls:
+        return f"its control with {CONTROLS_SAID[test.other.control]}"
+    if _teacher(test):
+        return "its teacher"
+    if test.other.plain_prompt and any(key.startswith("teacher.") for key in test.other.settings):
+        return "the plain prompt"
+    return test.other.title.lower()
+
+
 def _number(analysis: Analysis, names: set[str]) -> tuple[str, str]:
     """The number behind the headline: of the first set that says anything."""
     for facts in analysis.sets:
         student = analysis.best(facts.name, "distillation")
         test = _against(analysis, facts.name, student, "in_context") if student else None
         if test and facts.name in names:
-            return signed(test.difference), f"distillation minus in-context on {facts.name}"
+            return signed(test.difference), f"distillation minus {_named(test)} on {facts.name}"
     facts = next((f for f in analysis.sets if f.name in names), analysis.sets[0])
     found, score = max(analysis.scored(facts.name), key=lambda pair: pair[1].mean)
     caption = f"highest accuracy on {facts.name}: {found.label()}"
@@ -307,6 +318,7 @@ def study_caveats(analysis: Analysis) -> list[str]:
         for score in g.scores.values()
     )
     scores = sum(len(g.scores) for g in analysis.groups)
+    found += list(_other_draws(analysis))
     if collapsed:
         found.append(
             f"One label is predicted on more than {percent(ONE_LABEL, 0)} of the rows in "
@@ -318,6 +330,30 @@ def study_caveats(analysis: Analysis) -> list[str]:
             "on the high side. The paired tests are corrected for their number, the scores are not."
         )
     return found
+
+
+def _other_draws(analysis: Analysis) -> Iterator[str]:
+    """How the plain prompt compares with other prompts of its kind, where a teacher averages several."""
+    for facts in analysis.sets:
+        student = analysis.best(facts.name, "distillation")
+        test = _against(analysis, facts.name, student, "in_context") if student else None
+        if student is None or test is None or not test.other.plain_prompt:
+            continue
+        averaged = [
+            g.scores[facts.name].single_contexts
+            for g in analysis.groups
+            if g.method == "in_context"
+            and facts.name in g.scores
+            and all(g.settings.get(k) == test.other.settings.get(k) for k in (K, "teacher.model"))
+        ]
+        singles = max(averaged, key=len, default=())
+        if singles:
+            yield (
+                f"The plain prompt on {facts.name} is one draw of demonstrations a seed, with "
+                f"{percent(test.other.scores[facts.name].mean)}; {len(singles)} draws have "
+                f"{percent(mean(singles))} in the mean, {percent(min(singles))} to {percent(max(singles))}."
+            )
+            return
 
 
 def between(score: SetSummary) -> str:

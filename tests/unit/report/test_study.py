@@ -15,7 +15,7 @@ from tests.unit.report.studies import (
     write_study_folder,
 )
 
-from instil.cell import Cell, CellPrediction, Failure
+from instil.cell import Cell, CellPrediction, Failure, SingleContext
 from instil.errors import DataFileError, DataFormatError
 from instil.grid import plan, read_recipe
 from instil.method import METHODS
@@ -236,6 +236,10 @@ def planned(folder: Path, name: str, **grid: Any) -> Analysis:
             model=recipe.model,
             task=task.name,
         )
+        if recipe.method == "in_context" and recipe.teacher.contexts > 1:
+            single = [SingleContext(accuracy=a, calibrated=0.8) for a in (0.5, 0.7)]
+            scores = [s.model_copy(update={"single_contexts": single}) for s in made.scores]
+            made = made.model_copy(update={"scores": scores})
         cells.append((made, lines))
     folder = write_study_folder(folder / "s", cells, varied=plan(settings).varied)
     return analyse(read_study([folder]))
@@ -289,6 +293,14 @@ def test_a_student_is_held_against_the_prompt_that_it_replaces(
     best = _against(found, found.sets[0].name, taught, "in_context")
     assert best is not None
     assert best.other.plain_prompt
+    verdict, (first, *_) = judge_study(found)
+    assert "the plain prompt" in verdict.headline
+    assert "the plain prompt" in first.sentences[-1]
+    if name == "sentiment-smollm2":
+        assert "and its teacher (" in first.sentences[-1]
+        (caveat,) = (told for told in study_caveats(found) if "The plain prompt on sst2" in told)
+        assert "with 66.7" in caveat
+        assert "6 draws have 60.0" in caveat
 
 
 def test_the_prompt_that_students_replace_has_a_line_of_its_own(tmp_path: Path) -> None:
