@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from instil import bundled, cell_record, label_card
+from instil import bundled, cell_record, label_card, processes
 from instil.calibration import CONTENT_FREE, average, log_reference, probabilities
 from instil.cell import (
     Cell,
@@ -96,7 +96,7 @@ class LabelCell:
         )
 
     def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
-        """Does the cell's work and writes its folder, which exists."""
+        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes."""
         self._check_student()
         said, targets = {}, self._gold()
         if self.teacher is not None:
@@ -114,13 +114,14 @@ class LabelCell:
                 student = LabelStudent.make(self.recipe, self.method, self.choices)
             if self.method.learns:
                 trained = self._train(student, targets, folder / cell_record.SCRATCH)
-                shutil.rmtree(folder / cell_record.SCRATCH, ignore_errors=True)
+                student = student.made_whole(self.method, self.choices)
                 shipped = student.shipped_bytes
-                if self.recipe.student.save:
+                if self.recipe.student.save and processes.is_main():
                     student.save(folder)
             answers = {one.name: self._judge_student(student, one) for one in self.rows.sets}
         taught_by = said if self.recipe.method == "distillation" else {}
         labels = self.choices.labels
+        self.recorder.add_other_processes()
         cell = cell_record.describe(
             self.recipe,
             name=name,
@@ -144,12 +145,13 @@ class LabelCell:
             shipped_bytes=shipped,
             left_out=self.rows.left_out,
         )
-        if (folder / "adapter").exists() and self._answers_plainly:
-            (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
-        told = [
-            line for one in self.rows.sets for line in answers[one.name].predictions(labels, one)
-        ]
-        cell_record.write(folder, cell, told)
+        if processes.is_main():
+            shutil.rmtree(folder / cell_record.SCRATCH, ignore_errors=True)
+            if (folder / "adapter").exists() and self._answers_plainly:
+                (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
+            sets = self.rows.sets
+            told = [line for one in sets for line in answers[one.name].predictions(labels, one)]
+            cell_record.write(folder, cell, told)
         return cell
 
     @property

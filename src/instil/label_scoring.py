@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from instil import processes
 from instil.alignment import check_window, collate, pack
 from instil.attention import reads_bounds
 from instil.cache import SharedPrefix, alike
@@ -15,6 +17,8 @@ from instil.forward import completion_logits
 from instil.model import LanguageModel
 from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance
+
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -99,10 +103,42 @@ def check_prompts(
         )
 
 
-def in_order(batches: Iterator[tuple[list[int], Tensor]], rows: int) -> Tensor:
+def scored(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    batch_size: int,
+    advance: Advance,
+    make: Callable[[Tensor], T],
+) -> list[tuple[list[int], T]]:
+    """What is made of the logits that decide labels, batch by batch; each process of a launch reads its share of the prompts.
+
+    Args:
+        model: As for `logits`.
+        prompts: All of them.
+        completions: As for `logits`.
+        batch_size: The same.
+        advance: Told of this process's progress.
+        make: Makes of a batch's logits (rows x P, V) what is kept of them, in processor memory.
+
+    Returns:
+        Of all batches, in any order, the numbers of their rows and what was made.
+    """
+    mine = processes.share(len(prompts))
+    batches = logits(
+        model,
+        [prompts[number] for number in mine],
+        completions,
+        batch_size=batch_size,
+        advance=advance,
+    )
+    with torch.inference_mode():
+        made = [([mine[number] for number in numbers], make(each)) for numbers, each in batches]
+    return [batch for share in processes.gather(made) for batch in share]
+
+
+def in_order(batches: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     """Puts what was computed in batches, one line a row, back into the rows' order."""
-    numbers, values = zip(*batches, strict=True)
-    made = torch.cat(values)
-    ordered = torch.empty((rows, *made.shape[1:]), dtype=made.dtype)
-    ordered[[i for batch in numbers for i in batch]] = made.cpu()
-    return ordered
+    places = torch.tensor([number for numbers, _ in batches for number in numbers])
+    return torch.cat([values for _, values in batches])[places.argsort()]

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from instil import training
 from instil.cell import CellTraining
 from instil.choices import Choices
 from instil.config import Recipe
-from instil.label_scoring import in_order, logits
+from instil.label_scoring import in_order, scored
 from instil.method import Method
 from instil.model import LanguageModel, load, load_for_training
 from instil.objective.label_kl import LabelKL, LabelTargets
@@ -91,26 +90,22 @@ class LabelStudent:
 
     def logprobs(self, prompts: Sequence[list[int]], *, advance: Advance) -> Tensor:
         """Log-probability of each label, shape (R, L), nats; of a classification head, they sum to 1."""
-        batches = logits(
-            self.model,
-            prompts,
-            self.completions,
-            batch_size=self.recipe.evaluation.batch_size,
-            advance=advance,
-        )
-        with torch.inference_mode():
-            return in_order(
-                (
-                    (
-                        numbers,
-                        scores.log_softmax(-1)
-                        if self.choices is None
-                        else self.choices.logprobs(scores),
-                    )
-                    for numbers, scores in batches
-                ),
-                len(prompts),
+        choices = self.choices
+
+        def make(logits_NV: Tensor) -> Tensor:
+            found = logits_NV.log_softmax(-1) if choices is None else choices.logprobs(logits_NV)
+            return found.cpu()
+
+        return in_order(
+            scored(
+                self.model,
+                prompts,
+                self.completions,
+                batch_size=self.recipe.evaluation.batch_size,
+                advance=advance,
+                make=make,
             )
+        )
 
     def train(
         self,
@@ -160,6 +155,24 @@ class LabelStudent:
             trainable_share=trained / sum(p.numel() for p in every),
             loss=report.loss,
         )
+
+    def made_whole(self, method: Method, choices: Choices) -> LabelStudent:
+        """The same after training, with weights that one process can run: where FSDP has shared them out, loaded anew.
+
+        All processes of a launch have to call it.
+
+        Args:
+            method: As it was given to `make`.
+            choices: The same.
+        """
+        trained = training.shared_out(self.model.network)
+        if trained is None:
+            return self
+        again = LabelStudent.make(self.recipe, method, choices)
+        for name, weight in again.model.network.named_parameters():
+            if name in trained:
+                weight.data.copy_(trained[name])
+        return again
 
     @property
     def shipped_bytes(self) -> int:

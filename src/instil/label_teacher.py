@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from instil import processes
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.context import Context
-from instil.label_scoring import check_prompts, in_order, logits
+from instil.label_scoring import check_prompts, in_order, scored
 from instil.model import (
     LanguageModel,
     Outline,
@@ -154,19 +155,21 @@ class LabelTeacher:
         fingerprint = hashlib.sha256(json.dumps([*settings, prompts]).encode()).hexdigest()
         path = self.store / f"{fingerprint[:32]}.safetensors"
         known = fingerprint in self.counted
-        reused = path.exists() and not known
-        if not path.exists():
+        there = processes.main_does(path.exists)
+        if not there:
             with recorder.phase("load"):
                 _ = self.model
             measured = Recorder()
             with measured.phase(phase), self.display.bar(what, len(queries)) as bar:
                 advance = measured.advance(phase, bar.advance)
                 tensors = self._compute(prompts, top_k, temperature, advance)
+            measured.add_other_processes()
             spent = {"spent": json.dumps(measured.spent(phase)), "fingerprint": fingerprint}
-            _write(path, tensors, spent)
+            processes.main_does(lambda: _write(path, tensors, spent))
         tensors, metadata = _read(path)
         if not known:  # a cell that reads a file twice has spent it once
-            recorder.add(phase, json.loads(metadata["spent"]))
+            if processes.is_main():  # it holds what all processes have spent
+                recorder.add(phase, json.loads(metadata["spent"]))
             self.counted.add(fingerprint)
         vocabulary = (
             Targets(**{name: tensors[name] for name in KEPT}, temperature=temperature)
@@ -174,38 +177,42 @@ class LabelTeacher:
             else None
         )
         tokens = sum(map(len, prompts)) / len(prompts)
-        return LabelScores(tensors["logprobs_RL"], vocabulary, tokens), reused
+        return LabelScores(tensors["logprobs_RL"], vocabulary, tokens), there and not known
 
     def _compute(
         self, prompts: list[list[int]], top_k: int | None, temperature: float, advance: Advance
     ) -> dict[str, Tensor]:
         choices = self.choices
-        order: list[int] = []
-        kept: list[Targets] = []
 
-        def scored() -> Iterator[tuple[list[int], Tensor]]:
-            for numbers, logits_NV in logits(
-                self.model,
-                prompts,
-                choices.completions,
-                batch_size=self.batch_size,
-                advance=advance,
-            ):
-                if top_k:
-                    order.extend(numbers)
-                    targets = Targets.of(
-                        choices.cut(logits_NV), top_k=top_k, temperature=temperature
-                    )
-                    kept.extend(
-                        targets.to(torch.device("cpu")).split([choices.positions] * len(numbers))
-                    )
-                yield numbers, choices.logprobs(logits_NV)
+        def make(logits_NV: Tensor) -> tuple[Tensor, Targets | None]:
+            targets = None
+            if top_k:
+                targets = Targets.of(choices.cut(logits_NV), top_k=top_k, temperature=temperature)
+                targets = targets.to(torch.device("cpu"))
+            return choices.logprobs(logits_NV).cpu(), targets
 
-        tensors = {"logprobs_RL": in_order(scored(), len(prompts))}
+        batches = scored(
+            self.model,
+            prompts,
+            choices.completions,
+            batch_size=self.batch_size,
+            advance=advance,
+            make=make,
+        )
+        tensors = {
+            "logprobs_RL": in_order([(numbers, logprobs) for numbers, (logprobs, _) in batches])
+        }
         if top_k:
-            places = sorted(range(len(order)), key=order.__getitem__)
-            targets = Targets.cat([kept[place] for place in places])
-            tensors |= {name: getattr(targets, name).contiguous() for name in KEPT}
+            parts = {
+                number: part
+                for numbers, (_, targets) in batches
+                if targets is not None
+                for number, part in zip(
+                    numbers, targets.split([choices.positions] * len(numbers)), strict=True
+                )
+            }
+            whole_set = Targets.cat([parts[number] for number in range(len(prompts))])
+            tensors |= {name: getattr(whole_set, name).contiguous() for name in KEPT}
         return tensors
 
 

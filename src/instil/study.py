@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from instil import processes
 from instil.cell import CELL, FAILURE, Cell, Failure
 from instil.config import Recipe
-from instil.errors import InstilError, LaunchError, OutputError, OutputExistsError
+from instil.errors import InstilError, OutputError, OutputExistsError
 from instil.grid import Plan, PlannedCell
 from instil.progress import Display, Relay, StudyDisplay
 from instil.results import RESULTS
@@ -98,7 +98,6 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
         display: Shows progress.
 
     Raises:
-        LaunchError: several processes were started for a task with labels.
         OutputExistsError: there is something else at `output`.
         OutputError: another process works on this study.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
@@ -126,14 +125,6 @@ def _run_alone(plan: Plan, output: Path, display: Display) -> None:
 
 def _run_together(plan: Plan, output: Path, display: Display) -> None:
     """Runs one cell after another, each in all processes of a launch; an error ends them all."""
-    for cell in plan.cells:
-        if not isinstance(cell.recipe.task, WritingTask | None):
-            raise LaunchError(
-                "cells that name labels run in one process",
-                got=f"{processes.count()} processes for task {cell.recipe.task.name}",
-                allowed="recipes without a task, and tasks with written answers",
-                mend="start `instil run` alone: it runs each cell in a process of its own",
-            )
 
     def begin() -> tuple[Plan, list[PlannedCell]]:
         held.enter_context(_begin(plan, output))
@@ -154,8 +145,7 @@ def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -
     work = folder.with_name(cell.name + ".partial")
 
     def begin() -> dict[str, Any]:
-        if folder.exists():  # a failure
-            shutil.rmtree(folder)
+        _clear(cell, folder, work)
         if cell.recipe.task is not None:
             work.mkdir(exist_ok=True)
         return _settled(cell.recipe, plan, output)
@@ -226,11 +216,7 @@ def _run_apart(
 ) -> None:
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
-    # Long training goes on where it was interrupted; the settings that it had are in the cell's name.
-    goes_on = isinstance(cell.recipe.task, WritingTask | None)
-    for path in (folder,) if goes_on else (folder, work):
-        if path.exists():  # a failure, or what a killed process left
-            shutil.rmtree(path)
+    _clear(cell, folder, work)
     start = time.monotonic()
     shown.begin(cell.name)
     failure = _in_process(cell, settings, work, output / TARGETS, shown)
@@ -251,6 +237,17 @@ def _run_apart(
         told.write(folder / FAILURE)
         shown.warn(f"{cell.name} failed: {kind}: {message.splitlines()[0]}")
     shown.end()
+
+
+def _clear(cell: PlannedCell, folder: Path, work: Path) -> None:
+    """Removes a failure, and what a killed process left, but for long training.
+
+    That goes on where it was interrupted; the settings that it had are in the cell's name.
+    """
+    goes_on = isinstance(cell.recipe.task, WritingTask | None)
+    for path in (folder,) if goes_on else (folder, work):
+        if path.exists():
+            shutil.rmtree(path)
 
 
 def _in_process(

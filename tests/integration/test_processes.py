@@ -220,15 +220,12 @@ def test_an_error_in_one_process_is_told_once_and_ends_both(recipe: Path, tmp_pa
 def test_an_error_in_both_processes_is_told_once_and_nothing_is_written(
     recipe: Path, tmp_path: Path
 ) -> None:
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    labels = tmp_path / "labels.yaml"
-    task = {"model": settings["model"], "task": {"name": "sentiment"}}
-    labels.write_text(yaml.safe_dump(task), encoding="utf-8")
-    made = launch(tmp_path, "run", str(labels), "--output", str(tmp_path / "study"), "--quiet")
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments, "--set", f"model={tmp_path}")
     assert made.returncode != 0
-    told = "LaunchError: cells that name labels run in one process; got: 2 processes for task sentiment"
+    told = f"UnknownModelError: {tmp_path} is a folder without a model"
     assert made.stderr.count(told) == 1, made.stderr
-    assert not (tmp_path / "study").exists()
+    assert not list((tmp_path / "study/cells").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +278,83 @@ def test_fsdp_makes_the_written_cells_of_one_process(
     written["evaluation"] = written["evaluation"] | {"at_steps": None}
     study.run(grid.plan(written), tmp_path / "alone", display=Display(quiet=True))
     assert_same_cells(tmp_path / "study", tmp_path / "alone", written)
+
+
+@pytest.fixture(scope="module")
+def named(
+    model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """A study whose answers are labels: each kind of target and of trained weights, and rows that two processes share unevenly."""
+    folder = tmp_path_factory.mktemp("named")
+
+    def rows(name: str, number: int) -> str:
+        path = folder / name
+        made = ({"text": f"{name} {n * 37 % 101}", "label": "yn"[n % 2]} for n in range(number))
+        path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+        return str(path)
+
+    return {
+        "model": str(model_folders["llama"]),
+        "task": {
+            "name": "classification",
+            "pattern": "{text}\nGood?",
+            "verbalizer": {"y": ["Yes", "Yeah"], "n": "No"},
+            "train": rows("train.jsonl", 40),
+            "in_domain": {"here": rows("here.jsonl", 9)},
+        },
+        "dtype": "float32",
+        "demonstrations": {"k": 2},
+        "training": {"rows": 7, "max_steps": 4, "batch_size": 3, "learning_rate": 0.01},
+        "evaluation": {"batch_size": 2},
+        "grid": [
+            {"method": ["in_context"], "teacher": [{"contexts": 2, "calibration": "contextual"}]},
+            {"method": ["distillation"], "objective": [{"over": "labels"}, {"over": "vocabulary"}]},
+            {"method": ["vanilla_fine_tuning"], "tuning": [{"name": "lora"}, {"name": "full"}]},
+        ],
+    }
+
+
+@pytest.mark.parametrize("before", ["", WITH_FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_make_the_labelled_cells_that_one_makes(
+    named: dict[str, Any], tmp_path: Path, before: str
+) -> None:
+    plan = grid.plan(named)
+    study.run(plan, tmp_path / "alone", display=Display(quiet=True))
+    recipe = tmp_path / "named.yaml"
+    recipe.write_text(yaml.safe_dump(named, sort_keys=False), encoding="utf-8")
+    cells, arguments = plan.cells, ()
+    if before:  # what does not train has no layers to share out
+        cells, arguments = cells[1:], ("--set", "grid=" + json.dumps(named["grid"][1:]))
+    made = launch(
+        tmp_path,
+        "run",
+        str(recipe),
+        "--output",
+        str(tmp_path / "study"),
+        "--quiet",
+        *arguments,
+        before=before,
+    )
+    assert made.returncode == 0, made.stderr
+    for cell in cells:
+        ours, theirs = (tmp_path / name / "cells" / cell.name for name in ("study", "alone"))
+        mine, other = Cell.read(ours / CELL), Cell.read(theirs / CELL)
+        assert [(p.name, p.stat().st_size) for p in sorted(ours.rglob("*.safetensors"))] == [
+            (p.name, p.stat().st_size) for p in sorted(theirs.rglob("*.safetensors"))
+        ]
+        assert not list(ours.glob("scratch"))
+        for file in theirs.rglob("*.safetensors"):
+            got = load_file(ours / file.relative_to(theirs))
+            for name, weight in load_file(file).items():
+                torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=1e-4)
+        told = [read_lines(CellPrediction, folder / PREDICTIONS) for folder in (ours, theirs)]
+        for got_line, line in zip(*told, strict=True):
+            assert (got_line.input, got_line.expected) == (line.input, line.expected)
+            assert got_line.probabilities == pytest.approx(line.probabilities, abs=1e-3)
+        for name, cost in other.phases.items():
+            if name != "load":
+                assert mine.phases[name].tokens >= cost.tokens  # each process reads the context
+                assert mine.phases[name].tokens < 1.5 * cost.tokens + 200
 
 
 def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from instil.choices import Choices
 from instil.config import Recipe
 from instil.errors import TuningError
-from instil.label_scoring import in_order, logits
+from instil.label_scoring import in_order, scored
 from instil.label_student import LabelStudent
 from instil.method import METHODS
 from instil.model import LanguageModel, load, load_for_training
@@ -223,13 +223,16 @@ def label_logprobs(
     size = len(model.tokenizer)
     head = method == "vanilla_fine_tuning"
     completions = ([0],) if head else CHOICES.completions
-    batches = logits(model, prompts, completions, batch_size=4, advance=nothing)
-    with torch.inference_mode():
-        scored = (
-            (numbers, raw.log_softmax(-1) if head else CHOICES.logprobs(raw[:, :size]))
-            for numbers, raw in batches
+    return in_order(
+        scored(
+            model,
+            prompts,
+            completions,
+            batch_size=4,
+            advance=nothing,
+            make=lambda raw: raw.log_softmax(-1) if head else CHOICES.logprobs(raw[:, :size]),
         )
-        return in_order(scored, len(prompts))
+    )
 
 
 ALLOWED = [
