@@ -5,6 +5,9 @@ hub's sets of the same names are whole reviews (IMDb: Maas et al. 2011; Amazon a
 another and longer kind of text: do not compare scores across the two. SST-2's local file is the test split with its
 gold labels, which the hub hides, so there the validation split stands for it; and the hub's training split holds
 phrases of sentences, too.
+
+Demonstrations show the first word of each label. With capitals the bundled model is a better teacher, averaged and calibrated
+(benchmarks/sentiment_words.yaml).
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ class Sentiment(Family):
     prefix: str = "Determine if the review is negative or positive."
     pattern: Pattern = "Review: {text}\nSentiment:"
     verbalizer: Verbalizer = {
-        "negative": ("negative", "Negative"),
-        "positive": ("positive", "Positive"),
+        "negative": ("Negative", "negative"),
+        "positive": ("Positive", "positive"),
     }
     train: str = "sst2_train"
     in_domain: tuple[str, ...] = ("sst2",)
