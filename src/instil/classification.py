@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from instil import bundled, cell_record, label_card, processes
+from instil import bundled, cell_record, label_card, processes, training
 from instil.calibration import CONTENT_FREE, average, log_reference, probabilities
 from instil.cell import (
     Cell,
@@ -65,6 +65,8 @@ class LabelCell:
         assert task is not None
         assert not isinstance(task, WritingTask)
         assert isinstance(objective, LabelKL)
+        if method.learns:
+            training.check(recipe.training, objective, None)
         recorder = Recorder()
         with recorder.phase("load"):
             rows = draw_for(recipe, task.read())

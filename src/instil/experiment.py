@@ -64,7 +64,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     tensorboard.check(recipe.training)
-    training.check(recipe.training)
+    training.check(recipe.training, recipe.objective, None)
     staging = Staging(output, overwrite=overwrite)
     recorder = Recorder()
     with recorder.phase("load"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from transformers import (
@@ -94,7 +95,7 @@ def train(
         NotFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
     """
-    check(settings)
+    check(settings, objective, at_steps if observe else None)
     steps = total_steps(settings, len(rows))
     arguments = _arguments(settings, steps, seed=seed, folder=checkpoints, resumable=resumable)
     last = _last_checkpoint(checkpoints)
@@ -127,12 +128,6 @@ def train(
             advance=advance,
             online=online,
         )
-        if observe and at_steps and trainer.is_fsdp_enabled:
-            raise LaunchError(
-                "a student is judged in the middle of its training, and FSDP shares its layers out",
-                got=f"evaluation.at_steps: {at_steps}",
-                mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
-            )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:
@@ -141,11 +136,17 @@ def train(
     return _report(trainer.state)
 
 
-def check(settings: config.Training) -> None:
-    """Refuses a batch that leaves a process of the launch without a row.
+def check(settings: config.Training, objective: Objective, at_steps: int | None) -> None:
+    """Refuses what the processes of this launch cannot do; worth asking before the teacher works.
+
+    Args:
+        settings: Optimisation.
+        objective: The loss.
+        at_steps: The student is judged each so many steps.
 
     Raises:
-        ConfigError: says how many rows it takes.
+        ConfigError: a batch has fewer rows than there are processes.
+        LaunchError: FSDP does not allow what is asked.
     """
     if settings.batch_size < processes.count():
         raise ConfigError(
@@ -153,6 +154,20 @@ def check(settings: config.Training) -> None:
             got=f"{settings.batch_size} rows for {processes.count()} processes",
             allowed=f"at least {processes.count()}",
             mend="raise it, or start fewer processes",
+        )
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
+    if at_steps:
+        raise LaunchError(
+            "a student is judged in the middle of its training, and FSDP shares its layers out",
+            got=f"evaluation.at_steps: {at_steps}",
+            mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
+        )
+    if objective.needs_hidden_states:
+        raise LaunchError(
+            "a loss of hidden states needs the teacher's whole layers, and FSDP shares them out",
+            got=f"objective: {objective.name}",
+            mend="start the processes without --use_fsdp",
         )
 
 
@@ -248,15 +263,8 @@ class DistillationTrainer(Trainer):
         self.objective: Any = objective
         self.advance: Advance = advance
         self.online = online
-        self.chunks = True
-        if self.is_fsdp_enabled:  # the output layer is whole within the model's forward pass alone
-            self.chunks = False
-            if self.objective.needs_hidden_states:
-                raise LaunchError(
-                    "a loss of hidden states needs the teacher's whole layers, and FSDP shares them out",
-                    got=f"objective: {self.objective.name}",
-                    mend="start the processes without --use_fsdp",
-                )
+        # Under FSDP the output layer is whole within the model's forward pass alone.
+        self.chunks = not self.is_fsdp_enabled
         # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
         self.model_accepts_loss_kwargs = True
 
@@ -313,10 +321,10 @@ class DistillationTrainer(Trainer):
         if objective.needs_logits and reading.head is None:  # capped or scaled after the layer
             self.chunks = False
             return self._summed(model, part)
-        loss = torch.zeros((), device=reading.hidden_ND.device)
         if objective.needs_logits and reading.head is not None:
-            completion_N = part.batch.completion_N.to(loss.device)
-            given = part.targets.to(loss.device) if part.targets else None
+            device = reading.hidden_ND.device
+            completion_N = part.batch.completion_N.to(device)
+            given = part.targets.to(device) if part.targets else None
             loss = chunked_sum(
                 reading.hidden_ND,
                 reading.head,
@@ -324,6 +332,8 @@ class DistillationTrainer(Trainer):
                     logits_CV, completion_N[start:end], given and given.part(start, end)
                 ),
             )
+        else:  # several processes wait for a gradient of every layer, also of those that no loss compares
+            loss = reading.hidden_ND.sum() * 0
         return loss + self._hidden(reading.layers, part) if self.online is not None else loss
 
     def _whole(self, model: Any, part: Part) -> Tensor:

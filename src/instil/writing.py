@@ -59,6 +59,9 @@ class WritingCell:
         """Draws and renders the rows, loads the models, and refuses what they cannot do."""
         task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
         tensorboard.check(recipe.training)
+        if method.learns:
+            at_steps = recipe.evaluation.at_steps
+            training.check(recipe.training, recipe.objective, at_steps)
         recorder = Recorder()
         with recorder.phase("load"):
             drawn = draw_for(recipe, task.read())

@@ -198,6 +198,18 @@ def test_two_processes_one_of_them_killed_and_started_again_make_what_one_makes(
         torch.testing.assert_close(mine.targets.logprobs_NK, other.targets.logprobs_NK)
 
 
+def test_two_processes_learn_hidden_states_of_a_lower_layer_as_one_does(
+    recipe: Path, tmp_path: Path
+) -> None:
+    changes = ["objective={name: hidden_state, layers: [1]}", "training.max_steps=3"]
+    plan = grid.plan(grid.override(grid.read_recipe(recipe), changes))
+    study.run(plan, tmp_path / "alone/study", display=Display(quiet=True))
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments, *(part for one in changes for part in ("--set", one)))
+    assert made.returncode == 0, made.stderr
+    assert_same_run(cell_of(tmp_path), cell_of(tmp_path / "alone"))
+
+
 def test_fsdp_trains_to_the_weights_of_one_process(
     recipe: Path, alone: Path, tmp_path: Path
 ) -> None:
