@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from instil.alignment import AlignedPair, collate
-from instil.cache import SharedPrefix
+from instil.cache import SharedPrefix, alike
 from instil.cell import Closeness
 from instil.context import Context
 from instil.forward import completion_logits
@@ -207,11 +208,14 @@ def _compare(
 ) -> list[_Compared]:
     """The student with its adapter on or off beside the teacher, who reads each completion once."""
     sums = [_Compared() for _ in adapters]
-    with judged.adapter(on=False):
-        prefix = SharedPrefix(judged.teacher.network, [pair.teacher_prompt for pair in pairs])
     scored = [len(pair.completion) for pair in pairs]
-    lengths = [len(pair.teacher_prompt) + n for pair, n in zip(pairs, scored, strict=True)]
-    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
+    for numbers, prefix in _batches(
+        judged.teacher.network,
+        [pair.teacher_prompt for pair in pairs],
+        scored,
+        batch_size=batch_size,
+        reading=lambda: judged.adapter(on=False),
+    ):
         chosen = [pairs[i] for i in numbers]
         completions = [pair.completion for pair in chosen]
         for_teacher = collate(
@@ -239,6 +243,24 @@ def _compare(
     return [total.over(sum(scored)) for total in sums]
 
 
+def _batches(
+    network: Any,
+    prompts: Sequence[list[int]],
+    scored: Sequence[int],
+    *,
+    batch_size: int,
+    reading: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[tuple[list[int], SharedPrefix]]:
+    """Batches of rows with what the prompts of their context share, which is read once, within `reading`."""
+    for group in alike(prompts):
+        with reading():
+            prefix = SharedPrefix(network, [prompts[i] for i in group])
+        lengths = [len(prompts[i]) + scored[i] for i in group]
+        wanted = [scored[i] for i in group]
+        for batch in prefix.batches(lengths, batch_size=batch_size, scored=wanted):
+            yield [group[i] for i in batch], prefix
+
+
 @torch.inference_mode()
 def _cross_entropy(
     model: LanguageModel,
@@ -248,11 +270,9 @@ def _cross_entropy(
     advance: Advance,
 ) -> float:
     """Of the completions' tokens after their prompts, what these share read once; nats a token."""
-    prefix = SharedPrefix(model.network, prompts)
     scored = [len(completion) for completion in completions]
-    lengths = [len(prompt) + n for prompt, n in zip(prompts, scored, strict=True)]
     total = 0.0
-    for numbers in prefix.batches(lengths, batch_size=batch_size, scored=scored):
+    for numbers, prefix in _batches(model.network, prompts, scored, batch_size=batch_size):
         batch = collate(
             [prompts[i] for i in numbers],
             [completions[i] for i in numbers],

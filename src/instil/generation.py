@@ -1,4 +1,4 @@
-"""Batched decoding: the prefix that the prompts share is read once."""
+"""Batched decoding: what the prompts of one context share is read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from instil.cache import SharedPrefix
+from instil.cache import SharedPrefix, alike
 from instil.model import LanguageModel
 from instil.progress import Advance
 from instil.prompt import PromptFormat
@@ -78,32 +78,50 @@ def generate(
     Returns:
         One completion a prompt, in the prompts' order.
     """
-    settings = _settings(model, prompt_format, decoding)
-    prefix = SharedPrefix(model.network, prompts, padded_after=True)
-    advance(0, prefix.length)
     done: dict[int, Generated] = {}
     rows = range(len(prompts)) if numbers is None else numbers
-    for batch in prefix.batches([len(p) for p in prompts], batch_size=decoding.batch_size):
-        chosen = [prompts[i] for i in batch]
-        ids_BL, mask_BL = _pad_left(chosen, prefix.length, model.pad_id)
-        width = ids_BL.shape[1]
-        output_BT = cast(Any, model.network).generate(
-            ids_BL.to(model.device),
-            attention_mask=mask_BL.to(model.device),
-            past_key_values=prefix.cache(len(chosen)),
-            generation_config=settings,
-            logits_processor=LogitsProcessorList(
-                [_Noise(decoding, [rows[i] for i in batch], model.device)]
-                if decoding.temperature > 0
-                else []
-            ),
-            stopping_criteria=StoppingCriteriaList([_StopStrings(prompt_format, width)]),
-        )[:, width:]
-        made = [_trim(row, prompt_format) for row in output_BT.tolist()]
-        done.update(zip(batch, made, strict=True))
-        computed = sum(len(prompt) - prefix.length for prompt in chosen)
-        advance(len(chosen), computed + sum(len(one.ids) for one in made))
+    for group in alike(prompts):
+        of_group = [prompts[i] for i in group]
+        prefix = SharedPrefix(model.network, of_group, padded_after=True)
+        advance(0, prefix.length)
+        for batch in prefix.batches(list(map(len, of_group)), batch_size=decoding.batch_size):
+            places = [group[i] for i in batch]
+            made = _complete(
+                model,
+                [prompts[i] for i in places],
+                prefix,
+                prompt_format,
+                decoding,
+                numbers=[rows[i] for i in places],
+            )
+            done.update(zip(places, made, strict=True))
+            computed = sum(len(prompts[i]) - prefix.length for i in places)
+            advance(len(places), computed + sum(len(one.ids) for one in made))
     return [done[i] for i in range(len(prompts))]
+
+
+def _complete(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    prefix: SharedPrefix,
+    prompt_format: PromptFormat,
+    decoding: Decoding,
+    *,
+    numbers: Sequence[int],
+) -> list[Generated]:
+    """Completes one batch."""
+    ids_BL, mask_BL = _pad_left(prompts, prefix.length, model.pad_id)
+    width = ids_BL.shape[1]
+    noise = [_Noise(decoding, numbers, model.device)] if decoding.temperature > 0 else []
+    output_BT = cast(Any, model.network).generate(
+        ids_BL.to(model.device),
+        attention_mask=mask_BL.to(model.device),
+        past_key_values=prefix.cache(len(prompts)),
+        generation_config=_settings(model, prompt_format, decoding),
+        logits_processor=LogitsProcessorList(noise),
+        stopping_criteria=StoppingCriteriaList([_StopStrings(prompt_format, width)]),
+    )[:, width:]
+    return [_trim(row, prompt_format) for row in output_BT.tolist()]
 
 
 def _settings(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -321,12 +322,19 @@ def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
 
 
 def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
-    """A digest of where the weights come from: the hub's commit, or the files of a folder."""
+    """A digest of what the weights are: the hub's commit, or the content of a folder's files, wherever it lies."""
     folder = Path(source)
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    identity = {
-        "config": network_config.to_dict(),
-        "commit": getattr(network_config, "_commit_hash", None),
-        "files": [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()],
-    }
+    identity: Any
+    if folder.is_dir():
+        files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+        identity = [[path.name, _content(path, path.stat().st_mtime_ns)] for path in files]
+    else:
+        identity = [network_config.to_dict(), getattr(network_config, "_commit_hash", None)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _content(path: Path, changed: int) -> str:
+    """A digest of a file as it is since a time, in ns; a model is asked for more than once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

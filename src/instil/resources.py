@@ -89,10 +89,7 @@ class Recorder:
             tally.wall_seconds += time.perf_counter() - start
             tally.cpu_user_seconds += after.user - before.user
             tally.cpu_system_seconds += after.system - before.system
-            if self._path is not None and self._path.parent.exists():
-                tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
-                with whole(self._path) as work:
-                    work.write_text(json.dumps(tallies), encoding="utf-8")
+            self._keep()
 
     @contextmanager
     def instead(self, name: Phase, *, of: Phase) -> Iterator[Recorder]:
@@ -127,6 +124,7 @@ class Recorder:
             for name, theirs in ((n, tally) for other in others for n, tally in other.items()):
                 spent = replace(theirs, wall_seconds=0.0, steps=0)
                 self._tally(name).include(spent)
+            self._keep()
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""
@@ -163,6 +161,12 @@ class Recorder:
             )
             for name, tally in self._tallies.items()
         }
+
+    def _keep(self) -> None:
+        if self._path is not None and self._path.parent.exists():
+            tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
+            with whole(self._path) as work:
+                work.write_text(json.dumps(tallies), encoding="utf-8")
 
     def _tally(self, name: Phase) -> _Tally:
         return self._tallies.setdefault(name, _Tally())

@@ -212,23 +212,30 @@ def build(
 def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
     """What of the store is there and good; `store.json` lists nothing else afterwards.
 
-    As long as `held` is open, nobody else writes there. A whole store takes no lock: it may lie where nobody may write.
+    As long as `held` is open, nobody else writes there. A sound store takes no lock: it may lie where nobody may write.
     """
     index = path / INDEX
-    if not (index.exists() and StoreInfo.read(index).whole):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
     if index.exists():
-        info = StoreInfo.read(index)
-        differing = _differences(info, plan)
-        if differing:
-            raise _other(path, differing)
-        return _without_damaged(path, info)
+        info = _as_planned(path, StoreInfo.read(index), plan)
+        if info.whole and not any(shard.problem(path) for shard in info.shards):
+            return info
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+    if index.exists():  # another run may have been at work
+        return _without_damaged(path, _as_planned(path, StoreInfo.read(index), plan))
     if path.exists() and not path.is_dir():
         raise TargetStoreError(f"{path} is a file", mend="name a folder for the target store")
     path.mkdir(parents=True, exist_ok=True)
     plan.info.write(index)
     return plan.info
+
+
+def _as_planned(path: Path, info: StoreInfo, plan: StorePlan) -> StoreInfo:
+    """The same, refused if it was made from something else."""
+    differing = _differences(info, plan)
+    if differing:
+        raise _other(path, differing)
+    return info
 
 
 def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ from instil.context import Context
 from instil.evaluation import Judged
 from instil.forward import output_embeddings
 from instil.generation import Decoding, Generated, generate
+from instil.kept_completions import keep
 from instil.model import LanguageModel, check_same_tokens, load, resolve
 from instil.objective import Objective
 from instil.online import OnlineTeacher
@@ -30,7 +31,6 @@ from instil.progress import Display
 from instil.prompt import prompt_format
 from instil.resources import Recorder
 from instil.store import StorePlan, TargetStore, build
-from instil.stored import whole
 from instil.targets import TargetRow, Targets
 from instil.teacher import Scorer
 from instil.training import shared_out
@@ -210,23 +210,18 @@ class Teaching:
         ends = [form.end_ids, form.stop, decoding.max_new_tokens]
         asked = json.dumps([model.fingerprint, model.dtype, *drawn, *ends, rows.teacher_prompts])
         path = folder / f"completions-{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
-        there = processes.main_does(
-            lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        )
-        if there is None:
+
+        def write() -> tuple[list[Generated], dict[str, float]]:
             measured = Recorder()
             made = replace(self, recorder=measured).write(rows, decoding)
             measured.add_other_processes()
-            spent = measured.spent("generate")
-            there = {"spent": spent, "completions": [asdict(one) for one in made]}
-            if processes.is_main():
-                folder.mkdir(parents=True, exist_ok=True)
-                with whole(path) as work:
-                    work.write_text(json.dumps(there), encoding="utf-8")
-        else:
+            return made, measured.spent("generate")
+
+        kept = keep(path, write)
+        if kept.reused:
             self.recorder.reused.add("generate")
-        spent = there["spent"] if processes.is_main() else Recorder().spent("generate")
-        return [Generated(**one) for one in there["completions"]], spent
+        spent = kept.spent if processes.is_main() else Recorder().spent("generate")
+        return kept.completions, spent
 
     def lessons(
         self,
@@ -241,8 +236,14 @@ class Teaching:
             objective: The loss.
             store: Folder of target stores, where the recipe names none.
         """
-        kept = self._stored(pairs, store) if objective.needs_targets else None
-        return Lessons(pairs, kept, teacher_prompts=objective.needs_hidden_states)
+        online = objective.needs_hidden_states
+        if not objective.needs_targets:
+            return Lessons(pairs, None, [], teacher_prompts=online)
+        # Pairs of one context lie together, so that it is read once.
+        order = [n for group in alike([one.teacher_prompt for one in pairs]) for n in group]
+        kept = self._stored([pairs[number] for number in order], store)
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return Lessons(pairs, kept, places, teacher_prompts=online)
 
     def online(self, pairs: Sequence[AlignedPair], objective: Objective) -> OnlineTeacher | None:
         """A teacher that runs beside the student, for losses that need one."""
@@ -264,15 +265,21 @@ class Teaching:
         )
         measured = Recorder()
         path.parent.mkdir(parents=True, exist_ok=True)
-        measured.keep_at(path.with_name(path.name + ".spent.json"))
+        costs = path.with_name(path.name + ".spent.json")
+        measured.keep_at(costs)
         with (
             self.judged.adapter(on=False),
             self.display.bar("teacher scores completions", len(pairs)) as bar,
         ):
             ask = _Asked(self.judged.teacher, pairs, plan, self.recipe, measured, bar.advance)
             built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
-        # All that the store has ever cost: a run that goes on has had some of it in its sums.
-        self.recorder.put("teach", measured.spent("teach"))
+        measured.add_other_processes()
+        if processes.is_main():
+            if ask.scorer is None:  # another run may have built it while this one waited
+                measured = Recorder()
+                measured.keep_at(costs)
+            # All that the store has ever cost: a run that goes on has had some of it in its sums.
+            self.recorder.put("teach", measured.spent("teach"))
         if ask.scorer is None:
             self.recorder.reused.add("teach")
         return built
@@ -333,11 +340,13 @@ class Lessons(Sequence[TargetRow]):
     Attributes:
         pairs: What is learnt.
         store: Targets of the same rows; None if none are needed.
+        places: Where each pair's targets lie in the store.
         teacher_prompts: Whether an online teacher reads its prompts.
     """
 
     pairs: Sequence[AlignedPair]
     store: TargetStore | None
+    places: Sequence[int]
     teacher_prompts: bool = False
 
     def __len__(self) -> int:
@@ -349,7 +358,7 @@ class Lessons(Sequence[TargetRow]):
             row=pair.row,
             student_prompt=pair.student_prompt,
             completion=pair.completion,
-            targets=None if self.store is None else self.store[index].targets,
+            targets=None if self.store is None else self.store[self.places[index]].targets,
             teacher_prompt=pair.teacher_prompt if self.teacher_prompts else None,
         )
 
