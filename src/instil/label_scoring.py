@@ -19,6 +19,8 @@ from instil.packing import LONG_PREFIX, keeps_apart, packs
 from instil.progress import Advance
 
 T = TypeVar("T")
+# Tokens of one packed row. Few of them need logits, so more go together than where a completion is scored: 6 % faster than 768.
+PACKED_TOKENS = 1280
 
 
 @torch.inference_mode()
@@ -49,7 +51,7 @@ def logits(
         packed = long and keeps_apart(model.network, *ends)
         own = [(len(prompt) - prefix.length + longest) * len(completions) for prompt in of_group]
         if packed:
-            batches = packs(own)
+            batches = packs(own, most=PACKED_TOKENS)
         else:
             lengths = [prefix.length + n for n in own]
             scored = [sum(map(len, completions))] * len(of_group)

@@ -20,16 +20,17 @@ LONG_PREFIX = 128
 PROBED = 8
 
 
-def packs(lengths: Sequence[int]) -> Iterator[list[int]]:
+def packs(lengths: Sequence[int], *, most: int = PACKED_TOKENS) -> Iterator[list[int]]:
     """Cuts rows into groups for one packed row each, and yields their numbers.
 
     Args:
         lengths: Tokens that each row adds.
+        most: Tokens of one group, if no row alone has more.
     """
     group: list[int] = []
     tokens = 0
     for number, length in enumerate(lengths):
-        if group and tokens + length > PACKED_TOKENS:
+        if group and tokens + length > most:
             yield group
             group, tokens = [], 0
         group.append(number)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.conftest import save_tiny
 
-from instil import label_scoring, label_teacher, packing
+from instil import label_scoring, label_teacher
 from instil.choices import Choices
 from instil.context import Context
 from instil.errors import AlignmentError
@@ -90,7 +90,7 @@ def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Both ways to put rows into one forward pass; called with what it takes, about that many rows."""
 
     def of(rows: int) -> None:
-        monkeypatch.setattr(packing, "PACKED_TOKENS", rows * 20)
+        monkeypatch.setattr(label_scoring, "PACKED_TOKENS", rows * 20)
         monkeypatch.setattr(label_scoring, "LONG_PREFIX", 0)
         if request.param == "padded":
             monkeypatch.setattr(label_scoring, "keeps_apart", lambda *args: False)
