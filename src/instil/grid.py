@@ -163,29 +163,30 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         if not isinstance(settings.get(name, ""), str)
     ]
     cells: dict[str, PlannedCell] = {}
-    if not problems:
-        tried = {
-            key: [value for grid in grids for value in grid.get(key, [])]
-            for key in dict.fromkeys(key for grid in grids for key in grid)
+    # What is wrong with a list does not hide what is wrong elsewhere.
+    sound = [{k: v for k, v in grid.items() if isinstance(v, list) and v} for grid in grids]
+    tried = {
+        key: [value for grid in sound for value in grid.get(key, [])]
+        for key in dict.fromkeys(key for grid in sound for key in grid)
+    }
+    for combination in _combinations(sound):
+        recipe, found = _recipe(base, combination)
+        problems += found
+        if recipe is None:
+            continue
+        try:
+            digest = _digest(recipe)
+        except InstilError as error:  # of a file that it names
+            problems.append(str(error))
+            continue
+        if digest in cells:  # the same run by another way
+            continue
+        varied = {
+            key: _checked(value, key, recipe)
+            for key, value in combination.items()
+            if _matters(base, combination, key, tried[key], recipe)
         }
-        for combination in _combinations(grids):
-            recipe, found = _recipe(base, combination)
-            problems += found
-            if recipe is None:
-                continue
-            try:
-                digest = _digest(recipe)
-            except InstilError as error:  # of a file that it names
-                problems.append(str(error))
-                continue
-            if digest in cells:  # the same run by another way
-                continue
-            varied = {
-                key: _checked(value, key, recipe)
-                for key, value in combination.items()
-                if _matters(base, combination, key, tried[key], recipe)
-            }
-            cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
+        cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
     if problems:
         raise ConfigError.listing(list(dict.fromkeys(problems)))
     return Plan(

@@ -294,3 +294,11 @@ def test_what_no_writing_method_reads_makes_no_cells() -> None:
     assert len(plan(WRITING | {"grid": grid}).cells) == 8
     longer = WRITING | {"method": "zero_shot", "grid": {"teacher.max_new_tokens": [8, 9]}}
     assert len(plan(longer).cells) == 2
+
+
+def test_an_empty_list_does_not_hide_other_problems(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(base | {"grid": {"methd": ["zero_shot"], "seed": []}})
+    message = str(caught.value)
+    assert "2 problems: grid.seed: an empty list, or no list (got [])" in message
+    assert "methd: unknown key; did you mean method?" in message
