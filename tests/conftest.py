@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -25,6 +26,10 @@ from transformers import (
 )
 
 from instil.model import LanguageModel, load
+
+# A busy machine is no error.
+hypothesis.settings.register_profile("instil", deadline=None)
+hypothesis.settings.load_profile("instil")
 
 SPECIAL = ["<|end|>", "<|start|>", "<|pad|>"]
 CHAT_TEMPLATE = (

@@ -120,11 +120,11 @@ class Recorder:
     def add_other_processes(self) -> None:
         """Adds what the other processes of a launch have measured, but for time and steps, which all have in common."""
         _, *others = processes.gather(self._tallies)
-        if processes.is_main():
-            for name, theirs in ((n, tally) for other in others for n, tally in other.items()):
-                spent = replace(theirs, wall_seconds=0.0, steps=0)
-                self._tally(name).include(spent)
-            self._keep()
+        if not processes.is_main() or not any(others):
+            return
+        for name, theirs in ((n, tally) for other in others for n, tally in other.items()):
+            self._tally(name).include(replace(theirs, wall_seconds=0.0, steps=0))
+        self._keep()
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""

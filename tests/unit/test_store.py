@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from instil import cli
@@ -105,7 +105,6 @@ def test_unsorted_outcomes_are_refused() -> None:
     mass=st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None)
 def test_decoded_targets_are_near_and_sum_to_one(
     tokens: int,
     vocabulary: int,
@@ -238,7 +237,6 @@ def test_an_empty_store_is_whole(tmp_path: Path) -> None:
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), shard=st.integers(0, 3))
-@settings(deadline=None)
 def test_a_flipped_bit_is_found_and_its_shard_named(
     built: Path, place: float, bit: int, shard: int
 ) -> None:
@@ -258,7 +256,6 @@ def test_a_flipped_bit_is_found_and_its_shard_named(
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(deadline=None)
 def test_a_flipped_bit_in_the_index_is_found_or_changes_nothing(
     built: Path, place: float, bit: int
 ) -> None:
