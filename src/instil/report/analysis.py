@@ -63,11 +63,11 @@ class Analysis:
         return sorted(found, key=_size) if numbers else list(found)
 
     def champions(self) -> list[Group]:
-        """The group of each method that scores highest in the training rows' domain.
+        """The group of each method that scores highest in the training rows' domain, on each task.
 
         A control stands for its method only where there is nothing else of it.
         """
-        return self._highest(lambda found: found.method)
+        return self._highest(lambda found: (found.method, found.settings.get("task")))
 
     def contenders(self) -> list[Group]:
         """The same for each method with each tuning, each control, and each model and task."""

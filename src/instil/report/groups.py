@@ -266,7 +266,9 @@ def _applies(cell: Cell, key: str) -> bool:
         return True
     section = key.split(".", 1)[0]
     if section == "demonstrations":
-        return cell.k > 0
+        # A teacher without demonstrations is a control of those that have some; a run's context may be an instruction.
+        reads = METHODS[cell.method].context or METHODS[cell.method].teacher
+        return cell.k > 0 or (key == K and reads and bool(cell.recipe.get("task")))
     if section == "context":
         return METHODS[cell.method].context or METHODS[cell.method].teacher
     if section == "teacher":

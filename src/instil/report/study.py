@@ -23,8 +23,10 @@ from instil.stored import read_lines
 from instil.study_index import CELLS, INDEX, StudyIndex
 
 K = "demonstrations.k"
-UNCOMPARED = {"seed", "output", "name", "title", "description"}.union(*NO_MATTER.values())
-"""Settings whose difference does not make two joined studies differ."""
+UNCOMPARED = {"seed", "task.name", "tuning.name"} | {
+    f"{section}.{key}" for section, keys in NO_MATTER.items() for key in keys
+}
+"""Settings whose difference does not make two joined studies differ, or is told by another key."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,6 @@ def differing(cells: Iterable[Cell]) -> list[str]:
             values = {repr(recipe[key]) for recipe in alike if key in recipe}
             if key == "dtype" or ("task" in found and key.startswith("task.")):
                 continue  # what a cell computed in is told; a task's name stands for its sets
-            if len(values) > 1 and not UNCOMPARED & set(key.split(".")):
+            if len(values) > 1 and key not in UNCOMPARED:
                 found.append(key)
     return list(dict.fromkeys(found))

@@ -117,7 +117,8 @@ def shipping(analysis: Analysis) -> Table:
         spent = [cost for cost in costs.values() if cost]
         wall = sum(cost.wall_seconds for cost in spent)
         processor = sum(cost.cpu_user_seconds + cost.cpu_system_seconds for cost in spent)
-        peak = max((cost.peak_rss_mb for cost in spent), default=0.0)
+        # Where there is an accelerator its memory is what counts.
+        peak = max((cost.peak_allocated_mb or cost.peak_rss_mb for cost in spent), default=0.0)
         train = costs["train"].wall_seconds if training and costs["train"] else None
         share = training.trainable_share if training else None
         tokens = mean([c.prompt_tokens_mean for c in found.cells])
@@ -173,6 +174,7 @@ def phases(analysis: Analysis) -> Table:
                         Cell(fixed(user + system), user + system),
                         *(Cell(fixed(v, 0), v) for v in (cost.peak_rss_mb, cost.mean_rss_mb)),
                         _maybe(cost.peak_allocated_mb, lambda value: fixed(value, 0)),
+                        _maybe(cost.peak_reserved_mb, lambda value: fixed(value, 0)),
                         *(Cell(count(v), v) for v in (cost.tokens, cost.steps)),
                     ),
                 )
@@ -188,6 +190,7 @@ def phases(analysis: Analysis) -> Table:
             "Peak memory, MiB",
             "Mean memory, MiB",
             "Peak accelerator, MiB",
+            "Reserved there, MiB",
             "Tokens",
             "Steps",
         ),
@@ -210,6 +213,7 @@ def _mean_cost(found: Group, phase: Phase) -> PhaseCost | None:
     if not costs:
         return None
     allocated = [c.peak_allocated_mb for c in costs if c.peak_allocated_mb is not None]
+    reserved = [c.peak_reserved_mb for c in costs if c.peak_reserved_mb is not None]
     return PhaseCost(
         wall_seconds=mean([cost.wall_seconds for cost in costs]),
         cpu_user_seconds=mean([cost.cpu_user_seconds for cost in costs]),
@@ -217,6 +221,7 @@ def _mean_cost(found: Group, phase: Phase) -> PhaseCost | None:
         peak_rss_mb=mean([cost.peak_rss_mb for cost in costs]),
         mean_rss_mb=mean([cost.mean_rss_mb for cost in costs]),
         peak_allocated_mb=mean(allocated) if allocated else None,
+        peak_reserved_mb=mean(reserved) if reserved else None,
         tokens=round(mean([cost.tokens for cost in costs])),
         steps=round(mean([cost.steps for cost in costs])),
     )

@@ -369,3 +369,40 @@ def test_predicting_one_label_is_a_caveat(tmp_path: Path) -> None:
     said = " ".join(study_caveats(analyse(study_of(tmp_path, made()))))
     assert "One label is predicted" in said
     assert "One seed only" in said
+
+
+def test_joined_cells_with_another_batch_or_loss_are_two_settings(tmp_path: Path) -> None:
+    """Keys that end in a word of a setting that changes no number, such as `evaluation.batch_size`, do count."""
+
+    def of(seed: int, **recipe: Any) -> Made:
+        made, lines = cell("distillation", [True, False, True], seed=seed, tuning="lora")
+        return made.model_copy(update={"recipe": made.recipe | recipe}), lines
+
+    for number, (one, other) in enumerate(
+        [
+            ({"training": {"batch_size": 8}}, {"training": {"batch_size": 2}}),
+            ({"objective": {"name": "forward_kl"}}, {"objective": {"name": "reverse_kl"}}),
+        ]
+    ):
+        folders = [
+            write_study_folder(tmp_path / f"{number}{name}", [of(seed, **recipe)], varied=[])
+            for seed, (name, recipe) in enumerate((("one", one), ("other", other)))
+        ]
+        assert len(analyse(read_study(folders)).groups) == 2
+
+
+def test_a_teacher_without_demonstrations_is_a_control_whatever_its_grid_varies(
+    tmp_path: Path,
+) -> None:
+    plain, lines = cell("distillation", [True] * 9, k=0)
+    plain = plain.model_copy(update={"varied": {"method": "distillation"}})
+    plain = plain.model_copy(update={"recipe": plain.recipe | {"task": {"name": "nli"}}})
+    shown = [cell(method, [True, False] * 4, k=8) for method in ("in_context", "distillation")]
+    found = analyse(
+        study_of(tmp_path, (plain, lines), *shown, varied=["method", "demonstrations.k"])
+    )
+    controls = {g.cells[0].k: g.control for g in found.groups if g.method == "distillation"}
+    assert controls == {0: "zero-shot teacher", 8: None}
+    best = found.best("mnli_matched", "distillation")
+    assert best is not None
+    assert best.cells[0].k == 8
