@@ -303,7 +303,7 @@ class DistillationTrainer(Trainer):
             raise NotFiniteLossError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}",
                 allowed="a finite number",
-                mend="lower --learning-rate, or use --dtype float32 or bfloat16 instead of float16",
+                mend="lower the learning rate, or use dtype float32 or bfloat16 instead of float16",
             )
         self.accelerator.backward(loss)
         return loss.detach()

@@ -118,7 +118,9 @@ class LabelKL(BaseModel):
             if targets.vocabulary is None:
                 raise ValueError("label_kl over the vocabulary needs next-token targets")
             kl = ForwardKL(temperature=self.temperature)
-            loss_N = kl(logits_NV, targets.gold_R, targets.vocabulary)
+            # What pads the vocabulary has no probability with the teacher, either.
+            cut_NV = logits_NV if targets.choices is None else targets.choices.cut(logits_NV)
+            loss_N = kl(cut_NV, targets.gold_R, targets.vocabulary)
             return loss_N.reshape(len(targets.gold_R), -1).mean(-1)
         if targets.probs_RL is None:
             raise ValueError("label_kl with alpha > 0 needs the teacher's label probabilities")

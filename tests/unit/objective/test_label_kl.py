@@ -210,3 +210,11 @@ def test_without_a_teacher_only_alpha_0_will_do(over: Any, missing: str) -> None
     with pytest.raises(ValueError, match=missing):
         loss(student(), nobody, alpha=0.5, over=over)
     assert loss(student(), nobody, alpha=0, over=over).shape == (4,)
+
+
+def test_what_pads_the_vocabulary_has_no_probability() -> None:
+    """With itself as its teacher a student has nothing to learn, however its output layer is padded."""
+    choices = Choices(CHOICES.labels, CHOICES.forms, V)
+    padded = torch.cat([student(seed=5), torch.full((4 * CHOICES.positions, 3), 2.0)], dim=1)
+    known = targets(choices=choices, vocabulary=next_tokens())
+    assert loss(padded, known, over="vocabulary").abs().max() < 1e-6
