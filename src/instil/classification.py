@@ -236,7 +236,10 @@ class LabelCell:
         index = {label: number for number, label in enumerate(self.choices.labels)}
         choices = None if self.method.head == "classification" else self.choices
         return [
-            LabelTargets(torch.tensor([index[row.output or ""]]), None, None, choices)
+            # No loss reads the label of a row that has none.
+            LabelTargets(
+                torch.tensor([-1 if row.output is None else index[row.output]]), None, None, choices
+            )
             for row in self.rows.training
         ]
 
@@ -286,7 +289,8 @@ class LabelCell:
             probs_RL=average(said),
             mass=mean([float(s.logprobs_RL.exp().sum(-1).mean()) for s in scores]),
             singles=singles if len(singles) > 1 else [],
-            prompt_tokens=mean([s.prompt_tokens for s in scores]),
+            # A query is sent under each context.
+            prompt_tokens=sum(s.prompt_tokens for s in scores),
         )
 
     def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:

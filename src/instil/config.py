@@ -24,8 +24,10 @@ from instil.objective import Objective
 from instil.objective.forward_kl import ForwardKL
 from instil.objective.label_kl import LabelKL
 from instil.task import WRITTEN, Task
+from instil.task.classification import Classification
 from instil.task.writing import WritingTask
 from instil.tuning import LoRA, Tuning
+from instil.unread import unread
 from instil.wording import problem
 
 
@@ -218,42 +220,6 @@ class Evaluation(_Section):
     )
 
 
-_UNREAD_WITH_TASK = (
-    "context",
-    "data",
-    "prompt.pattern",
-    "teacher.completions",
-    "teacher.samples",
-    "teacher.sampling_temperature",
-    "teacher.max_new_tokens",
-    "teacher.mass",
-    "teacher.store",
-    "training.report_to",
-    "evaluation.at_steps",
-    "evaluation.validation_rows",
-)
-_UNREAD_WITH_WRITING = (
-    "context",
-    "data",
-    "prompt.pattern",
-    "demonstrations.balanced",
-    "teacher.contexts",
-    "teacher.calibration",
-)
-_ONLY_WITH_TASK = (
-    "method",
-    "demonstrations",
-    "student",
-    "teacher.contexts",
-    "teacher.calibration",
-    "training.rows",
-    "evaluation.rows",
-    "evaluation.rows_out_of_domain",
-    "evaluation.at_steps",
-    "evaluation.validation_rows",
-)
-
-
 class Recipe(_Section):
     """All settings of one run. Every section has defaults that give a good adapter."""
 
@@ -295,19 +261,8 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _task_or_files(self) -> Self:
         """Refuses settings that the kind of run would not read."""
-        unread: tuple[str, ...] = _UNREAD_WITH_TASK
-        kind = "with a classification task"
-        if self.task is None:
-            unread, kind = _ONLY_WITH_TASK, "without a task"
-        elif isinstance(self.task, WritingTask):
-            unread, kind = _UNREAD_WITH_WRITING, "with a task whose answers are written"
-        for place in unread:
-            section, _, field = place.partition(".")
-            value, plain = getattr(self, section), type(self).model_fields[section].default
-            if field:
-                value, plain = getattr(value, field), getattr(plain, field)
-            if value != plain:
-                raise ValueError(f"{place}: not read {kind} (got {value!r})")
+        if found := unread(self, self.task):
+            raise ValueError("; ".join(found))
         if self.task is None:
             if not isinstance(self.tuning, LoRA):
                 raise ValueError("tuning: without a task only lora, whose base stays at hand")
@@ -329,9 +284,26 @@ class Recipe(_Section):
                 "teacher.calibration: contextual divides by what the same demonstrations say of an empty input, "
                 "and demonstrations.draw: per_query draws others for each; use fixed, or batch"
             )
+        if isinstance(self.task, Classification) and self.task.unlabelled is not None:
+            self._check_unlabelled()
         if self.task is None and isinstance(self.objective, LabelKL):
             raise ValueError("objective: label_kl needs a task")
         return self
+
+    def _check_unlabelled(self) -> None:
+        """Refuses what learns labels that are not known."""
+        if self.method not in ("zero_shot", "in_context", "distillation"):
+            raise ValueError(
+                f"task.unlabelled: {self.method} learns labels; leave it out, or use distillation"
+            )
+        if (
+            self.method == "distillation"
+            and isinstance(self.objective, LabelKL)
+            and self.objective.alpha < 1
+        ):
+            raise ValueError(
+                f"objective.alpha: {self.objective.alpha:g} mixes labels in, and task.unlabelled has none; use 1"
+            )
 
     def _check_writing(self, task: WritingTask) -> None:
         """Refuses what needs labels, and a draw of demonstrations that are not drawn."""

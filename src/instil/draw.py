@@ -16,8 +16,10 @@ from instil import config
 from instil.cell import Domain
 from instil.context import Context
 from instil.errors import ConfigError, InstilError
+from instil.method import METHODS
 from instil.rows import Row, key
 from instil.task import TaskData
+from instil.task.writing import WritingTask
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
 
@@ -87,14 +89,18 @@ def draw_rows(
         for name, rows in known.items()
     ]
     judged = {key(row) for one in sets for row in one.rows}
-    unseen = [row for row in data.train if key(row) not in judged]
-    order = random.Random(f"{seed} training").sample(unseen, len(unseen))
+    shuffled = random.Random(f"{seed} training").sample(data.train, len(data.train))
+    order = [row for row in shuffled if key(row) not in judged]  # the others stay as they were
     if len(order) < 2:
         raise ConfigError(
             f"the training set has {len(order)} rows left to learn from",
-            got=f"{len(data.train) - len(unseen)} of its {len(data.train)} rows are evaluation rows, too",
+            got=f"{len(data.train) - len(order)} of its {len(data.train)} rows are evaluation rows, too",
             allowed="at least 2, so that demonstrations can be drawn from the others",
             mend="use other files for training and evaluation, or lower evaluation.rows",
+        )
+    if data.inputs is not None:
+        return _with_inputs(
+            data.inputs, order, sets, judged, seed=seed, training=training, pool=pool
         )
     count = training or min(TRAINING_ROWS, len(order) // 2)
     learnt = {key(row) for row in order[:count]}
@@ -118,8 +124,37 @@ def draw_rows(
         pool=others[: min(pool, len(others) - validation)],
         validation=others[len(others) - validation :],
         sets=sets,
-        left_out=len(data.train) - len(unseen),
+        left_out=len(data.train) - len(order),
     )
+
+
+def _with_inputs(
+    inputs: Sequence[Row],
+    labelled: Sequence[Row],
+    sets: list[EvaluationSet],
+    judged: set[str],
+    *,
+    seed: int,
+    training: int | None,
+    pool: int,
+) -> Drawn:
+    """The rows of a cell that learns from inputs of their own: demonstrations are drawn from all that is labelled.
+
+    Raises:
+        ConfigError: there are fewer inputs than asked for.
+    """
+    shuffled = random.Random(f"{seed} inputs").sample(inputs, len(inputs))
+    unseen = [row for row in shuffled if key(row) not in judged]
+    count = training or min(TRAINING_ROWS, len(unseen))
+    if not 0 < count <= len(unseen):
+        raise ConfigError(
+            f"training.rows: {training or 1} asked for, and {len(unseen)} unlabelled rows are left",
+            got=f"{len(inputs) - len(unseen)} of {len(inputs)} are evaluation rows, too",
+            mend="lower training.rows, or add rows",
+        )
+    learnt = {key(row) for row in unseen[:count]}
+    others = [row for row in reversed(labelled) if key(row) not in learnt]
+    return Drawn(unseen[:count], others[:pool], [], sets, len(inputs) - len(unseen))
 
 
 def draw_for(recipe: config.Recipe, data: TaskData) -> Drawn:
@@ -145,10 +180,29 @@ def problems_of_rows(recipes: Iterable[config.Recipe]) -> list[str]:
         try:
             name = task.model_dump_json()
             data[name] = data.get(name) or task.read()
-            draw_for(recipe, data[name])
+            _check_pool(recipe, draw_for(recipe, data[name]))
         except InstilError as error:
             found[str(error)] = None
     return list(found)
+
+
+def _check_pool(recipe: config.Recipe, drawn: Drawn) -> None:
+    """Refuses more demonstrations than there are rows to draw them from."""
+    method = METHODS[recipe.method]
+    brought = isinstance(recipe.task, WritingTask) and recipe.task.exemplar_count is not None
+    if (method.context or method.teacher) and not brought:
+        _enough(recipe.demonstrations.k, len(drawn.pool))
+
+
+def _enough(k: int, rows: int, *, brought: bool = False) -> None:
+    if k > rows:
+        raise ConfigError(
+            f"demonstrations.k: {k} asked for, and the pool has {rows} rows",
+            allowed=f"0 to {rows}",
+            mend="lower k: the task brings these demonstrations itself"
+            if brought
+            else "lower k or training.rows, or raise demonstrations.pool",
+        )
 
 
 @dataclass(frozen=True)
@@ -197,14 +251,7 @@ class Demonstrator:
     def _context(self, seed: str, query: Row | None) -> Context:
         rng, k = random.Random(seed), self.settings.k
         turns = self.pool if self.in_order else self._turns(rng, query)
-        if k > len(turns):
-            raise ConfigError(
-                f"demonstrations.k: {k} asked for, and the pool has {len(turns)} rows",
-                allowed=f"0 to {len(turns)}",
-                mend="lower k: the task brings these demonstrations itself"
-                if self.in_order
-                else "lower k or training.rows, or raise demonstrations.pool",
-            )
+        _enough(k, len(turns), brought=self.in_order)
         rows = turns[:k] if self.in_order else rng.sample(turns[:k], k)
         outputs = [row.output or "" for row in rows]
         if self.settings.answers == "shuffled":

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from pydantic import Field
+from typing_extensions import override as overrides
 
 from instil import __version__
 from instil.cell import NO_MATTER
@@ -80,6 +81,22 @@ class Plan:
     cells: list[PlannedCell]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the first one would be lost without a word."""
+
+    @overrides
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Reads a recipe file's settings.
 
@@ -88,7 +105,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ConfigError: it is not a YAML mapping; names the line.
     """
     try:
-        settings = yaml.safe_load(read_text(path))
+        settings = yaml.load(read_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{path} is not YAML",
@@ -230,12 +247,21 @@ def _recipe(
     problems: list[str] = []
     for key in sorted(combination, key=lambda key: key.count(".")):  # a section before its settings
         try:
-            _put(settings, key, combination[key])
+            _put(settings, key, _completed(settings, key, combination[key]))
         except ConfigError as error:
             problems.append(str(error))
     recipe, found = Recipe.check(settings, file=RecipeFile)
     problems += found
     return (effective(recipe) if recipe and not problems else None), problems
+
+
+def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
+    """A value of the grid; a section that is not of another name keeps what the recipe says of its other keys."""
+    there = settings.get(key)
+    if not (isinstance(value, dict) and isinstance(there, dict)):
+        return value
+    same = value.get("name", there.get("name")) == there.get("name")
+    return {**there, **value} if same else value
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:

@@ -409,3 +409,24 @@ def test_every_row_is_checked_before_any_training(
     monkeypatch.setattr(label_student, "load", lambda *a, **k: pytest.fail("it was loaded"))
     with pytest.raises(AlignmentError, match="there, drawn row"):
         run("pattern_fine_tuning", model=model, task=task)
+
+
+def test_a_query_is_sent_under_each_context(run: Run) -> None:
+    one = run("in_context")
+    both = run("in_context", teacher={"contexts": 2})
+    assert 1.8 < both.prompt_tokens_mean / one.prompt_tokens_mean < 2.2
+
+
+def test_rows_without_labels_are_distilled_on(
+    run: Run,
+    tmp_path: Path,
+    jsonl: Callable[[str, list[dict[str, Any]]], Path],
+) -> None:
+    inputs = jsonl("inputs.jsonl", [{"text": f"raw {n}"} for n in range(14)])
+    teacher = {"contexts": 2, "calibration": "batch"}
+    cell = run("distillation", task={"unlabelled": str(inputs)}, teacher=teacher)
+    assert cell.training is not None
+    assert cell.training.rows == 12
+    whole = run("distillation", task={"unlabelled": str(inputs)}, objective={"over": "vocabulary"})
+    assert whole.training is not None
+    assert whole.training.rows == 12

@@ -301,3 +301,27 @@ def test_validation_rows_are_of_no_other_use() -> None:
     assert len(drawn(data, training=60, pool=1000, validation=left - 1).pool) == 1
     with pytest.raises(ConfigError, match=rf"validation_rows: {left} asked for, and {left} rows"):
         drawn(data, training=60, validation=left)
+
+
+def test_rows_that_are_judged_on_take_no_other_row_away() -> None:
+    train = rows_of("train", 60)
+    plain = drawn(data_of(train))
+    shared = plain.training[3]
+    fewer = drawn(data_of(train, here=[*rows_of("here", 9), shared]))
+    assert fewer.left_out == 1
+    assert fewer.training[:19] == [row for row in plain.training if row != shared]
+    assert fewer.pool == plain.pool
+
+
+def test_inputs_of_their_own_are_learnt_from_and_shown_by_none() -> None:
+    train, here = rows_of("train", 40), rows_of("here", 10)
+    inputs = [Row(row.input) for row in [*rows_of("raw", 30), train[0], here[0]]]
+    rows = drawn(TaskData(train, {"here": here}, {}, inputs), training=31)
+    assert {row.input for row in rows.training} == {row.input for row in inputs[:-1]}
+    assert {row.output for row in rows.training} == {None}
+    assert train[0] not in rows.pool
+    assert {*rows.pool} < {*train}
+    assert len(rows.pool) == 30
+    assert rows.left_out == 1
+    with pytest.raises(ConfigError, match="32 asked for, and 31 unlabelled rows are left"):
+        drawn(TaskData(train, {"here": here}, {}, inputs), training=32)

@@ -302,3 +302,51 @@ def test_an_empty_list_does_not_hide_other_problems(base: dict[str, Any]) -> Non
     message = str(caught.value)
     assert "2 problems: grid.seed: an empty list, or no list (got [])" in message
     assert "methd: unknown key; did you mean method?" in message
+
+
+def test_a_section_of_the_grid_keeps_what_the_recipe_says_of_its_other_keys(
+    base: dict[str, Any],
+) -> None:
+    grid = {"teacher": [{"contexts": 1}, {"contexts": 4}], "tuning": [{"name": "bitfit"}]}
+    settings = base | {
+        "teacher": {"model": "some/bigger", "calibration": "batch"},
+        "tuning": {"name": "lora", "r": 4},
+    }
+    cells = plan(settings | {"grid": grid}).cells
+    told = [(c.recipe.teacher.model, c.recipe.teacher.calibration) for c in cells]
+    assert told == [("some/bigger", "batch")] * 2
+    assert [c.recipe.teacher.contexts for c in cells] == [1, 4]
+    assert {c.recipe.tuning.name for c in cells} == {"bitfit"}  # of another name: replaced
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("model: a\ntraining: {rows: 20}\nseed: 1\ntraining: {rows: 30}\n")
+    with pytest.raises(ConfigError, match=r"the key training stands twice .* line 4"):
+        read_recipe(path)
+    path.write_text("base: &b {rows: 20}\ntraining: {<<: *b, max_steps: 3}\n")
+    assert read_recipe(path)["training"] == {"rows": 20, "max_steps": 3}
+
+
+def test_all_settings_that_are_not_read_are_told(base: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(base | {"data": {"allow_overlap": True}, "teacher": {"mass": 0.5}})
+    message = str(caught.value)
+    assert "data: not read with a classification task (got {'allow_overlap': True})" in message
+    assert "teacher.mass: not read with a classification task (got 0.5)" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"method": "pattern_fine_tuning"}, "task.unlabelled: pattern_fine_tuning learns labels"),
+        ({"objective": {"alpha": 0.5}}, "objective.alpha: 0.5 mixes labels in"),
+    ],
+)
+def test_labels_are_not_learnt_from_rows_without_any(
+    base: dict[str, Any], settings: dict[str, Any], told: str
+) -> None:
+    task = base["task"] | {"unlabelled": base["task"]["train"]}
+    plan(base | {"task": task})
+    with pytest.raises(ConfigError, match=told):
+        plan(base | {"task": task} | settings)

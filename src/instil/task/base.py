@@ -23,11 +23,13 @@ class TaskData:
         train: Rows to learn from, and to take demonstrations from.
         in_domain: Evaluation sets from where the training rows come from, by name.
         out_of_domain: Evaluation sets from elsewhere, by name.
+        inputs: Rows to learn from in place of those of `train`, without outputs; None: there are none.
     """
 
     train: list[Row]
     in_domain: dict[str, list[Row]]
     out_of_domain: dict[str, list[Row]]
+    inputs: list[Row] | None = None
 
 
 class TaskBase(BaseModel, ABC):
@@ -66,7 +68,7 @@ class TaskBase(BaseModel, ABC):
             DataFileError: a file is missing or empty.
         """
         settings = self.model_dump(
-            mode="json", exclude={"folder", "train", "in_domain", "out_of_domain"}
+            mode="json", exclude={"folder", "train", "unlabelled", "in_domain", "out_of_domain"}
         )
         return hashlib.sha256(json.dumps([settings, self._sources()]).encode()).hexdigest()
 

@@ -53,6 +53,10 @@ class Classification(ClassificationTask):
     name: Literal["classification"] = "classification"
     folder: Path | None = Field(None, description="where relative paths begin; null: here")
     train: Path = Field(description="rows to learn from")
+    unlabelled: Path | None = Field(
+        None,
+        description="rows to distil on, whose labels nobody knows; null: rows of train. Demonstrations are of train",
+    )
     in_domain: dict[str, Path] = Field(
         min_length=1, description="name -> file of evaluation rows like the training rows"
     )
@@ -78,6 +82,13 @@ class Classification(ClassificationTask):
             self._read("train", self.train),
             {name: self._read(name, path) for name, path in self.in_domain.items()},
             {name: self._read(name, path) for name, path in self.out_of_domain.items()},
+            None if self.unlabelled is None else self._inputs(self.unlabelled),
+        )
+
+    def _inputs(self, path: Path) -> list[Row]:
+        read = read_fields(self._place(path))
+        return some(
+            [Row(render(self.pattern, fields, where)) for where, fields in read], "unlabelled"
         )
 
     def _read(self, name: str, path: Path) -> list[Row]:
@@ -92,6 +103,7 @@ class Classification(ClassificationTask):
             file_digest(self._place(self.train)),
             {name: file_digest(self._place(path)) for name, path in self.in_domain.items()},
             {name: file_digest(self._place(path)) for name, path in self.out_of_domain.items()},
+            *([file_digest(self._place(self.unlabelled))] if self.unlabelled else []),
         ]
 
 
