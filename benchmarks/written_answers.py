@@ -79,7 +79,12 @@ def main() -> None:
             f"{found['cut']:.0%} | {' | '.join(kl)} |"
         )
     if arguments.output:
-        kept = {"set": arguments.set, "cells": told, "environment": environment.describe()}
+        kept = {
+            "command": f"python benchmarks/written_answers.py {arguments.study} --set {arguments.set}",
+            "set": arguments.set,
+            "cells": told,
+            "environment": environment.describe(),
+        }
         arguments.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

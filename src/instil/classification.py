@@ -259,15 +259,16 @@ class LabelCell:
                 for one, part in zip(gold, whole, strict=True)
             ]
         said = [
-            probabilities(
-                self._say(teacher, n, "training rows", rows, phase="teach").logprobs_RL,
-                references[n],
-            )
+            self._say(teacher, n, "training rows", rows, phase="teach").logprobs_RL
             for n in self._numbers
         ]
+        probs_RL = average([probabilities(one, r) for one, r in zip(said, references, strict=True)])
+        masses: Sequence[Tensor | None] = [None] * len(rows)
+        if self.objective.over == "labels_and_mass":  # calibration leaves it as it is
+            masses = list(average([one.exp().sum(-1, keepdim=True) for one in said]).clamp(max=1))
         return [
-            LabelTargets(one.gold_R, probs[None], None, one.choices)
-            for one, probs in zip(gold, average(said), strict=True)
+            LabelTargets(one.gold_R, probs[None], None, one.choices, mass)
+            for one, probs, mass in zip(gold, probs_RL, masses, strict=True)
         ]
 
     def _judge_teacher(

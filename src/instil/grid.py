@@ -314,7 +314,7 @@ def effective(recipe: Recipe) -> Recipe:
                 include={"completions", "samples", "sampling_temperature", "top_k", "mass"}
             )
         elif not recipe.objective.needs_targets or (
-            isinstance(recipe.objective, LabelKL) and recipe.objective.over == "labels"
+            isinstance(recipe.objective, LabelKL) and recipe.objective.over != "vocabulary"
         ):
             unread |= {"top_k": unread_teacher.top_k, "mass": unread_teacher.mass}
         if recipe.demonstrations.k == 0:

@@ -17,6 +17,7 @@ from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
 from instil.config import Recipe
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
 from instil.model import load
+from instil.objective.label_kl import LabelTargets
 from instil.progress import Display
 from instil.stored import read_lines
 from instil.study import run_cell
@@ -207,7 +208,7 @@ def test_the_prefix_stands_before_everything_on_both_sides(
 def test_a_teacher_without_demonstrations_has_nothing_to_teach_itself(
     run: Run, tmp_path: Path
 ) -> None:
-    for over in ("labels", "vocabulary"):
+    for over in ("labels", "labels_and_mass", "vocabulary"):
         cell = run(
             "distillation",
             "llama",  # the one without dropout
@@ -231,6 +232,7 @@ def test_a_teacher_without_demonstrations_has_nothing_to_teach_itself(
         ({"tuning": {"name": "lora"}}, 0.3),
         ({"tuning": {"name": "full"}}, 0.3),
         ({"objective": {"over": "vocabulary"}}, 0.6),
+        ({"objective": {"over": "labels_and_mass"}}, 0.6),
         ({"prompt": {"format": "chat"}}, 0.3),
         ({"demonstrations": {"draw": "per_query"}}, 0.6),
         ({"teacher": {"contexts": 2, "calibration": "batch"}}, 0.3),
@@ -253,6 +255,34 @@ def test_a_student_imitates_its_teacher(
     assert mean(losses[-10:]) < 0.5 * mean(losses[:10])
     assert len(kl[0]) == len(kl[1]) == 2
     assert sum(kl[1]) < closer * sum(kl[0])
+
+
+def test_the_mass_that_is_taught_is_the_mean_over_contexts_and_not_calibrated(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, Any] = {}
+    taught: list[LabelTargets] = []
+    score, train = label_teacher.LabelTeacher.score, label_student.LabelStudent.train
+
+    def scored(self: Any, what: str, *rest: Any, **settings: Any) -> Any:
+        found = score(self, what, *rest, **settings)
+        said[what] = found[0].logprobs_RL
+        return found
+
+    def trained(self: Any, prompts: Any, targets: Any, **settings: Any) -> Any:
+        taught[:] = targets
+        return train(self, prompts, targets, **settings)
+
+    monkeypatch.setattr(label_teacher.LabelTeacher, "score", scored)
+    monkeypatch.setattr(label_student.LabelStudent, "train", trained)
+    teacher = {"contexts": 2, "calibration": "batch"}
+    run("distillation", teacher=teacher, objective={"over": "labels_and_mass"})
+    read = [logprobs for what, logprobs in said.items() if "training rows" in what]
+    assert len(read) == 2
+    expected = sum(one.exp().sum(-1) for one in read) / 2
+    torch.testing.assert_close(LabelTargets.cat(taught).mass_R, expected)
+    run("distillation", teacher=teacher)
+    assert LabelTargets.cat(taught).mass_R is None
 
 
 @pytest.mark.parametrize("method", ["vanilla_fine_tuning", "pattern_fine_tuning"])

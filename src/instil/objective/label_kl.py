@@ -4,9 +4,13 @@ $$ L = \alpha\, \tau^2 \sum_{y} p_y \log \frac{p_y}{q_y} + (1 - \alpha) \,(-\log
 
 p is the teacher's distribution over the labels under the context, q the student's without it, both from the verbalizer
 and normalised over the labels; y* is the gold label. alpha = 1 is pure distillation and needs no gold labels, alpha = 0
-is pattern-based fine-tuning (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over: vocabulary` takes the KL of the
-next-token distributions where the labels are decided, and the cross-entropy of the label within the whole vocabulary,
-so that the student learns to answer at all, not just which label is the likelier.
+is pattern-based fine-tuning (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2).
+
+`over: labels_and_mass` adds the KL of the mass m that all labels have together, between the two outcomes label and no
+label, and `over: vocabulary` takes the KL of the next-token distributions where the labels are decided. With both the
+label's cross-entropy is that within the whole vocabulary, and the student learns to answer at all, not just which
+label is the likelier. With labels and tail as outcomes of one KL, m would be a factor of the labels' part, and little
+would be left of it where the teacher's mass is low (Zhao et al. 2022, arXiv:2203.08679); here it is not.
 """
 
 from __future__ import annotations
@@ -33,16 +37,18 @@ class LabelTargets:
 
     Attributes:
         gold_R: Index of the gold label.
-        probs_RL: The teacher's probability of each label; None where nobody teaches.
+        probs_RL: The teacher's probability of each label among themselves; None where nobody teaches.
         vocabulary: The teacher's next-token distributions at the R x P positions that decide the label; None if the loss
             is over the labels.
         choices: The labels' tokens; None if the logits are a classification head's, one a label.
+        mass_R: The teacher's probability of all labels together; None if the loss does not learn it.
     """
 
     gold_R: Tensor
     probs_RL: Tensor | None
     vocabulary: Targets | None
     choices: Choices | None
+    mass_R: Tensor | None = None
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
@@ -51,12 +57,14 @@ class LabelTargets:
 
         first = parts[0]
         probs = [part.probs_RL for part in parts if part.probs_RL is not None]
+        mass = [part.mass_R for part in parts if part.mass_R is not None]
         whole = [part.vocabulary for part in parts if part.vocabulary is not None]
         return cls(
             gold_R=torch.cat([part.gold_R for part in parts]),
             probs_RL=torch.cat(probs) if probs else None,
             vocabulary=type(whole[0]).cat(whole) if whole else None,
             choices=first.choices,
+            mass_R=torch.cat(mass) if mass else None,
         )
 
     def to(self, device: object) -> Self:
@@ -66,11 +74,12 @@ class LabelTargets:
             probs_RL=None if self.probs_RL is None else self.probs_RL.to(device),  # type: ignore[call-overload]
             vocabulary=None if self.vocabulary is None else self.vocabulary.to(device),  # type: ignore[arg-type]
             choices=self.choices,
+            mass_R=None if self.mass_R is None else self.mass_R.to(device),  # type: ignore[call-overload]
         )
 
 
 class LabelKL(BaseModel):
-    """KL(teacher || student) over the labels, or over the vocabulary, and cross-entropy on the gold label."""
+    """KL(teacher || student) over the labels, with or without their mass, or over the vocabulary, and cross-entropy on the gold label."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     by_position: ClassVar[bool] = False  # a row's terms come from several positions
@@ -81,7 +90,7 @@ class LabelKL(BaseModel):
 
     name: Literal["label_kl"] = "label_kl"
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")
-    over: Literal["labels", "vocabulary"] = "labels"
+    over: Literal["labels", "labels_and_mass", "vocabulary"] = "labels"
     temperature: float = Field(1.0, gt=0)
 
     def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: LabelTargets) -> Tensor:
@@ -128,4 +137,20 @@ class LabelKL(BaseModel):
         logq_RL = (scores_RL / self.temperature).log_softmax(-1)
         # xlogy: a probability of 0 adds nothing. A student's NaN stays one, so that training stops.
         terms_RL = xlogy(p_RL, p_RL) - p_RL * logq_RL
-        return self.temperature**2 * terms_RL.sum(-1)
+        loss_R = self.temperature**2 * terms_RL.sum(-1)
+        if self.over == "labels_and_mass":
+            if targets.mass_R is None:
+                raise ValueError("label_kl over labels_and_mass needs the teacher's mass")
+            loss_R = loss_R + _mass_kl(targets.mass_R, scores_RL.logsumexp(-1))
+        return loss_R
+
+
+def _mass_kl(mass_R: Tensor, log_mass_R: Tensor) -> Tensor:
+    """KL between two masses: each has two outcomes, label and no label."""
+    from torch import finfo, float32, xlogy
+
+    # A mass that rounds to 1 would leave nothing beside it, and the logarithm of 0 has no gradient.
+    log_mass_R = log_mass_R.clamp(max=-finfo(float32).eps)
+    rest_R = 1 - mass_R
+    known_R = xlogy(mass_R, mass_R) + xlogy(rest_R, rest_R)
+    return known_R - mass_R * log_mass_R - rest_R * (-log_mass_R.expm1()).log()

@@ -39,7 +39,8 @@ def targets(
 ) -> LabelTargets:
     if probs is None:
         probs = scores(student(choices, seed=5), choices).softmax(-1)
-    return LabelTargets(GOLD, probs, vocabulary, choices)
+    mass = scores(student(seed=5)).exp().sum(-1)
+    return LabelTargets(GOLD, probs, vocabulary, choices, mass)
 
 
 def next_tokens(top_k: int = V, temperature: float = 1.0) -> Targets:
@@ -56,7 +57,7 @@ def loss(
     known: LabelTargets,
     *,
     alpha: float = 1.0,
-    over: Literal["labels", "vocabulary"] = "labels",
+    over: Literal["labels", "labels_and_mass", "vocabulary"] = "labels",
     temperature: float = 1.0,
 ) -> torch.Tensor:
     objective = LabelKL(alpha=alpha, over=over, temperature=temperature)
@@ -99,7 +100,7 @@ def test_alpha_1_is_zero_at_equality_and_so_is_its_gradient(
     assert (loss(student(choices, seed=9), same) > 1e-3).all()
 
 
-@pytest.mark.parametrize("over", ["labels", "vocabulary"])
+@pytest.mark.parametrize("over", ["labels", "labels_and_mass", "vocabulary"])
 def test_the_mixture_is_linear(over: Any) -> None:
     known = targets(vocabulary=next_tokens())
     gold, taught = (loss(student(), known, alpha=alpha, over=over) for alpha in (0, 1))
@@ -130,7 +131,13 @@ def test_the_gold_part_has_no_temperature(alpha: float) -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(
-    ("over", "choices"), [("labels", CHOICES), ("labels", None), ("vocabulary", CHOICES)]
+    ("over", "choices"),
+    [
+        ("labels", CHOICES),
+        ("labels", None),
+        ("labels_and_mass", CHOICES),
+        ("vocabulary", CHOICES),
+    ],
 )
 def test_gradients_are_right(
     alpha: float, temperature: float, over: Any, choices: Choices | None
@@ -173,23 +180,69 @@ def test_over_the_vocabulary_is_the_mean_forward_kl_of_the_row_s_positions(
     torch.testing.assert_close(got, expected)
 
 
-def test_over_the_vocabulary_gold_labels_compete_with_every_token() -> None:
+def test_the_mass_of_all_labels_is_learnt_beside_the_labels() -> None:
+    """Of 0.2 and 0.6 in the vocabulary the mass is 0.8, and the labels among themselves 1/4 and 3/4."""
+    logits = torch.tensor([[0.2, 0.6, 0.2]]).log().requires_grad_()
+    choices = Choices(("a", "b"), (((0,),), ((1,),)))
+    same, mass = torch.tensor([[0.25, 0.75]]), torch.tensor([0.5])
+    known = LabelTargets(torch.tensor([1]), same, None, choices, mass)
+    got = loss(logits, known, over="labels_and_mass")
+    kl = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.5 / 0.2)
+    assert got.item() == pytest.approx(kl, abs=1e-6)
+    got.sum().backward()
+    assert logits.grad is not None
+    expected = torch.tensor([[0.2 - 0.125, 0.6 - 0.375, 0.2 - 0.5]])
+    torch.testing.assert_close(logits.grad, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_mass_adds_to_the_loss_over_the_labels_what_the_labels_do_not_tell(
+    temperature: float,
+) -> None:
+    known = targets()
+    assert known.mass_R is not None
+    overs: tuple[Literal["labels_and_mass", "labels"], ...] = ("labels_and_mass", "labels")
+    both, labels = (loss(student(), known, over=o, temperature=temperature) for o in overs)
+    m, q = known.mass_R, scores(student()).exp().sum(-1)
+    expected = m * (m / q).log() + (1 - m) * ((1 - m) / (1 - q)).log()
+    torch.testing.assert_close(both - labels, expected)
+    same = loss(student(seed=5), known, over="labels_and_mass", temperature=temperature)
+    torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("mass", [0.0, 0.9, 1.0])
+def test_a_mass_of_1_keeps_loss_and_gradient_finite(mass: float) -> None:
+    logits = torch.tensor([[90.0, 90.0, 0.0]]).requires_grad_()
+    choices = Choices(("a", "b"), (((0,),), ((1,),)))
+    probs = torch.tensor([[0.5, 0.5]])
+    known = LabelTargets(torch.tensor([1]), probs, None, choices, torch.tensor([mass]))
+    got = loss(logits, known, over="labels_and_mass")
+    got.sum().backward()
+    assert got.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert loss(logits * math.nan, known, over="labels_and_mass").isnan().all()
+
+
+@pytest.mark.parametrize("over", ["labels_and_mass", "vocabulary"])
+def test_where_mass_is_learnt_gold_labels_compete_with_every_token(over: Any) -> None:
     known = targets(vocabulary=next_tokens())
-    got = loss(student(), known, alpha=0, over="vocabulary")
+    got = loss(student(), known, alpha=0, over=over)
     torch.testing.assert_close(got, -scores(student())[torch.arange(4), GOLD])
     assert (got > loss(student(), known, alpha=0)).all()
 
 
-@pytest.mark.parametrize("over", ["labels", "vocabulary"])
+@pytest.mark.parametrize("over", ["labels", "labels_and_mass", "vocabulary"])
 def test_rows_joined_are_rows_alone(over: Any) -> None:
     kept = next_tokens()
     alone = [
-        LabelTargets(gold[None], probs[None], part, CHOICES)
-        for gold, probs, part in zip(
+        LabelTargets(gold[None], probs[None], part, CHOICES, mass[None])
+        for gold, probs, mass, part in zip(
             GOLD,
-            targets().probs_RL,
+            targets().probs_RL,  # type: ignore[arg-type]
+            targets().mass_R,  # type: ignore[arg-type]
             kept.split([2] * 4),
-            strict=True,  # type: ignore[arg-type]
+            strict=True,
         )
     ]
     apart = torch.cat(
@@ -203,7 +256,12 @@ def test_rows_joined_are_rows_alone(over: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("over", "missing"), [("labels", "label probabilities"), ("vocabulary", "next-token targets")]
+    ("over", "missing"),
+    [
+        ("labels", "label probabilities"),
+        ("labels_and_mass", "label probabilities"),
+        ("vocabulary", "next-token targets"),
+    ],
 )
 def test_without_a_teacher_only_alpha_0_will_do(over: Any, missing: str) -> None:
     nobody = LabelTargets(GOLD, None, None, CHOICES)
