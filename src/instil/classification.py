@@ -306,7 +306,7 @@ class LabelCell:
     ) -> CellTraining:
         objective = self.objective
         if self.method.learns == "labels":
-            objective = LabelKL(alpha=0.0)
+            objective = LabelKL(alpha=0.0, over="labels")
         set_seed(self.recipe.seed)
         rows, context = self.rows.training, self.method.context_in_training
         with self.recorder.phase("train"):

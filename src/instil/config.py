@@ -277,7 +277,7 @@ class Recipe(_Section):
         ):
             raise ValueError(
                 "teacher.contexts and teacher.calibration work on label distributions: "
-                "they need objective.over: labels or labels_and_mass"
+                "they need objective.over: labels_and_mass or labels"
             )
         elif self.teacher.calibration == "contextual" and self.demonstrations.draw == "per_query":
             raise ValueError(

@@ -298,7 +298,7 @@ def effective(recipe: Recipe) -> Recipe:
             judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
             reset["evaluation"] = recipe.evaluation.model_copy(update=judged)
     if method.learns != "targets":
-        reset["objective"] = CrossEntropy() if written else LabelKL()
+        reset["objective"] = CrossEntropy() if written else LabelKL(over="labels")
     if not method.teacher:
         reset["teacher"] = unread_teacher
     if not reads_context:

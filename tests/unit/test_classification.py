@@ -281,7 +281,7 @@ def test_the_mass_that_is_taught_is_the_mean_over_contexts_and_not_calibrated(
     assert len(read) == 2
     expected = sum(one.exp().sum(-1) for one in read) / 2
     torch.testing.assert_close(LabelTargets.cat(taught).mass_R, expected)
-    run("distillation", teacher=teacher)
+    run("distillation", teacher=teacher, objective={"over": "labels"})
     assert LabelTargets.cat(taught).mass_R is None
 
 

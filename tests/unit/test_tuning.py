@@ -69,7 +69,7 @@ def train(student: LabelStudent, scratch: Path) -> None:
     student.train(
         PROMPTS,
         targets,
-        objective=LabelKL(alpha=0.5),
+        objective=LabelKL(alpha=0.5, over="labels"),
         scratch=scratch,
         advance=nothing,
         display=QUIET,

@@ -90,7 +90,7 @@ class LabelKL(BaseModel):
 
     name: Literal["label_kl"] = "label_kl"
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")
-    over: Literal["labels", "labels_and_mass", "vocabulary"] = "labels"
+    over: Literal["labels", "labels_and_mass", "vocabulary"] = "labels_and_mass"
     temperature: float = Field(1.0, gt=0)
 
     def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: LabelTargets) -> Tensor:
