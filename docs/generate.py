@@ -61,7 +61,7 @@ def readme() -> str:
 def results_page() -> str:
     """The page of study results with its tables filled in."""
     tables = {name: _study_table(name) for name in STUDIES}
-    tables |= {"bars": _bars_table(), WRITTEN: _written_table(WRITTEN)}
+    tables |= {"bars": _bars_table(), "mass": _mass_table(), WRITTEN: _written_table(WRITTEN)}
     return _filled(ROOT / "docs/results.md", tables)
 
 
@@ -93,6 +93,23 @@ def _study_table(name: str) -> str:
         lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
     rows = (str(found.scored(one.name)[0][1].rows) for one in found.sets)
     lines.append("| *rows a seed* | " + " | ".join(rows) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mass_table() -> str:
+    """Accuracy of the students of sentiment and the probability that they give the labels, with and without the mass in their loss."""
+    lines: list[str] = []
+    for name in ("sentiment-smollm2", "sentiment-smollm2-labels"):
+        found = analyse(read_study([RESULTS / name]))
+        (group,) = (group for group in found.groups if group.method == "distillation")
+        (over,) = {cell.recipe["objective"]["over"] for cell in group.cells}
+        if not lines:
+            lines.append("| `over` | " + " | ".join(one.name for one in found.sets) + " | mass |")
+            lines.append("| --- |" + " --- |" * (len(found.sets) + 1))
+        scores = [group.scores[one.name] for one in found.sets]
+        shown = " | ".join(_score(score) for score in scores)
+        masses = [score.verbalizer_mass for score in scores if score.verbalizer_mass is not None]
+        lines.append(f"| {over} | {shown} | {min(masses):.3f} to {max(masses):.3f} |")
     return "\n".join(lines) + "\n"
 
 

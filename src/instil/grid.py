@@ -109,7 +109,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{path} is not YAML",
-            got=" ".join(str(error).split()),
+            got=" ".join(str(error).replace('in "<unicode string>", ', "in ").split()),
             mend="mend the line; a text with ': ' or '#' in it needs quotation marks",
         ) from None
     if not isinstance(settings, dict):
