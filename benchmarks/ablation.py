@@ -59,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "dense targets": DENSE,
     "8 log-probabilities": {"teacher": {"top_k": 8}},
+    "mass 0.998": {"teacher": {"mass": 0.998}},
     "30 steps": {"training": {"max_steps": 30}},
     "120 steps": {"training": {"max_steps": 120}},
 }

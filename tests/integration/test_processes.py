@@ -320,7 +320,10 @@ def named(
         "evaluation": {"batch_size": 2},
         "grid": [
             {"method": ["in_context"], "teacher": [{"contexts": 2, "calibration": "contextual"}]},
-            {"method": ["distillation"], "objective": [{"over": "labels"}, {"over": "vocabulary"}]},
+            {
+                "method": ["distillation"],
+                "objective": [{"over": "labels_and_mass"}, {"over": "vocabulary"}],
+            },
             {"method": ["vanilla_fine_tuning"], "tuning": [{"name": "lora"}, {"name": "full"}]},
         ],
     }
