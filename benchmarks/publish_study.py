@@ -37,9 +37,13 @@ def publish(study: Path) -> Path:
         text = json.dumps(cell, indent=1) + "\n"
         (target / "cells" / name).mkdir()
         (target / "cells" / name / "cell.json").write_text(text, encoding="utf-8")
-    shutil.copyfile(
-        study / "cells" / index["cells"][0] / "environment.json", target / "environment.json"
-    )
+    environments = [
+        json.loads((study / "cells" / name / "environment.json").read_text(encoding="utf-8"))
+        for name in index["cells"]
+    ]
+    commits = sorted({one["commit"] for one in environments if one["commit"]})
+    kept = json.dumps({**environments[-1], "commit": ", ".join(commits)}, indent=1) + "\n"
+    (target / "environment.json").write_text(kept, encoding="utf-8")
     return target
 
 

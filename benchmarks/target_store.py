@@ -38,7 +38,7 @@ from instil.targets import Targets
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
-SETTINGS = ((0.99, 64), (0.999, 256), (0.9999, 1024))
+SETTINGS = ((0.99, 64), (0.998, 64), (0.999, 256), (0.9999, 1024))
 
 
 def aligned(model: LanguageModel, data: Path, rows: int) -> list[AlignedPair]:

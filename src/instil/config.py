@@ -247,13 +247,9 @@ class Recipe(_Section):
         """A section that is chosen by name has one if none is given: `tuning: {r: 4}` is LoRA."""
         if not isinstance(settings, Mapping):
             return settings
-        names = {
-            "objective": "label_kl" if _asks_for_labels(settings.get("task")) else "forward_kl",
-            "tuning": "lora",
-        }
         named = {
             section: {"name": name, **value}
-            for section, name in names.items()
+            for section, name in default_names(settings).items()
             if isinstance(value := settings.get(section, {}), Mapping)
         }
         return {**settings, **named}
@@ -362,6 +358,12 @@ class Recipe(_Section):
             return cls.model_validate(settings), []
         except ValidationError as error:
             return None, [problem(file or cls, settings, dict(e)) for e in error.errors()]
+
+
+def default_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Section of a recipe -> the name that it has if none is given."""
+    labels = _asks_for_labels(settings.get("task"))
+    return {"objective": "label_kl" if labels else "forward_kl", "tuning": "lora"}
 
 
 def _asks_for_labels(task: Any) -> bool:

@@ -91,7 +91,7 @@ def draw_rows(
     judged = {key(row) for one in sets for row in one.rows}
     shuffled = random.Random(f"{seed} training").sample(data.train, len(data.train))
     order = [row for row in shuffled if key(row) not in judged]  # the others stay as they were
-    if len(order) < 2:
+    if len(order) < 2 and data.inputs is None:
         raise ConfigError(
             f"the training set has {len(order)} rows left to learn from",
             got=f"{len(data.train) - len(order)} of its {len(data.train)} rows are evaluation rows, too",
@@ -99,8 +99,10 @@ def draw_rows(
             mend="use other files for training and evaluation, or lower evaluation.rows",
         )
     if data.inputs is not None:
+        left_out = len(data.train) - len(order)
+        others = order[::-1][:pool]
         return _with_inputs(
-            data.inputs, order, sets, judged, seed=seed, training=training, pool=pool
+            data.inputs, others, sets, judged, seed=seed, training=training, left_out=left_out
         )
     count = training or min(TRAINING_ROWS, len(order) // 2)
     learnt = {key(row) for row in order[:count]}
@@ -130,31 +132,31 @@ def draw_rows(
 
 def _with_inputs(
     inputs: Sequence[Row],
-    labelled: Sequence[Row],
+    pool: list[Row],
     sets: list[EvaluationSet],
     judged: set[str],
     *,
     seed: int,
     training: int | None,
-    pool: int,
+    left_out: int,
 ) -> Drawn:
-    """The rows of a cell that learns from inputs of their own: demonstrations are drawn from all that is labelled.
+    """The rows of a cell that learns from inputs of their own: demonstrations are drawn from what is labelled.
 
     Raises:
         ConfigError: there are fewer inputs than asked for.
     """
+    known = judged | {key(row) for row in pool}
     shuffled = random.Random(f"{seed} inputs").sample(inputs, len(inputs))
-    unseen = [row for row in shuffled if key(row) not in judged]
+    unseen = [row for row in shuffled if key(row) not in known]
     count = training or min(TRAINING_ROWS, len(unseen))
     if not 0 < count <= len(unseen):
         raise ConfigError(
             f"training.rows: {training or 1} asked for, and {len(unseen)} unlabelled rows are left",
-            got=f"{len(inputs) - len(unseen)} of {len(inputs)} are evaluation rows, too",
+            got=f"{len(inputs) - len(unseen)} of {len(inputs)} are evaluation rows or demonstrations, too",
             mend="lower training.rows, or add rows",
         )
-    learnt = {key(row) for row in unseen[:count]}
-    others = [row for row in reversed(labelled) if key(row) not in learnt]
-    return Drawn(unseen[:count], others[:pool], [], sets, len(inputs) - len(unseen))
+    left_out += sum(key(row) in judged for row in inputs)
+    return Drawn(unseen[:count], pool, [], sets, left_out)
 
 
 def draw_for(recipe: config.Recipe, data: TaskData) -> Drawn:

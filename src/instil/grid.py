@@ -21,7 +21,15 @@ from typing_extensions import override as overrides
 
 from instil import __version__
 from instil.cell import NO_MATTER
-from instil.config import Demonstrations, Evaluation, Recipe, Student, Teacher, Training
+from instil.config import (
+    Demonstrations,
+    Evaluation,
+    Recipe,
+    Student,
+    Teacher,
+    Training,
+    default_names,
+)
 from instil.errors import ConfigError, InstilError
 from instil.method import METHODS
 from instil.objective.cross_entropy import CrossEntropy
@@ -85,16 +93,17 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: the first one would be lost without a word."""
 
     @overrides
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # as written: what is merged in comes later
         seen: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"the key {key.value} stands twice", key.start_mark
                     )
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -260,8 +269,8 @@ def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
     there = settings.get(key)
     if not (isinstance(value, dict) and isinstance(there, dict)):
         return value
-    same = value.get("name", there.get("name")) == there.get("name")
-    return {**there, **value} if same else value
+    name = there.get("name", default_names(settings).get(key))
+    return {**there, **value} if value.get("name", name) == name else value
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:

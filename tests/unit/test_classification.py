@@ -449,14 +449,30 @@ def test_a_query_is_sent_under_each_context(run: Run) -> None:
 
 def test_rows_without_labels_are_distilled_on(
     run: Run,
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     jsonl: Callable[[str, list[dict[str, Any]]], Path],
 ) -> None:
     inputs = jsonl("inputs.jsonl", [{"text": f"raw {n}"} for n in range(14)])
+    taught: list[Any] = []
+    train = label_student.LabelStudent.train
+
+    def trained(self: Any, prompts: Any, targets: Any, **settings: Any) -> Any:
+        taught[:] = [prompts, LabelTargets.cat(targets)]
+        return train(self, prompts, targets, **settings)
+
+    monkeypatch.setattr(label_student.LabelStudent, "train", trained)
     teacher = {"contexts": 2, "calibration": "batch"}
     cell = run("distillation", task={"unlabelled": str(inputs)}, teacher=teacher)
     assert cell.training is not None
     assert cell.training.rows == 12
+    prompts, targets = taught
+    assert all("raw" in byte_tokenizer().decode(prompt) for prompt in prompts)
+    assert targets.gold_R.tolist() == [-1] * 12
+    before = Recipe.model_validate(cell.recipe).task
+    assert before is not None
+    known = before.digest()
+    jsonl("inputs.jsonl", [{"text": f"other {n}"} for n in range(14)])
+    assert before.digest() != known
     whole = run("distillation", task={"unlabelled": str(inputs)}, objective={"over": "vocabulary"})
     assert whole.training is not None
     assert whole.training.rows == 12

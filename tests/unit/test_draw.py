@@ -316,12 +316,15 @@ def test_rows_that_are_judged_on_take_no_other_row_away() -> None:
 def test_inputs_of_their_own_are_learnt_from_and_shown_by_none() -> None:
     train, here = rows_of("train", 40), rows_of("here", 10)
     inputs = [Row(row.input) for row in [*rows_of("raw", 30), train[0], here[0]]]
-    rows = drawn(TaskData(train, {"here": here}, {}, inputs), training=31)
-    assert {row.input for row in rows.training} == {row.input for row in inputs[:-1]}
+    shown = [*train, here[1]]
+    rows = drawn(TaskData(shown, {"here": here}, {}, inputs), training=30, pool=50)
+    assert {row.input for row in rows.training} == {row.input for row in inputs[:-2]}
     assert {row.output for row in rows.training} == {None}
-    assert train[0] not in rows.pool
-    assert {*rows.pool} < {*train}
-    assert len(rows.pool) == 30
-    assert rows.left_out == 1
-    with pytest.raises(ConfigError, match="32 asked for, and 31 unlabelled rows are left"):
-        drawn(TaskData(train, {"here": here}, {}, inputs), training=32)
+    assert {*rows.pool} == {*train}  # what is labelled is scarce, so it is not learnt from
+    assert rows.left_out == 2  # of both kinds
+    fewer = drawn(TaskData(shown, {"here": here}, {}, inputs), training=30, pool=5)
+    assert fewer.pool == rows.pool[:5]
+    with pytest.raises(ConfigError, match="31 asked for, and 30 unlabelled rows are left"):
+        drawn(TaskData(train, {"here": here}, {}, inputs), training=31, pool=50)
+    one = drawn(TaskData(train[:1], {"here": here}, {}, inputs), training=30)
+    assert one.pool == train[:1]

@@ -11,6 +11,8 @@ import pytest
 from instil.config import Recipe
 from instil.errors import ConfigError
 from instil.grid import effective, override, plan, read_recipe
+from instil.objective.label_kl import LabelKL
+from instil.tuning import LoRA
 
 ALL = ["zero_shot", "in_context", "vanilla_fine_tuning", "pattern_fine_tuning", "distillation"]
 
@@ -317,6 +319,13 @@ def test_a_section_of_the_grid_keeps_what_the_recipe_says_of_its_other_keys(
     assert told == [("some/bigger", "batch")] * 2
     assert [c.recipe.teacher.contexts for c in cells] == [1, 4]
     assert {c.recipe.tuning.name for c in cells} == {"bitfit"}  # of another name: replaced
+    plain = {"tuning": {"r": 4}, "objective": {"temperature": 2}, "training": {"rows": 20}}
+    grid = {"tuning": [{"name": "lora", "alpha": 8}], "objective": [{"name": "label_kl"}]}
+    (cell,) = plan(base | plain | {"grid": grid}).cells
+    assert isinstance(cell.recipe.tuning, LoRA)
+    assert (cell.recipe.tuning.r, cell.recipe.tuning.alpha) == (4, 8)
+    assert isinstance(cell.recipe.objective, LabelKL)
+    assert cell.recipe.objective.temperature == 2
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
@@ -326,6 +335,8 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_recipe(path)
     path.write_text("base: &b {rows: 20}\ntraining: {<<: *b, max_steps: 3}\n")
     assert read_recipe(path)["training"] == {"rows": 20, "max_steps": 3}
+    path.write_text("a: &a {rows: 1}\nouter: {b: &b {<<: *a, rows: 3}}\ntraining: {<<: *b}\n")
+    assert read_recipe(path)["training"] == {"rows": 3}  # what is merged in is no second key
 
 
 def test_all_settings_that_are_not_read_are_told(base: dict[str, Any]) -> None:

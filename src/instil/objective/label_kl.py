@@ -1,16 +1,18 @@
 r"""KL between two distributions over labels, mixed with cross-entropy on the gold label.
 
-$$ L = \alpha\, \tau^2 \sum_{y} p_y \log \frac{p_y}{q_y} + (1 - \alpha) \,(-\log q_{y^*}) $$
+$$ L = \alpha\, \Big(\tau^2 \sum_{y} p_y \log \frac{p_y}{q_y}
+       + m \log \frac{m}{n} + (1 - m) \log \frac{1 - m}{1 - n}\Big)
+       + (1 - \alpha) \,(-\log n q_{y^*}) $$
 
 p is the teacher's distribution over the labels under the context, q the student's without it, both from the verbalizer
-and normalised over the labels; y* is the gold label. alpha = 1 is pure distillation and needs no gold labels, alpha = 0
-is pattern-based fine-tuning (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2).
+and normalised over the labels; m and n are their masses, the probability that all labels have together; y* is the gold
+label. alpha = 1 is pure distillation and needs no gold labels. tau softens p and q, and neither mass.
 
-`over: labels_and_mass` adds the KL of the mass m that all labels have together, between the two outcomes label and no
-label, and `over: vocabulary` takes the KL of the next-token distributions where the labels are decided. With both the
-label's cross-entropy is that within the whole vocabulary, and the student learns to answer at all, not just which
-label is the likelier. With labels and tail as outcomes of one KL, m would be a factor of the labels' part, and little
-would be left of it where the teacher's mass is low (Zhao et al. 2022, arXiv:2203.08679); here it is not.
+This is `over: labels_and_mass`. The student learns to answer at all, not just which label is the likelier. With labels
+and tail as outcomes of one KL, m would be a factor of the labels' part, and little would be left of it where the
+teacher's mass is low (Zhao et al. 2022, arXiv:2203.08679); here it is not. `over: labels` leaves m and n out; alpha = 0
+is pattern-based fine-tuning then (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over: vocabulary` takes the KL of
+the next-token distributions where the labels are decided in place of both.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def _mass_kl(mass_R: Tensor, log_mass_R: Tensor) -> Tensor:
     """KL between two masses: each has two outcomes, label and no label."""
     from torch import finfo, float32, xlogy
 
-    # A mass that rounds to 1 would leave nothing beside it, and the logarithm of 0 has no gradient.
+    # A mass that rounds to 1 would leave nothing beside it, whose logarithm is not finite; it teaches nothing of the mass.
     log_mass_R = log_mass_R.clamp(max=-finfo(float32).eps)
     rest_R = 1 - mass_R
     known_R = xlogy(mass_R, mass_R) + xlogy(rest_R, rest_R)

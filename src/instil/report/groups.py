@@ -232,7 +232,10 @@ def _leaves(study: Study) -> list[str]:
                 for c, recipe in recipes
                 if _applies(c, leaf)
             }
-            if len(values) > len({kind for kind, _ in values}) and leaf != f"{key}.name":
+            if len(values) > len({kind for kind, _ in values}) and leaf not in (
+                "task.name",
+                "tuning.name",
+            ):
                 keys.append(leaf)
     return [key for key in dict.fromkeys(keys) if key != "seed"]
 

@@ -118,7 +118,8 @@ def shipping(analysis: Analysis) -> Table:
         wall = sum(cost.wall_seconds for cost in spent)
         processor = sum(cost.cpu_user_seconds + cost.cpu_system_seconds for cost in spent)
         # Where there is an accelerator its memory is what counts.
-        peak = max((cost.peak_allocated_mb or cost.peak_rss_mb for cost in spent), default=0.0)
+        allocated = [cost.peak_allocated_mb for cost in spent if cost.peak_allocated_mb]
+        peak = max(allocated or [cost.peak_rss_mb for cost in spent], default=0.0)
         train = costs["train"].wall_seconds if training and costs["train"] else None
         share = training.trainable_share if training else None
         tokens = mean([c.prompt_tokens_mean for c in found.cells])

@@ -389,6 +389,10 @@ def test_joined_cells_with_another_batch_or_loss_are_two_settings(tmp_path: Path
             for seed, (name, recipe) in enumerate((("one", one), ("other", other)))
         ]
         assert len(analyse(read_study(folders)).groups) == 2
+        section = next(iter(one))
+        varied = [of(0, **one), of(1, **other)]
+        alone = write_study_folder(tmp_path / f"{number}alone", varied, varied=[section])
+        assert len(analyse(read_study([alone])).groups) == 2
 
 
 def test_a_teacher_without_demonstrations_is_a_control_whatever_its_grid_varies(
