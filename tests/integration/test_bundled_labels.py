@@ -147,6 +147,9 @@ def test_the_card_s_snippet_says_what_the_student_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = (folder / "distillation" / "adapter" / "README.md").read_text(encoding="utf-8")
+    (score,) = Cell.read(folder / "distillation" / "cell.json").scores
+    assert f"| {score.name}, in domain | {score.accuracy.value:.3f} (" in card
+    assert f"| {score.verbalizer_mass:.2f} |" in card
     snippet = card.partition("```python\n")[2].partition("```")[0]
     # float32 as the cell computed: the base is stored in bfloat16
     snippet = snippet.replace("from_pretrained(BASE)", "from_pretrained(BASE, dtype=torch.float32)")
