@@ -360,13 +360,14 @@ def main() -> None:
         return
     from instil import environment
 
-    command = "python benchmarks/long_answers_speed.py --data FOLDER"
-    for name in ("k", "steps"):
-        value = getattr(arguments, name)
-        if value != parser.get_default(name):
-            command += f" --{name} {' '.join(map(str, value)) if name == 'k' else value}"
-    results: dict[str, Any] = {"command": command, "rows": ROWS, "epochs": EPOCHS, "batch": BATCH}
-    results["runs"] = {}
+    ks = " ".join(map(str, arguments.k))
+    results: dict[str, Any] = {
+        "command": f"python benchmarks/long_answers_speed.py --data FOLDER --k {ks} --steps {arguments.steps}",
+        "rows": ROWS,
+        "epochs": EPOCHS,
+        "batch": BATCH,
+        "runs": {},
+    }
     limit = apart("arithmetic", arguments.data, 0, 0)
     cheap = apart("instil", arguments.data, 4, 0)
     for k in arguments.k:

@@ -91,18 +91,18 @@ def draw_rows(
     judged = {key(row) for one in sets for row in one.rows}
     shuffled = random.Random(f"{seed} training").sample(data.train, len(data.train))
     order = [row for row in shuffled if key(row) not in judged]  # the others stay as they were
-    if len(order) < 2 and data.inputs is None:
-        raise ConfigError(
-            f"the training set has {len(order)} rows left to learn from",
-            got=f"{len(data.train) - len(order)} of its {len(data.train)} rows are evaluation rows, too",
-            allowed="at least 2, so that demonstrations can be drawn from the others",
-            mend="use other files for training and evaluation, or lower evaluation.rows",
-        )
+    left_out = len(data.train) - len(order)
     if data.inputs is not None:
-        left_out = len(data.train) - len(order)
         others = order[::-1][:pool]
         return _with_inputs(
             data.inputs, others, sets, judged, seed=seed, training=training, left_out=left_out
+        )
+    if len(order) < 2:
+        raise ConfigError(
+            f"the training set has {len(order)} rows left to learn from",
+            got=f"{left_out} of its {len(data.train)} rows are evaluation rows, too",
+            allowed="at least 2, so that demonstrations can be drawn from the others",
+            mend="use other files for training and evaluation, or lower evaluation.rows",
         )
     count = training or min(TRAINING_ROWS, len(order) // 2)
     learnt = {key(row) for row in order[:count]}
@@ -126,7 +126,7 @@ def draw_rows(
         pool=others[: min(pool, len(others) - validation)],
         validation=others[len(others) - validation :],
         sets=sets,
-        left_out=len(data.train) - len(order),
+        left_out=left_out,
     )
 
 
@@ -203,7 +203,7 @@ def _enough(k: int, rows: int, *, brought: bool = False) -> None:
             allowed=f"0 to {rows}",
             mend="lower k: the task brings these demonstrations itself"
             if brought
-            else "lower k or training.rows, or raise demonstrations.pool",
+            else "lower k or training.rows, raise demonstrations.pool, or add labelled rows that are not judged on",
         )
 
 

@@ -13,7 +13,7 @@ from instil.method import METHODS
 from instil.metrics import deviation, pooled, predicted_shares, t_interval, wilson
 from instil.report.answers import Answers, different_rows
 from instil.report.numerals import NBSP
-from instil.report.study import K, Study, flat
+from instil.report.study import UNCOMPARED, K, Study, flat
 
 TITLES: dict[StudyMethod, str] = {
     name: method.label[0].upper() + method.label[1:] for name, method in METHODS.items()
@@ -232,10 +232,7 @@ def _leaves(study: Study) -> list[str]:
                 for c, recipe in recipes
                 if _applies(c, leaf)
             }
-            if len(values) > len({kind for kind, _ in values}) and leaf not in (
-                "task.name",
-                "tuning.name",
-            ):
+            if len(values) > len({kind for kind, _ in values}) and leaf not in UNCOMPARED:
                 keys.append(leaf)
     return [key for key in dict.fromkeys(keys) if key != "seed"]
 

@@ -7,7 +7,7 @@ from statistics import fmean as mean
 
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.checkpoints import checkpoints
-from instil.report.groups import Group, SetSummary, Standing
+from instil.report.groups import Group, SetSummary, Standing, mean_of
 from instil.report.numerals import MISSING, NBSP, count, fixed, number, percent, points
 from instil.report.study_verdict import between, p_text, signed
 from instil.report.table import Cell, Row, Table
@@ -213,16 +213,14 @@ def _mean_cost(found: Group, phase: Phase) -> PhaseCost | None:
     costs = [cell.phases[phase] for cell in found.cells if phase in cell.phases]
     if not costs:
         return None
-    allocated = [c.peak_allocated_mb for c in costs if c.peak_allocated_mb is not None]
-    reserved = [c.peak_reserved_mb for c in costs if c.peak_reserved_mb is not None]
     return PhaseCost(
         wall_seconds=mean([cost.wall_seconds for cost in costs]),
         cpu_user_seconds=mean([cost.cpu_user_seconds for cost in costs]),
         cpu_system_seconds=mean([cost.cpu_system_seconds for cost in costs]),
         peak_rss_mb=mean([cost.peak_rss_mb for cost in costs]),
         mean_rss_mb=mean([cost.mean_rss_mb for cost in costs]),
-        peak_allocated_mb=mean(allocated) if allocated else None,
-        peak_reserved_mb=mean(reserved) if reserved else None,
+        peak_allocated_mb=mean_of(cost.peak_allocated_mb for cost in costs),
+        peak_reserved_mb=mean_of(cost.peak_reserved_mb for cost in costs),
         tokens=round(mean([cost.tokens for cost in costs])),
         steps=round(mean([cost.steps for cost in costs])),
     )
