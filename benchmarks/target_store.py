@@ -28,6 +28,7 @@ from instil.cache import SharedPrefix
 from instil.config import Prompt
 from instil.context import Context, FewShot
 from instil.forward import completion_logits
+from instil.kept_outcomes import Kept
 from instil.model import LanguageModel, load
 from instil.objective import ForwardKL
 from instil.prepared import PreparedRows, Windows
@@ -38,7 +39,14 @@ from instil.targets import Targets
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
-SETTINGS = ((0.99, 64), (0.998, 64), (0.999, 256), (0.9999, 1024))
+SETTINGS = (
+    Kept(top_k=1024, min_probability=2e-4),
+    Kept(top_k=4096, min_probability=5e-5),
+    Kept(top_k=64, mass=0.99),
+    Kept(top_k=64, mass=0.998),
+    Kept(top_k=256, mass=0.999),
+    Kept(top_k=1024, mass=0.9999),
+)
 
 
 def aligned(model: LanguageModel, data: Path, rows: int) -> list[AlignedPair]:
@@ -86,7 +94,7 @@ def measure(
 
     def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         for number in numbers:
-            made = Targets.of(teacher[number], top_k=plan.top_k, temperature=plan.temperature)
+            made = Targets.of(teacher[number], top_k=plan.kept.top_k, temperature=plan.temperature)
             yield number, completions[number], made
 
     start = time.perf_counter()
@@ -107,8 +115,7 @@ def measure(
     shards = TargetStore.open(folder).info.shards
     tokens = sum(shard.tokens for shard in shards)
     return {
-        "mass": plan.mass,
-        "top_k": plan.top_k,
+        **plan.kept.model_dump(exclude={"at_least"}),
         "tokens": tokens,
         "kept_mean": sum(shard.kept for shard in shards) / tokens,
         "kept_max": max(shard.most_kept for shard in shards),
@@ -136,19 +143,18 @@ def main() -> None:
     teacher = logits(model, [pair.teacher_prompt for pair in pairs], completions)
     student = logits(model, [pair.student_prompt for pair in pairs], completions)
     results = []
-    for mass, top_k in SETTINGS:
+    for kept in SETTINGS:
         plan = StorePlan(
             fingerprint="benchmark",
             lengths=[len(completion) for completion in completions],
             vocabulary=teacher[0].shape[-1],
-            mass=mass,
-            top_k=top_k,
+            kept=kept,
         )
         with tempfile.TemporaryDirectory() as name:
             one = measure(Path(name), plan, completions, teacher, student)
         results.append(one)
         print(
-            f"mass {mass}, K <= {top_k}: {one['kept_mean']:.1f} kept a token, "
+            f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}: {one['kept_mean']:.1f} kept a token, "
             f"{one['bytes_per_token']:.1f} bytes a token, KL {one['kl']:.4f}, from the store "
             f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), logsumexp within "
             f"{one['logsumexp_error_max']:.4f}; {one['write_seconds']:.2f} s to write, "

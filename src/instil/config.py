@@ -123,13 +123,13 @@ class Teacher(_Section):
         None, ge=1, description="null: from the longest known answer"
     )
     top_k: int = Field(
-        64, ge=1, description="most log-probabilities kept a token; the tail is one more"
+        1024, ge=1, description="most log-probabilities kept a token; the tail is one more"
+    )
+    min_probability: float = Field(
+        2e-4, ge=0, lt=1, description="of what is kept; 0 with mass 1: all top_k"
     )
     mass: float = Field(
-        0.99,
-        gt=0,
-        le=1,
-        description="probability that those kept of a token cover; 1: keep top_k. Of raw logits, a loss keeps all that it reads",
+        1.0, gt=0, le=1, description="keep no more of a token than covers this probability"
     )
     store: Path | None = Field(
         None,

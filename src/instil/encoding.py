@@ -1,7 +1,7 @@
 r"""Targets in few bits: what of a token is kept, and how that becomes bytes.
 
-A token keeps the likeliest outcomes that cover a mass; the rest joins the tail. What is kept is written as logits over
-the temperature, z = log p + logsumexp, in steps of 1/32 nat, and the tail as one more outcome:
+A token keeps the outcomes that are likely enough; the rest joins the tail. What is kept is written as logits over the
+temperature, z = log p + logsumexp, in steps of 1/32 nat, and the tail as one more outcome:
 
 $$ \log p_v = z_v - \mathrm{lse}, \qquad \mathrm{lse} = \log\Big(\sum_{v\,\mathrm{kept}} e^{z_v} + e^{z_{\mathrm{tail}}}\Big) $$
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instil.errors import NotFiniteLossError
+from instil.kept_outcomes import Kept
 from instil.targets import LOG_ZERO, Targets
 
 STEP = 1 / 32
@@ -58,22 +59,23 @@ class Encoded:
     tail: bytes
 
 
-def trim(targets: Targets, mass: float) -> Targets:
-    """Keeps of each token the fewest likeliest outcomes that cover a mass, at least one; the tail grows by the others.
+def trim(targets: Targets, rule: Kept) -> Targets:
+    """Lets outcomes go that need not be kept one by one; the tail grows by them.
 
     Args:
-        targets: Likeliest first.
-        mass: From 0 to 1; 1 keeps everything.
+        targets: Likeliest first; `rule.top_k` at most of each token.
+        rule: What stays.
     """
-    if mass >= 1:
-        return targets
     logprobs_NK = targets.logprobs_NK.double()
-    # What comes before an outcome tells whether it is still needed: the first always is.
     probs_NK = logprobs_NK.exp()
-    kept_NK = probs_NK.cumsum(-1) - probs_NK < mass
-    kept_NK[:, 0] = True
+    kept_NK = probs_NK >= rule.min_probability
+    if rule.mass < 1:  # what comes before an outcome tells whether it is still needed
+        kept_NK &= probs_NK.cumsum(-1) - probs_NK < rule.mass
+    kept_NK[:, : rule.at_least] = True
     if targets.kept_NK is not None:
         kept_NK &= targets.kept_NK
+    if torch.equal(kept_NK, targets.kept):
+        return targets
     dropped_NK = logprobs_NK.masked_fill(kept_NK, LOG_ZERO)
     tail_N = torch.cat([dropped_NK, targets.log_tail_N.double()[:, None]], dim=-1).logsumexp(-1)
     widest = int(kept_NK.sum(-1).max()) if len(kept_NK) else 0

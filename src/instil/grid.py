@@ -41,6 +41,7 @@ from instil.tuning import LoRA
 
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
 FILE_ONLY = ("title", "description", "grid")
+_KEPT = {"top_k", "min_probability", "mass"}  # of a teacher: what of its targets is kept
 
 
 class RecipeFile(Recipe):
@@ -290,9 +291,6 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def effective(recipe: Recipe) -> Recipe:
     """The recipe with every section that its method does not read set to its default."""
-    if needed := recipe.objective.top_k_needed:  # raw logits, so many of each token
-        kept = {"mass": Teacher().mass, "top_k": max(needed, recipe.teacher.top_k)}
-        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=kept)})
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]
@@ -320,12 +318,12 @@ def effective(recipe: Recipe) -> Recipe:
         unread: dict[str, Any] = {}
         if method.learns is None:  # what it writes is judged, and nothing learns from it
             unread = unread_teacher.model_dump(
-                include={"completions", "samples", "sampling_temperature", "top_k", "mass"}
+                include={"completions", "samples", "sampling_temperature", *_KEPT}
             )
         elif not recipe.objective.needs_targets or (
             isinstance(recipe.objective, LabelKL) and recipe.objective.over != "vocabulary"
         ):
-            unread |= {"top_k": unread_teacher.top_k, "mass": unread_teacher.mass}
+            unread = unread_teacher.model_dump(include=_KEPT)
         if recipe.demonstrations.k == 0:
             unread["contexts"] = 1
             pool = recipe.demonstrations.pool

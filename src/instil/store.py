@@ -1,6 +1,6 @@
 """The target store: what the teacher predicted, in a folder that is read in any order and trusted only when whole.
 
-`store.json` and one Arrow stream a shard, which `datasets.Dataset.from_file` maps into memory. A shard is written under
+`store.json`, its copy and one Arrow stream a shard, which `datasets.Dataset.from_file` maps into memory. A shard is written under
 another name, forced to disk and renamed; only then does `store.json` list it. So whatever ends a build, what is listed
 is whole, and the next build computes only what is missing or damaged.
 """
@@ -21,6 +21,7 @@ from filelock import FileLock
 from instil import processes
 from instil.encoding import Encoded, decode, encode, trim
 from instil.errors import TargetStoreError
+from instil.kept_outcomes import Kept
 from instil.progress import Advance
 from instil.store_index import GO_ON, INDEX, Shard, StoreInfo, sha256, sync, verify
 from instil.stored import whole
@@ -29,7 +30,7 @@ from instil.targets import Targets
 __all__ = ["Score", "StorePlan", "StoredTargets", "TargetStore", "build", "verify"]
 
 Score = Callable[[Sequence[int]], Iterable[tuple[int, list[int], Targets]]]
-"""Numbers of rows -> (number, completion, targets with `top_k` outcomes a token) of each, in any order."""
+"""Numbers of rows -> (number, completion, targets, likeliest outcomes first) of each, in any order."""
 
 _COLUMNS = [field.name for field in fields(Encoded)]
 _SCHEMA = pa.schema(
@@ -50,9 +51,8 @@ class StorePlan:
         fingerprint: Of all that the targets depend on, but for what stands below.
         lengths: Tokens of each row's completion; a row's number is its place here, and shards take rows in this order.
         vocabulary: Outcomes of the teacher's distribution.
+        kept: Which of them are kept one by one.
         temperature: Of the targets.
-        mass: What a token's kept outcomes are to cover.
-        top_k: Most outcomes kept a token; with mass 1 exactly as many.
         shard_rows: Rows in a shard, at most: what an interrupted build loses.
         shard_tokens: Completion tokens in a shard, at most; a longer row has one of its own.
     """
@@ -60,9 +60,8 @@ class StorePlan:
     fingerprint: str
     lengths: Sequence[int]
     vocabulary: int
+    kept: Kept
     temperature: float = 1.0
-    mass: float = 0.99
-    top_k: int = 64
     shard_rows: int = 64
     shard_tokens: int = 16_384
 
@@ -75,8 +74,7 @@ class StorePlan:
             tokens=sum(self.lengths),
             vocabulary=self.vocabulary,
             temperature=self.temperature,
-            mass=self.mass,
-            top_k=self.top_k,
+            kept=self.kept,
         ).having([])
 
     def shards(self) -> dict[str, range]:
@@ -215,14 +213,12 @@ def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
     As long as `held` is open, nobody else writes there. A sound store takes no lock: it may lie where nobody may write.
     """
     index = path / INDEX
-    if index.exists():
-        info = _as_planned(path, StoreInfo.read(index), plan)
-        if info.whole and not any(shard.problem(path) for shard in info.shards):
-            return info
+    if index.exists() and not verify(path):
+        return _as_planned(path, StoreInfo.read(index), plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
     if index.exists():  # another run may have been at work
-        return _without_damaged(path, _as_planned(path, StoreInfo.read(index), plan))
+        return _without_damaged(path, _as_planned(path, StoreInfo.mended(index), plan))
     if path.exists() and not path.is_dir():
         raise TargetStoreError(f"{path} is a file", mend="name a folder for the target store")
     path.mkdir(parents=True, exist_ok=True)
@@ -267,7 +263,7 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
     counts: list[int] = []
     for number, completion, targets in score(numbers):
         _check(number, completion, targets, plan)
-        targets = trim(targets, plan.mass)
+        targets = trim(targets, plan.kept)
         counts += _counts(targets)
         record = {"row": number, "completion": completion, **asdict(encode(targets))}
         records[number] = record
@@ -297,10 +293,10 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
 def _check(number: int, completion: list[int], targets: Targets, plan: StorePlan) -> None:
     got = (len(completion), len(targets.ids_NK), targets.temperature)
     planned = (plan.lengths[number], plan.lengths[number], plan.temperature)
-    if got != planned or targets.ids_NK.shape[1] > plan.top_k:
+    if got != planned or targets.ids_NK.shape[1] > plan.kept.top_k:
         raise ValueError(
             f"row {number}: planned are {planned[0]} tokens at temperature {planned[2]}, at most "
-            f"{plan.top_k} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
+            f"{plan.kept.top_k} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
             f"{got[2]}, {targets.ids_NK.shape[1]} outcomes each"
         )
 

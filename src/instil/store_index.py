@@ -1,11 +1,12 @@
 """What a target store says of itself, and whether its shards are what it says.
 
-A store is a folder: `store.json`, and one Arrow file a shard. `store.json` lists only shards that are whole on disk.
+A store is a folder: `store.json`, its copy, and one Arrow file a shard. `store.json` lists only shards that are whole on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ from pydantic import Field
 from typing_extensions import override
 
 from instil.errors import DataFileError, DataFormatError, TargetStoreError
+from instil.kept_outcomes import Kept
 from instil.stored import Stored, Strict, whole
 
 INDEX = "store.json"
+COPY = "store.copy.json"
 GO_ON = "give the command that built it again: it goes on from there"
+_LOG = logging.getLogger(__name__)
 
 
 class Shard(Strict):
@@ -68,8 +72,7 @@ class StoreInfo(Stored):
         tokens: Of all their completions.
         vocabulary: Outcomes of the teacher's distribution.
         temperature: Of the targets.
-        mass: What a token's kept outcomes cover, if `top_k` of them do.
-        top_k: Most outcomes kept a token.
+        kept: Which outcomes of a token are kept one by one.
         shards: Those that are whole on disk, in the order of their rows.
         whole: Whether these are all.
         checksum: Of everything else here.
@@ -77,14 +80,13 @@ class StoreInfo(Stored):
 
     lies_in: ClassVar[str] = "target store"
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     fingerprint: str
     rows: int = Field(ge=0)
     tokens: int = Field(ge=0)
     vocabulary: int = Field(ge=1)
     temperature: float = Field(gt=0)
-    mass: float = Field(gt=0, le=1)
-    top_k: int = Field(ge=1)
+    kept: Kept
     shards: list[Shard] = []
     whole: bool = False
     checksum: str = ""
@@ -98,10 +100,12 @@ class StoreInfo(Stored):
 
     @override
     def write(self, path: Path) -> None:
-        with whole(path) as work:
-            work.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            sync(work)
-        sync(path.parent)
+        """Writes it and then its copy, so that one of them is always whole."""
+        for one in (path, path.with_name(COPY)):
+            with whole(one) as work:
+                work.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+                sync(work)
+            sync(path.parent)
 
     @classmethod
     @override
@@ -122,6 +126,24 @@ class StoreInfo(Stored):
         if info.checksum != info._digest():
             raise _changed(path, "another checksum than its content has")
         return info
+
+    @classmethod
+    def mended(cls, path: Path) -> Self:
+        """Reads what `write` wrote, from its copy where `path` is damaged.
+
+        Raises:
+            TargetStoreError: neither is as it was written.
+        """
+        try:
+            return cls.read(path)
+        except TargetStoreError as error:
+            try:
+                info = cls.read(path.with_name(COPY))
+            except TargetStoreError:
+                raise error from None
+            _LOG.warning("%s: read from its copy: %s", path, error.got)
+            info.write(path)
+            return info
 
     def missing(self) -> Iterator[str]:
         """Runs of rows that no shard holds, in words."""
@@ -188,5 +210,5 @@ def _changed(path: Path, got: str) -> TargetStoreError:
     return TargetStoreError(
         f"{path} is not as it was written",
         got=got,
-        mend=f"bring it back from a copy, or remove {path.parent}, and it is computed again",
+        mend=f"{GO_ON}; if it cannot, remove {path.parent}, and it computes everything again",
     )

@@ -76,7 +76,7 @@ class Targets:
         wide = [part._padded(widest) for part in parts]
         kept = None
         if any(part.kept_NK is not None for part in wide):
-            kept = torch.cat([part._kept for part in wide])
+            kept = torch.cat([part.kept for part in wide])
         return cls(
             ids_NK=torch.cat([part.ids_NK for part in wide]),
             logprobs_NK=torch.cat([part.logprobs_NK for part in wide]),
@@ -87,7 +87,8 @@ class Targets:
         )
 
     @property
-    def _kept(self) -> Tensor:
+    def kept(self) -> Tensor:
+        """`kept_NK`, also where all are kept."""
         if self.kept_NK is not None:
             return self.kept_NK
         return torch.ones_like(self.ids_NK, dtype=torch.bool)
@@ -101,7 +102,7 @@ class Targets:
             self,
             ids_NK=pad(self.ids_NK, (0, more)),
             logprobs_NK=pad(self.logprobs_NK, (0, more), value=LOG_ZERO),
-            kept_NK=pad(self._kept, (0, more)),
+            kept_NK=pad(self.kept, (0, more)),
         )
 
     def to(self, device: torch.device) -> Targets:

@@ -23,6 +23,7 @@ from instil.evaluation import Judged
 from instil.forward import output_embeddings
 from instil.generation import Decoding, Generated, generate
 from instil.kept_completions import keep
+from instil.kept_outcomes import Kept
 from instil.model import LanguageModel, check_same_tokens, load, resolve
 from instil.objective import Objective
 from instil.online import OnlineTeacher
@@ -115,14 +116,15 @@ class Teaching:
         return Windows(teacher=self.judged.teacher.window, student=self.judged.student.window)
 
     @property
-    def top_k(self) -> int:
-        """Log-probabilities kept a token: as the recipe says, or as many as a loss needs."""
-        return max(self.recipe.teacher.top_k, self.recipe.objective.top_k_needed or 0)
-
-    @property
-    def mass(self) -> float:
-        """Probability that the kept tokens cover, at most `top_k` of them; raw logits are wanted of every one."""
-        return 1.0 if self.recipe.objective.top_k_needed else self.recipe.teacher.mass
+    def kept(self) -> Kept:
+        """Which outcomes of a token the targets tell apart: as the recipe says, and as many as a loss reads."""
+        settings, needed = self.recipe.teacher, self.recipe.objective.top_k_needed or 1
+        return Kept(
+            top_k=max(settings.top_k, needed),
+            min_probability=settings.min_probability,
+            mass=settings.mass,
+            at_least=needed,
+        )
 
     @property
     def vocabulary(self) -> int:
@@ -132,7 +134,7 @@ class Teaching:
     def fingerprint(self, pairs: Sequence[AlignedPair]) -> str:
         """Of all that the teacher's targets for these pairs depend on."""
         model, temperature = self.judged.teacher, self.recipe.objective.temperature
-        outcomes = [self.vocabulary, self.top_k, self.mass]
+        outcomes = [self.vocabulary, self.kept.model_dump()]
         settings = [model.fingerprint, model.dtype, temperature, *outcomes]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for pair in pairs:
@@ -260,8 +262,7 @@ class Teaching:
             lengths=[len(pair.completion) for pair in pairs],
             vocabulary=self.vocabulary,
             temperature=self.recipe.objective.temperature,
-            mass=self.mass,
-            top_k=self.top_k,
+            kept=self.kept,
         )
         measured = Recorder()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,7 +326,7 @@ class _Asked:
                 self._model,
                 [self._pairs[number] for number in self._groups[group]],
                 vocabulary=self._plan.vocabulary,
-                top_k=self._plan.top_k,
+                top_k=self._plan.kept.top_k,
                 temperature=self._plan.temperature,
                 batch_size=self._batch_size,
                 advance=self._advance,

@@ -14,6 +14,7 @@ _UNREAD_WITH_TASK = (
     "teacher.samples",
     "teacher.sampling_temperature",
     "teacher.max_new_tokens",
+    "teacher.min_probability",
     "teacher.mass",
     "teacher.store",
     "training.report_to",

@@ -29,6 +29,7 @@ from instil.cache import SharedPrefix
 from instil.context import Context
 from instil.forward import completion_logits
 from instil.generation import Decoding, generate
+from instil.kept_outcomes import Kept
 from instil.method import RUN_METHODS
 from instil.model import LanguageModel, load
 from instil.objective import ForwardKL
@@ -212,7 +213,7 @@ def test_stored_targets_teach_what_the_online_ones_teach(
             yield number, row.completion, row.targets
 
     lengths = [len(row.completion) for row in online]
-    plan = StorePlan("f", lengths, vocabulary, mass=1.0, top_k=vocabulary, shard_rows=2)
+    plan = StorePlan("f", lengths, vocabulary, Kept(top_k=vocabulary), shard_rows=2)
     store = build(tmp_path / "store", plan=plan, score=score, advance=nothing)
     stored = [replace(row, targets=store[n].targets) for n, row in enumerate(online)]
     first = train_on(judged, online, steps=3)

@@ -162,14 +162,6 @@ def test_what_a_file_may_hold_beside_a_recipe_is_known(base: dict[str, Any]) -> 
     assert "did you mean zero_shot? (got 'zeroshot')" in told
 
 
-def test_losses_of_raw_logits_settle_what_is_kept() -> None:
-    """So cells that would differ in nothing else are one."""
-    grid = {"teacher.mass": [0.9, 1.0], "teacher.top_k": [16, 64]}
-    settings = WRITING | {"objective": {"name": "logit_mse", "top_k": 256}, "grid": grid}
-    (cell,) = plan(settings).cells
-    assert cell.recipe.teacher.top_k == 256
-
-
 @pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
 def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
@@ -277,8 +269,8 @@ def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
     cells = {cell.recipe.method: cell.recipe for cell in plan(settings | {"grid": grid}).cells}
     assert {recipe.teacher.max_new_tokens for recipe in cells.values()} == {99}
     read = {name: (r.teacher.completions, r.teacher.top_k) for name, r in cells.items()}
-    assert read.pop("distillation") == ("gold", 256)  # all that the loss reads
-    assert set(read.values()) == {("teacher", 64)}
+    assert read.pop("distillation") == ("gold", 7)
+    assert set(read.values()) == {("teacher", 1024)}
     assert cells["distillation"].objective.name == "sum"
     assert cells["pattern_fine_tuning"].objective.name == "cross_entropy"
     for recipe in cells.values():

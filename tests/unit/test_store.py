@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from instil import cli
 from instil.encoding import STEP, decode, encode, pack, trim, unpack
 from instil.errors import NotFiniteLossError, TargetStoreError
+from instil.kept_outcomes import Kept
 from instil.store import StorePlan, TargetStore, build, verify
 from instil.store_index import StoreInfo
 from instil.targets import LOG_ZERO, Targets
@@ -43,10 +44,11 @@ def made(
     return Targets.of(logits_NV, top_k=top_k, temperature=temperature)
 
 
-def a_plan(fingerprint: str = "f", mass: float = 0.9) -> StorePlan:
-    return StorePlan(
-        fingerprint, LENGTHS, VOCABULARY, mass=mass, top_k=TOP_K, shard_rows=3, shard_tokens=100
-    )
+KEPT = Kept(top_k=TOP_K, mass=0.9)
+
+
+def a_plan(fingerprint: str = "f", kept: Kept = KEPT) -> StorePlan:
+    return StorePlan(fingerprint, LENGTHS, VOCABULARY, kept, shard_rows=3, shard_tokens=100)
 
 
 class Teacher:
@@ -103,6 +105,7 @@ def test_unsorted_outcomes_are_refused() -> None:
     temperature=st.sampled_from([0.5, 1.0, 3.0]),
     scale=st.sampled_from([0.0, 0.1, 3.0, 20.0]),
     mass=st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0]),
+    min_probability=st.sampled_from([0.0, 1e-3, 0.2]),
     seed=st.integers(0, 99),
 )
 def test_decoded_targets_are_near_and_sum_to_one(
@@ -112,6 +115,7 @@ def test_decoded_targets_are_near_and_sum_to_one(
     temperature: float,
     scale: float,
     mass: float,
+    min_probability: float,
     seed: int,
 ) -> None:
     dense = made(
@@ -122,7 +126,7 @@ def test_decoded_targets_are_near_and_sum_to_one(
         scale=scale,
         seed=seed,
     )
-    kept = trim(dense, mass)
+    kept = trim(dense, Kept(top_k=top_k, mass=mass, min_probability=min_probability))
     got = decode(encode(kept), tokens=tokens, temperature=temperature)
     assert got.temperature == temperature
     mask = torch.ones_like(got.ids_NK, dtype=torch.bool) if got.kept_NK is None else got.kept_NK
@@ -150,7 +154,7 @@ def test_the_fewest_outcomes_that_cover_the_mass_are_kept(
     mass: float, scale: float, seed: int
 ) -> None:
     dense = made(5, scale=scale, seed=seed)
-    kept = trim(dense, mass)
+    kept = trim(dense, Kept(top_k=TOP_K, mass=mass))
     whole = kept.logprobs_NK.exp().sum(-1) + kept.log_tail_N.exp()
     torch.testing.assert_close(whole, torch.ones(5), atol=1e-5, rtol=0)
     for token in range(5):
@@ -164,17 +168,39 @@ def test_the_fewest_outcomes_that_cover_the_mass_are_kept(
         assert count == 1 or covered[count - 2] < mass
 
 
-def test_mass_one_keeps_exactly_top_k() -> None:
+@given(
+    least=st.floats(0, 0.5, exclude_min=True),
+    at_least=st.integers(1, TOP_K + 2),
+    scale=st.floats(0, 8),
+    seed=st.integers(0, 99),
+)
+def test_outcomes_that_are_likely_enough_are_kept_and_as_many_as_a_loss_reads(
+    least: float, at_least: int, scale: float, seed: int
+) -> None:
+    dense = made(5, scale=scale, seed=seed)
+    kept = trim(dense, Kept(top_k=TOP_K, min_probability=least, at_least=at_least))
+    whole = kept.logprobs_NK.exp().sum(-1) + kept.log_tail_N.exp()
+    torch.testing.assert_close(whole, torch.ones(5), atol=1e-5, rtol=0)
+    likely = (dense.logprobs_NK.double().exp() >= least).sum(-1)
+    counts = kept.kept.sum(-1)
+    assert counts.tolist() == likely.clamp(min=min(at_least, TOP_K)).tolist()
+    for token, count in enumerate(counts):
+        assert kept.kept[token, :count].all()
+        assert torch.equal(kept.ids_NK[token, :count], dense.ids_NK[token, :count])
+
+
+def test_without_a_rule_exactly_top_k_are_kept() -> None:
     targets = made(4, scale=20)
-    assert trim(targets, 1.0) is targets
+    assert trim(targets, Kept(top_k=TOP_K)) is targets
     assert decode(encode(targets), tokens=4, temperature=1.0).kept_NK is None
 
 
 def test_what_is_trimmed_can_be_trimmed_again() -> None:
-    once = trim(made(4), 0.99)
-    twice = trim(once, 0.5)
-    assert torch.equal(twice.ids_NK, trim(made(4), 0.5).ids_NK)
-    assert trim(once, 1.0) is once
+    half = Kept(top_k=TOP_K, mass=0.5)
+    once = trim(made(4), Kept(top_k=TOP_K, mass=0.99))
+    twice = trim(once, half)
+    assert torch.equal(twice.ids_NK, trim(made(4), half).ids_NK)
+    assert trim(once, Kept(top_k=TOP_K)) is once
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -199,7 +225,7 @@ def test_rows_are_read_in_any_order(built: Path) -> None:
     store = TargetStore.open(built, fingerprint="f")
     assert len(store) == len(LENGTHS)
     for number in [7, 0, 9, 3, 3, *range(10)]:
-        got, dense = store[number], trim(made(LENGTHS[number], seed=number), 0.9)
+        got, dense = store[number], trim(made(LENGTHS[number], seed=number), KEPT)
         assert (got.row, got.completion) == (number, [number + 1] * LENGTHS[number])
         assert torch.equal(got.targets.ids_NK, dense.ids_NK)
         assert (got.targets.logsumexp_N - dense.logsumexp_N).abs().max() < STEP
@@ -225,14 +251,14 @@ def test_datasets_opens_a_shard_by_itself(built: Path) -> None:
 
 
 def test_long_rows_get_shards_of_their_own() -> None:
-    plan = StorePlan("f", [5, 20, 1, 1, 9, 3], 10, shard_rows=3, shard_tokens=10)
+    plan = StorePlan("f", [5, 20, 1, 1, 9, 3], 10, KEPT, shard_rows=3, shard_tokens=10)
     cut = [list(numbers) for numbers in plan.shards().values()]
     assert cut == [[0], [1], [2, 3], [4], [5]]
-    assert StorePlan("f", [], 10).shards() == {}
+    assert StorePlan("f", [], 10, KEPT).shards() == {}
 
 
 def test_an_empty_store_is_whole(tmp_path: Path) -> None:
-    build(tmp_path / "store", StorePlan("f", [], 10), Teacher())
+    build(tmp_path / "store", StorePlan("f", [], 10, KEPT), Teacher())
     assert len(TargetStore.open(tmp_path / "store")) == 0
 
 
@@ -323,7 +349,7 @@ def test_a_whole_store_is_not_computed_again(store: Path) -> None:
     assert teacher.asked == []
 
 
-@pytest.mark.parametrize("change", [{"fingerprint": "g"}, {"mass": 0.5}])
+@pytest.mark.parametrize("change", [{"fingerprint": "g"}, {"kept": Kept(top_k=TOP_K, mass=0.5)}])
 def test_a_store_of_something_else_is_refused(store: Path, change: dict[str, object]) -> None:
     (name,) = change
     teacher, plan = Teacher(), a_plan(**change)  # type: ignore[arg-type]
@@ -336,23 +362,47 @@ def test_a_store_of_something_else_is_refused(store: Path, change: dict[str, obj
 
 
 def test_shards_cut_otherwise_are_refused(store: Path) -> None:
-    plan = StorePlan("f", LENGTHS, VOCABULARY, mass=0.9, top_k=TOP_K, shard_rows=2)
+    plan = StorePlan("f", LENGTHS, VOCABULARY, KEPT, shard_rows=2)
     with pytest.raises(TargetStoreError, match="another shards"):
         build(store, plan, Teacher())
 
 
-def test_a_damaged_index_is_refused(store: Path) -> None:
+def test_a_damaged_index_is_named_and_brought_back_from_its_copy(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flip(store / "store.json")
-    with pytest.raises(
-        TargetStoreError, match=f"mend: bring it back from a copy, or remove {store}"
-    ):
+    assert [problem.partition(",")[0] for problem in verify(store)] == ["store.json: changed"]
+    with pytest.raises(TargetStoreError, match="mend: give the command that built it again"):
+        TargetStore.open(store)
+    teacher = Teacher()
+    build(store, a_plan(), teacher)
+    assert teacher.asked == []
+    assert "store.json: read from its copy" in caplog.text
+    assert verify(store) == []
+
+
+def test_a_copy_that_is_behind_costs_the_shards_that_it_does_not_list(store: Path) -> None:
+    info = StoreInfo.read(store / "store.json")
+    before = info.having(info.shards[:-1])
+    (store / "store.copy.json").write_text(before.model_dump_json())
+    flip(store / "store.json")
+    teacher = Teacher()
+    build(store, a_plan(), teacher)
+    assert teacher.asked == [[9]]
+    assert verify(store) == []
+
+
+def test_an_index_whose_copy_is_damaged_too_is_refused(store: Path) -> None:
+    flip(store / "store.json")
+    flip(store / "store.copy.json")
+    with pytest.raises(TargetStoreError, match=f"if it cannot, remove {store}"):
         build(store, a_plan(), Teacher())
 
 
 def test_an_index_of_another_version_says_so(store: Path) -> None:
     index = store / "store.json"
-    index.write_text(index.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(TargetStoreError, match="got: schema_version: Input should be 1"):
+    index.write_text(index.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(TargetStoreError, match="got: schema_version: Input should be 2"):
         TargetStore.open(store)
 
 
@@ -417,6 +467,8 @@ def replace(self, target):
         die()
     if moment == "after the index's rename" and third and name == "store.json":
         die()
+    if moment == "after the copy's rename" and third and name == "store.copy.json":
+        die()
     return done
 
 def score(numbers):
@@ -438,6 +490,7 @@ build(folder, t.a_plan(), score)
         ("after the shard's rename", 2),
         ("before the index's rename", 2),
         ("after the index's rename", 3),
+        ("after the copy's rename", 3),
     ],
 )
 def test_killed_at_any_moment_at_most_one_shard_is_lost(
@@ -460,7 +513,7 @@ def test_killed_at_any_moment_at_most_one_shard_is_lost(
     assert verify(tmp_path / "store") == []
     assert [row.row for row in TargetStore.open(tmp_path / "store")] == list(range(10))
     names = sorted(path.name for path in (tmp_path / "store").iterdir())
-    assert names == [*SHARDS, "store.json"]
+    assert names == [*SHARDS, "store.copy.json", "store.json"]
 
 
 def test_one_shard_is_one_batch(built: Path) -> None:
@@ -479,7 +532,7 @@ def command(*arguments: str) -> int:
 def test_info_is_printed(built: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("info", str(built)) == 0
     shown = capfd.readouterr().out
-    for text in ("10 of 10", "34 of 34", "bytes a token", "0.9, at most 16 of 300"):
+    for text in ("10 of 10", "34 of 34", "bytes a token", "at most 16 of 300", "mass of 0.9"):
         assert text in shown
     assert command("info", str(built), "--json") == 0
     told = json.loads(capfd.readouterr().out)

@@ -155,11 +155,22 @@ def _told(info: StoreInfo) -> dict[str, Any]:
         "bytes_per_token": info.stored_bytes / tokens if tokens else None,
         "vocabulary": info.vocabulary,
         "temperature": info.temperature,
-        "mass": info.mass,
-        "top_k": info.top_k,
+        **info.kept.model_dump(),
         "fingerprint": info.fingerprint,
         "shards": len(info.shards),
     }
+
+
+def _rule(told: dict[str, Any]) -> str:
+    """What of a token is kept, in words."""
+    rules = [f"at most {told['top_k']:,} of {told['vocabulary']:,}"]
+    if told["min_probability"]:
+        rules.append(f"of probability {told['min_probability']:g} or more")
+    if told["mass"] < 1:
+        rules.append(f"none beyond a mass of {told['mass']:g}")
+    if told["at_least"] > 1:
+        rules.append(f"the first {told['at_least']:,} in any case")
+    return ", ".join(rules)
 
 
 def _print(path: Path, told: dict[str, Any]) -> None:
@@ -178,10 +189,10 @@ def _print(path: Path, told: dict[str, Any]) -> None:
         "rows": f"{told['rows_stored']:,} of {told['rows']:,}",
         "tokens": f"{told['tokens_stored']:,} of {told['tokens']:,}",
         "kept a token": f"{shown(told['kept_mean'], '.1f')}, at most {shown(told['kept_max'], ',')}",
+        "kept are": _rule(told),
         "bytes a token": shown(told["bytes_per_token"], ".1f"),
         "bytes": f"{told['bytes']:,}",
         "shards": f"{told['shards']:,}",
-        "mass": f"{told['mass']}, at most {told['top_k']:,} of {told['vocabulary']:,}",
         "temperature": f"{told['temperature']}",
         "fingerprint": escape(told["fingerprint"]),
     }
