@@ -41,7 +41,7 @@ MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
 SETTINGS = (
     Kept(top_k=1024, min_probability=2e-4),
-    Kept(top_k=4096, min_probability=5e-5),
+    Kept(top_k=4096, min_probability=4e-5),
     Kept(top_k=64, mass=0.99),
     Kept(top_k=64, mass=0.998),
     Kept(top_k=256, mass=0.999),

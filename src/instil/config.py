@@ -126,10 +126,10 @@ class Teacher(_Section):
         1024, ge=1, description="most log-probabilities kept a token; the tail is one more"
     )
     min_probability: float = Field(
-        2e-4, ge=0, lt=1, description="of what is kept; 0 with mass 1: all top_k"
+        2e-4, ge=0, lt=1, description="of what is kept, at temperature 1; 0 with mass 1: all top_k"
     )
     mass: float = Field(
-        1.0, gt=0, le=1, description="keep no more of a token than covers this probability"
+        1.0, gt=0, le=1, description="keep no more of a token than covers this, at temperature 1"
     )
     store: Path | None = Field(
         None,

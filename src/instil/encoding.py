@@ -66,16 +66,18 @@ def trim(targets: Targets, rule: Kept) -> Targets:
         targets: Likeliest first; `rule.top_k` at most of each token.
         rule: What stays.
     """
+    if rule.all_alike:
+        return targets
     logprobs_NK = targets.logprobs_NK.double()
     probs_NK = logprobs_NK.exp()
+    if targets.temperature != 1:  # of what is not here at temperature 1 nothing is known
+        probs_NK = (targets.temperature * logprobs_NK).softmax(-1)
     kept_NK = probs_NK >= rule.min_probability
     if rule.mass < 1:  # what comes before an outcome tells whether it is still needed
         kept_NK &= probs_NK.cumsum(-1) - probs_NK < rule.mass
     kept_NK[:, : rule.at_least] = True
     if targets.kept_NK is not None:
         kept_NK &= targets.kept_NK
-    if torch.equal(kept_NK, targets.kept):
-        return targets
     dropped_NK = logprobs_NK.masked_fill(kept_NK, LOG_ZERO)
     tail_N = torch.cat([dropped_NK, targets.log_tail_N.double()[:, None]], dim=-1).logsumexp(-1)
     widest = int(kept_NK.sum(-1).max()) if len(kept_NK) else 0

@@ -35,8 +35,6 @@ from instil.stored import whole
 from instil.teaching import Lessons, Teaching, completion_limit, load_judged, made_whole
 
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
-USUALLY_KEPT = 100  # outcomes a token, where only likely ones are kept; some 40 in worked solutions
-OUTCOME_BYTES = 4  # in the target store; some 2 there
 
 # What the stages leave for a run that goes on, and a finished run does not keep.
 COMPLETIONS, TARGETS, PHASES = "completions.json", "targets", "phases.json"
@@ -183,10 +181,8 @@ class Job:
     def needed_bytes(self) -> int:
         """Space that the run will take: adapter, two checkpoints with optimiser, targets of answers as long as may be."""
         longest = len(self.inputs.rows) * self.recipe.teacher.samples * self.max_new_tokens
-        rule = self.teaching.kept
-        least = rule.at_least if rule.min_probability else rule.top_k
-        kept = min(max(least, USUALLY_KEPT), rule.top_k, self.teaching.vocabulary)
-        stored = longest * kept * OUTCOME_BYTES if self.recipe.objective.needs_targets else 0
+        token = self.teaching.kept.token_bytes(self.teaching.vocabulary)
+        stored = longest * token if self.recipe.objective.needs_targets else 0
         return FIXED_BYTES + self.trainable * 4 * 7 + stored
 
     def completions(self, folder: Path) -> _Completions:

@@ -31,6 +31,7 @@ from instil.config import (
     default_names,
 )
 from instil.errors import ConfigError, InstilError
+from instil.kept_outcomes import Kept
 from instil.method import METHODS
 from instil.objective.cross_entropy import CrossEntropy
 from instil.objective.label_kl import LabelKL
@@ -291,6 +292,10 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def effective(recipe: Recipe) -> Recipe:
     """The recipe with every section that its method does not read set to its default."""
+    needed = recipe.objective.top_k_needed
+    if needed and Kept.of(recipe.teacher, recipe.objective) == Kept(top_k=needed):
+        settled = Teacher().model_dump(include=_KEPT) | {"top_k": needed}
+        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=settled)})
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Self
+
 from pydantic import Field
 
 from instil.stored import Strict
+
+if TYPE_CHECKING:
+    from instil.config import Teacher
+    from instil.objective import Objective
+
+
+USUALLY_KEPT = 100  # outcomes a token, where a rule chooses; by default some 40 in worked solutions
+OUTCOME_BYTES = 4  # some 2 there
 
 
 class Kept(Strict):
@@ -12,12 +22,36 @@ class Kept(Strict):
 
     Attributes:
         top_k: At most so many.
-        min_probability: None that is less likely than this.
-        mass: None after the first that together cover this.
-        at_least: So many whatever the two above say: what a loss of raw logits reads.
+        min_probability: None that is less likely than this, at temperature 1.
+        mass: None after the first that together cover this, at temperature 1.
+        at_least: So many whatever the two above say.
     """
 
     top_k: int = Field(ge=1)
     min_probability: float = Field(0.0, ge=0, lt=1)
     mass: float = Field(1.0, gt=0, le=1)
     at_least: int = Field(1, ge=1)
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether every token keeps `top_k`."""
+        return not self.min_probability and self.mass == 1
+
+    def token_bytes(self, vocabulary: int) -> int:
+        """Space to set aside for a token in a target store, whose distribution has `vocabulary` outcomes."""
+        usual = self.top_k if self.all_alike else max(self.at_least, USUALLY_KEPT)
+        return min(usual, self.top_k, vocabulary) * OUTCOME_BYTES
+
+    @classmethod
+    def of(cls, teacher: Teacher, objective: Objective) -> Self:
+        """As the recipe says, and as many as a loss of raw logits reads; where nothing reads more, no more."""
+        needed = objective.top_k_needed or 1
+        if needed >= teacher.top_k or (objective.top_k_needed and not objective.needs_distribution):
+            return cls(top_k=needed)
+        rule = cls(
+            top_k=teacher.top_k,
+            min_probability=teacher.min_probability,
+            mass=teacher.mass,
+            at_least=needed,
+        )
+        return cls(top_k=rule.top_k) if rule.all_alike else rule

@@ -23,7 +23,7 @@ from instil.encoding import Encoded, decode, encode, trim
 from instil.errors import TargetStoreError
 from instil.kept_outcomes import Kept
 from instil.progress import Advance
-from instil.store_index import GO_ON, INDEX, Shard, StoreInfo, sha256, sync, verify
+from instil.store_index import GO_ON, INDEX, Shard, StoreInfo, exists, sha256, sync, verify
 from instil.stored import whole
 from instil.targets import Targets
 
@@ -213,12 +213,14 @@ def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
     As long as `held` is open, nobody else writes there. A sound store takes no lock: it may lie where nobody may write.
     """
     index = path / INDEX
-    if index.exists() and not verify(path):
-        return _as_planned(path, StoreInfo.read(index), plan)
+    if exists(path):
+        info = _as_planned(path, StoreInfo.latest(index), plan)
+        if info.whole and not verify(path):
+            return info
     path.parent.mkdir(parents=True, exist_ok=True)
     held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
-    if index.exists():  # another run may have been at work
-        return _without_damaged(path, _as_planned(path, StoreInfo.mended(index), plan))
+    if exists(path):  # another run may have been at work
+        return _without_damaged(path, _as_planned(path, StoreInfo.latest(index), plan))
     if path.exists() and not path.is_dir():
         raise TargetStoreError(f"{path} is a file", mend="name a folder for the target store")
     path.mkdir(parents=True, exist_ok=True)
@@ -247,13 +249,16 @@ def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:
 
 
 def _without_damaged(path: Path, info: StoreInfo) -> StoreInfo:
+    """The same without the shards that are damaged, and written down anew."""
+    try:
+        StoreInfo.read(path / INDEX)
+    except TargetStoreError as error:
+        _LOG.warning("%s: %s: read from its copy: %s", path, INDEX, error.got)
     problems = {shard.file: shard.problem(path) for shard in info.shards}
     for problem in filter(None, problems.values()):
         _LOG.warning("%s: computing again: %s", path, problem)
-    good = [shard for shard in info.shards if problems[shard.file] is None]
-    if len(good) < len(info.shards):
-        info = info.having(good)
-        info.write(path / INDEX)
+    info = info.having([shard for shard in info.shards if problems[shard.file] is None])
+    info.write(path / INDEX)
     return info
 
 

@@ -6,7 +6,6 @@ A store is a folder: `store.json`, its copy, and one Arrow file a shard. `store.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from instil.stored import Stored, Strict, whole
 INDEX = "store.json"
 COPY = "store.copy.json"
 GO_ON = "give the command that built it again: it goes on from there"
-_LOG = logging.getLogger(__name__)
 
 
 class Shard(Strict):
@@ -122,14 +120,20 @@ class StoreInfo(Stored):
                 f"{path.parent} is no target store", got=f"no {INDEX} in it", mend="check the path"
             ) from None
         except DataFormatError as error:
+            if error.got.startswith("schema_version"):
+                raise TargetStoreError(
+                    f"{path.parent} is a target store of another version of instil",
+                    got=error.got,
+                    mend="remove it: its targets are computed anew",
+                ) from None
             raise _changed(path, error.got) from None
         if info.checksum != info._digest():
             raise _changed(path, "another checksum than its content has")
         return info
 
     @classmethod
-    def mended(cls, path: Path) -> Self:
-        """Reads what `write` wrote, from its copy where `path` is damaged.
+    def latest(cls, path: Path) -> Self:
+        """Reads what `write` wrote, from its copy where `path` is lost or damaged; that may be a shard behind.
 
         Raises:
             TargetStoreError: neither is as it was written.
@@ -138,12 +142,9 @@ class StoreInfo(Stored):
             return cls.read(path)
         except TargetStoreError as error:
             try:
-                info = cls.read(path.with_name(COPY))
+                return cls.read(path.with_name(COPY))
             except TargetStoreError:
                 raise error from None
-            _LOG.warning("%s: read from its copy: %s", path, error.got)
-            info.write(path)
-            return info
 
     def missing(self) -> Iterator[str]:
         """Runs of rows that no shard holds, in words."""
@@ -168,6 +169,11 @@ class StoreInfo(Stored):
         return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
 
 
+def exists(path: Path) -> bool:
+    """Whether a folder is a target store, be it a damaged one."""
+    return (path / INDEX).exists() or (path / COPY).exists()
+
+
 def verify(path: Path) -> list[str]:
     """Reads a whole store again.
 
@@ -180,13 +186,12 @@ def verify(path: Path) -> list[str]:
     Raises:
         TargetStoreError: there is no store at all.
     """
-    index = path / INDEX
     try:
-        info = StoreInfo.read(index)
+        info = StoreInfo.read(path / INDEX)
     except TargetStoreError as error:
-        if not index.exists():
+        if not exists(path):
             raise
-        return [f"{INDEX}: changed, {error.got}"]
+        return [f"{INDEX}: {error.got}"]
     damaged = [shard.problem(path) for shard in info.shards]
     return [*filter(None, damaged), *info.missing()]
 

@@ -117,14 +117,8 @@ class Teaching:
 
     @property
     def kept(self) -> Kept:
-        """Which outcomes of a token the targets tell apart: as the recipe says, and as many as a loss reads."""
-        settings, needed = self.recipe.teacher, self.recipe.objective.top_k_needed or 1
-        return Kept(
-            top_k=max(settings.top_k, needed),
-            min_probability=settings.min_probability,
-            mass=settings.mass,
-            at_least=needed,
-        )
+        """Which outcomes of a token the targets tell apart."""
+        return Kept.of(self.recipe.teacher, self.recipe.objective)
 
     @property
     def vocabulary(self) -> int:

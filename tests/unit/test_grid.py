@@ -162,6 +162,25 @@ def test_what_a_file_may_hold_beside_a_recipe_is_known(base: dict[str, Any]) -> 
     assert "did you mean zero_shot? (got 'zeroshot')" in told
 
 
+@pytest.mark.parametrize(
+    ("objective", "top_k", "cells"),
+    [
+        ([{"name": "logit_mse"}], [16, 64, 1024], 1),
+        ([{"name": "cross_entropy"}, {"name": "logit_mse"}], [16, 1024], 1),
+        ([{"name": "forward_kl"}, {"name": "logit_mse"}], [16, 256], 1),
+        ([{"name": "forward_kl"}, {"name": "logit_mse"}], [256, 1024], 3),
+    ],
+)
+def test_losses_of_raw_logits_settle_what_is_kept(
+    objective: list[dict[str, Any]], top_k: list[int], cells: int
+) -> None:
+    """So cells that would differ in nothing else are one."""
+    grid = {"teacher.min_probability": [0.0, 1e-3], "teacher.top_k": top_k}
+    found = plan(WRITING | {"objective": objective, "grid": grid}).cells
+    assert len(found) == cells
+    assert found[0].recipe.teacher.top_k == 256
+
+
 @pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
 def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
@@ -269,7 +288,7 @@ def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
     cells = {cell.recipe.method: cell.recipe for cell in plan(settings | {"grid": grid}).cells}
     assert {recipe.teacher.max_new_tokens for recipe in cells.values()} == {99}
     read = {name: (r.teacher.completions, r.teacher.top_k) for name, r in cells.items()}
-    assert read.pop("distillation") == ("gold", 7)
+    assert read.pop("distillation") == ("gold", 256)  # all that the loss reads
     assert set(read.values()) == {("teacher", 1024)}
     assert cells["distillation"].objective.name == "sum"
     assert cells["pattern_fine_tuning"].objective.name == "cross_entropy"

@@ -20,6 +20,7 @@ from instil.context import Context, FewShot
 from instil.encoding import STEP
 from instil.evaluation import Judged
 from instil.grid import override
+from instil.kept_outcomes import Kept
 from instil.model import LanguageModel, load
 from instil.resources import Recorder
 from instil.teacher import Scorer
@@ -64,6 +65,28 @@ MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
     "the rows": lambda pairs: pairs[:-1],
     "their order": lambda pairs: pairs[::-1],
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ([], Kept(top_k=1024, min_probability=2e-4)),
+        (["teacher.min_probability=0", "teacher.top_k=9"], Kept(top_k=9)),
+        (["objective={name: logit_mse, top_k: 9}"], Kept(top_k=9)),
+        (
+            ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]"],
+            Kept(top_k=1024, min_probability=2e-4, at_least=9),
+        ),
+        (
+            ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]", "teacher.top_k=8"],
+            Kept(top_k=9),
+        ),
+    ],
+)
+def test_what_is_kept_is_what_the_losses_read(
+    judged: Judged, changes: list[str], kept: Kept
+) -> None:
+    assert at_work(judged, *changes).kept == kept
 
 
 @pytest.mark.parametrize("what", MATTERS)

@@ -74,7 +74,7 @@ def distill(
         typer.Option(help="Limit of an answer. Default: from the longest known answer."),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Teacher log-probabilities kept a token.")
+        int | None, typer.Option(help="Most teacher log-probabilities kept a token.")
     ] = None,
     objective: Annotated[
         str,

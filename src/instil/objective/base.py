@@ -29,6 +29,7 @@ class Loss(BaseModel):
         by_position: It may be called with some of a batch's positions at a time.
         needs_logits: It is called with the student's logits.
         needs_targets: It is called with the teacher's targets.
+        needs_distribution: It compares all outcomes that the targets tell apart.
         needs_hidden_states: Its `hidden` is called with both models' hidden states.
         top_k_needed: Log-probabilities a token that the targets must hold for it; None: any number.
         name: Tells it from the others in a recipe.
@@ -39,6 +40,7 @@ class Loss(BaseModel):
     by_position: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
+    needs_distribution: ClassVar[bool] = False
     needs_hidden_states: ClassVar[bool] = False
 
     name: str

@@ -27,6 +27,7 @@ class Divergence(LogitLoss):
     """A divergence between the teacher's and the student's prediction."""
 
     needs_targets: ClassVar[bool] = True
+    needs_distribution: ClassVar[bool] = True
 
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
 

@@ -87,6 +87,7 @@ class LabelKL(BaseModel):
     by_position: ClassVar[bool] = False  # a row's terms come from several positions
     needs_logits: ClassVar[bool] = True
     needs_targets: ClassVar[bool] = True
+    needs_distribution: ClassVar[bool] = True
     needs_hidden_states: ClassVar[bool] = False
     top_k_needed: ClassVar[int | None] = None
 

@@ -74,6 +74,11 @@ class WeightedSum(BaseModel):
         return any(term.needs_targets for term in self.terms)
 
     @property
+    def needs_distribution(self) -> bool:
+        """Whether a term compares all outcomes that the targets tell apart."""
+        return any(term.needs_distribution for term in self.terms)
+
+    @property
     def needs_hidden_states(self) -> bool:
         """Whether a term compares hidden states."""
         return any(term.needs_hidden_states for term in self.terms)
