@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -33,7 +33,9 @@ class Show(TrainerCallback):
 class Observe(TrainerCallback):
     """Stops training for a look at the student, in evaluation mode."""
 
-    def __init__(self, student: Any, observe: Callable[[int], None], at_steps: int) -> None:
+    def __init__(
+        self, student: Any, observe: Callable[[int], None], at_steps: int | Sequence[int]
+    ) -> None:
         self.student = student
         self.observe = observe
         self.at_steps = at_steps
@@ -48,9 +50,11 @@ class Observe(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Looks each so many steps, and after the last one."""
-        if state.global_step % self.at_steps == 0 or state.global_step == state.max_steps:
-            self._look(state.global_step)
+        """Looks each so many steps or at those that are named, and after the last one."""
+        step, at_steps = state.global_step, self.at_steps
+        due = step % at_steps == 0 if isinstance(at_steps, int) else step in at_steps
+        if due or step == state.max_steps:
+            self._look(step)
 
     def _look(self, step: int) -> None:
         self.student.eval()

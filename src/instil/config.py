@@ -210,14 +210,23 @@ class Evaluation(_Section):
     rows_out_of_domain: int | None = Field(
         None, ge=1, description="of a task: rows of each set from elsewhere; null: as many"
     )
-    at_steps: int | None = Field(
+    at_steps: int | tuple[int, ...] | None = Field(
         None,
-        ge=1,
-        description="of a task whose answers are written: judge the student at first and each so many steps, and keep the best",
+        description="of a task whose answers are written: judge the student at first, each so many steps or at those of a list, and at last, and keep the best",
     )
     validation_rows: int = Field(
         50, ge=1, description="with at_steps: rows of the training set that it is judged on"
     )
+
+    @field_validator("at_steps")
+    @classmethod
+    def _from_one_on(cls, at_steps: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if (
+            at_steps is not None
+            and min([at_steps] if isinstance(at_steps, int) else at_steps, default=0) < 1
+        ):
+            raise ValueError("steps are counted from 1, and a list names at least one")
+        return at_steps
 
 
 class Recipe(_Section):
@@ -302,7 +311,13 @@ class Recipe(_Section):
             )
 
     def _check_writing(self, task: WritingTask) -> None:
-        """Refuses what needs labels, and a draw of demonstrations that are not drawn."""
+        """Refuses what needs labels, steps that are never reached, and a draw of demonstrations that are not drawn."""
+        at_steps, last = self.evaluation.at_steps, self.training.max_steps
+        if isinstance(at_steps, tuple) and last is not None and max(at_steps) > last:
+            raise ValueError(
+                f"evaluation.at_steps: training ends after step {last} (got {max(at_steps)}); "
+                "leave it out, or raise training.max_steps"
+            )
         if isinstance(self.objective, LabelKL):
             raise ValueError(
                 "objective: label_kl needs labels, and the task's answers are written; "

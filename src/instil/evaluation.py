@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +18,7 @@ from instil.alignment import AlignedPair, collate
 from instil.cache import SharedPrefix, alike
 from instil.cell import Closeness
 from instil.context import Context
-from instil.forward import completion_logits
+from instil.forward import Logits
 from instil.generation import Decoding, generate
 from instil.method import RUN_METHODS, Method
 from instil.metrics import exact_match, proportion
@@ -30,7 +31,6 @@ from instil.results import Drift, Fidelity, MethodName, MethodResult, Pair, Pred
 # Rows answered one at a time to learn what a query costs when it comes alone.
 LATENCY_ROWS = 3
 DRIFT_WINDOW = 256  # tokens a piece of unrelated text
-KL_POSITIONS = 128  # whole distributions held at a time
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,23 @@ class _Compared:
     cross_entropy: float = 0.0
     agreement: float = 0.0
 
+    def add(
+        self, judged: Judged, teacher: Logits, student: Logits, gold_N: Tensor, *, on: bool
+    ) -> None:
+        """Adds N tokens; the student's adapter is on or off, the teacher's off."""
+        step = min(teacher.positions, student.positions)
+        for start in range(0, len(gold_N), step):
+            with judged.adapter(on=False):
+                p_CV = teacher.part(start, start + step)
+            with judged.adapter(on=on):
+                q_CV = student.part(start, start + step)
+            vocabulary = min(p_CV.shape[-1], q_CV.shape[-1])
+            p_CV, q_CV = p_CV[:, :vocabulary], q_CV[:, :vocabulary]
+            gold_C = gold_N[start : start + step].to(q_CV.device)
+            self.kl += float(_kl(p_CV, q_CV).sum())
+            self.cross_entropy += float(cross_entropy(q_CV, gold_C, reduction="sum"))
+            self.agreement += int((p_CV.argmax(-1) == q_CV.argmax(-1)).sum())
+
     def over(self, tokens: int) -> _Compared:
         return _Compared(self.kl / tokens, self.cross_entropy / tokens, self.agreement / tokens)
 
@@ -228,17 +245,13 @@ def _compare(
             [pair.student_prompt for pair in chosen], completions, pad_id=judged.student.pad_id
         )
         with judged.adapter(on=False):
-            cache = prefix.cache(len(numbers))
-            teacher_NV = completion_logits(judged.teacher.network, for_teacher, cache=cache)
+            teacher = Logits(
+                judged.teacher.network, for_teacher, cache=partial(prefix.cache, len(numbers))
+            )
         for adapter, total in zip(adapters, sums, strict=True):
             with judged.adapter(on=adapter):
-                student_NV = completion_logits(judged.student.network, for_student)
-            vocabulary = min(teacher_NV.shape[-1], student_NV.shape[-1])
-            p_NV, q_NV = teacher_NV[:, :vocabulary], student_NV[:, :vocabulary]
-            gold_N = for_student.completion_N.to(q_NV.device)
-            total.kl += float(_kl(p_NV, q_NV).sum())
-            total.cross_entropy += float(cross_entropy(q_NV, gold_N, reduction="sum"))
-            total.agreement += int((p_NV.argmax(-1) == q_NV.argmax(-1)).sum())
+                student = Logits(judged.student.network, for_student)
+            total.add(judged, teacher, student, for_student.completion_N, on=adapter)
         advance(len(numbers), for_teacher.tokens + len(adapters) * for_student.tokens)
     return [total.over(sum(scored)) for total in sums]
 
@@ -279,9 +292,11 @@ def _cross_entropy(
             pad_id=model.pad_id,
             prefix=prefix.length,
         )
-        logits_NV = completion_logits(model.network, batch, cache=prefix.cache(len(numbers)))
-        gold_N = batch.completion_N.to(logits_NV.device)
-        total += float(cross_entropy(logits_NV, gold_N, reduction="sum"))
+        said = Logits(model.network, batch, cache=partial(prefix.cache, len(numbers)))
+        for start in range(0, len(batch.completion_N), said.positions):
+            logits_CV = said.part(start, start + said.positions)
+            gold_C = batch.completion_N[start : start + said.positions].to(logits_CV.device)
+            total += float(cross_entropy(logits_CV, gold_C, reduction="sum"))
         advance(len(numbers), batch.tokens)
     return total / sum(scored)
 
@@ -294,15 +309,15 @@ def drift(judged: Judged, *, advance: Advance) -> Drift:
         judged: The models.
         advance: Told of progress.
     """
-    network, total, tokens = judged.student.network, 0.0, 0
+    network, total, tokens = judged.student.network, _Compared(), 0
     for piece in _unrelated_text(judged.student):
         batch = collate([piece[:1]], [piece[1:]], pad_id=judged.student.pad_id)
         with judged.adapter(on=False):
-            base_NV = completion_logits(network, batch)
-        total += float(_kl(base_NV, completion_logits(network, batch)).sum())
+            base = Logits(network, batch)
+        total.add(judged, base, Logits(network, batch), batch.completion_N, on=True)
         tokens += len(batch.completion_N)
         advance(1, 2 * batch.tokens)
-    return Drift(kl_to_base=total / tokens, n_tokens=tokens)
+    return Drift(kl_to_base=total.over(tokens).kl, n_tokens=tokens)
 
 
 def drift_pieces(model: LanguageModel) -> int:
@@ -321,10 +336,5 @@ def _unrelated_text(model: LanguageModel) -> Iterator[list[int]]:
 
 def _kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> Tensor:
     """KL(p || q) of each position, nats."""
-    pieces = zip(p_logits_NV.split(KL_POSITIONS), q_logits_NV.split(KL_POSITIONS), strict=True)  # type: ignore[no-untyped-call]
-    return torch.cat(
-        [
-            kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-            for p, q in pieces
-        ]
-    )
+    p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
+    return kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,39 @@ def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -
         head if same else None,
         [states_BLD[chosen] for states_BLD in output.hidden_states] if layers else [],
     )
+
+
+class Logits:
+    """The logits (N, V) that predict a batch's N completion tokens, float32, made for some of them at a time.
+
+    A model that does more after its output layer, such as capping its logits, makes them all at once.
+
+    Args:
+        network: The model, wrapped or not.
+        batch: An `alignment.Batch`.
+        cache: Makes the keys and values of the prefix that the batch left out.
+    """
+
+    def __init__(
+        self, network: Any, batch: Any, *, cache: Callable[[], Any] = lambda: None
+    ) -> None:
+        self._reading = read(network, batch, cache=cache())
+        self._whole_NV: Tensor | None = None
+        if self._reading.head is None:
+            self._whole_NV = completion_logits(network, batch, cache=cache())
+
+    @property
+    def positions(self) -> int:
+        """As many as are to be asked for at a time, so that memory does not grow with the vocabulary."""
+        head = self._reading.head
+        return len(self._reading.hidden_ND) if head is None else head.positions
+
+    def part(self, start: int, end: int) -> Tensor:
+        """Those from `start` up to `end`; an adapter has to be as it was."""
+        if self._whole_NV is not None:
+            return self._whole_NV[start:end]
+        assert self._reading.head is not None
+        return self._reading.head(self._reading.hidden_ND[start:end])
 
 
 def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:

@@ -66,7 +66,7 @@ def train(
     display: Display,
     online: OnlineTeacher | None = None,
     observe: Callable[[int], None] | None = None,
-    at_steps: int | None = None,
+    at_steps: int | Sequence[int] | None = None,
     curves: Path | None = None,
 ) -> TrainingReport:
     """Trains the student in place; goes on from the last checkpoint if there is one.
@@ -86,7 +86,7 @@ def train(
         display: Shows progress.
         online: Runs beside the student, for losses of hidden states.
         observe: Called with the number of the step, the student in evaluation mode.
-        at_steps: It is called before the first step, each so many steps, and after the last one.
+        at_steps: It is called before the first step, each so many steps or at those of a list, and after the last one.
         curves: Folder for TensorBoard's files, if `settings` ask for them.
 
     Raises:
@@ -136,13 +136,15 @@ def train(
     return _report(trainer.state)
 
 
-def check(settings: config.Training, objective: Objective, at_steps: int | None) -> None:
+def check(
+    settings: config.Training, objective: Objective, at_steps: int | Sequence[int] | None
+) -> None:
     """Refuses what the processes of this launch cannot do; worth asking before the teacher works.
 
     Args:
         settings: Optimisation.
         objective: The loss.
-        at_steps: The student is judged each so many steps.
+        at_steps: When the student is judged on the way.
 
     Raises:
         ConfigError: a batch has fewer rows than there are processes.

@@ -86,6 +86,13 @@ def test_a_task_whose_answers_are_written_is_read_as_text_is() -> None:
         ({"method": "vanilla_fine_tuning"}, "head of labels.*use pattern_fine_tuning"),
         ({"tuning": {"name": "full"}}, "only lora, whose base stays at hand"),
         ({"student": {"keep_layers": 2}}, "student.keep_layers: not read"),
+        (
+            {"training": {"max_steps": 30}, "evaluation": {"at_steps": [10, 40]}},
+            r"at_steps: training ends after step 30 \(got 40\)",
+        ),
+        ({"evaluation": {"at_steps": 0}}, "at_steps: steps are counted from 1"),
+        ({"evaluation": {"at_steps": [0, 3]}}, "at_steps: steps are counted from 1"),
+        ({"evaluation": {"at_steps": []}}, "at_steps: .* a list names at least one"),
         ({"teacher": {"contexts": 2}}, "teacher.contexts: not read with a task whose answers are"),
         ({"teacher": {"calibration": "batch"}}, "teacher.calibration: not read"),
         ({"demonstrations": {"balanced": False}}, "demonstrations.balanced: not read"),

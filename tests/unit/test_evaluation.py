@@ -17,9 +17,11 @@ from tests.small import (
     train_on,
 )
 
+from instil import chunked
 from instil.cell import StudyMethod
 from instil.context import Context
 from instil.evaluation import Judged, score_gold
+from instil.forward import output_embeddings
 from instil.method import METHODS
 from instil.model import LanguageModel, load
 from instil.prepared import PreparedRows
@@ -44,9 +46,17 @@ def judged(
 
 @pytest.mark.parametrize("name", ["zero_shot", "in_context", "pattern_fine_tuning", "distillation"])
 def test_gold_answers_are_scored_as_the_plain_forward_scores_them(
-    judged: Judged, name: StudyMethod
+    judged: Judged, name: StudyMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And with the logits of few positions in memory at a time."""
     method, rows = METHODS[name], prepared(judged)
+    most = 3 * max(one.network.config.vocab_size for one in (judged.teacher, judged.student))
+    monkeypatch.setattr(chunked, "MOST_LOGITS", most)
+    made: list[int] = []
+    for model in (judged.teacher, judged.student):
+        output_embeddings(model.network).register_forward_hook(
+            lambda module, args, output: made.append(output.numel())
+        )
     compare = name == "distillation"
     told: list[int] = []
     got = score_gold(
@@ -57,6 +67,7 @@ def test_gold_answers_are_scored_as_the_plain_forward_scores_them(
         batch_size=2,
         advance=lambda done, tokens: told.append(done),
     )
+    assert most // 2 < max(made) <= most
     entropy, kl, agree = [], [], []
     for number, gold in enumerate(rows.need_gold()):
         with judged.adapter(on=method.learns is not None):

@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from instil import chunked
 from instil.alignment import Batch, collate, pack
-from instil.forward import completion_logits, read
+from instil.forward import Logits, completion_logits, read
 from instil.model import LanguageModel
 
 
@@ -89,6 +89,10 @@ def test_a_model_that_caps_its_logits_has_no_head() -> None:
     ).eval()
     batch = collate([[5, 9], [8, 8, 8]], [[6, 2, 4], [7, 2]], pad_id=0)
     assert read(network, batch).head is None
+    with torch.no_grad():
+        whole, asked = completion_logits(network, batch), Logits(network, batch)
+    assert asked.positions == len(batch.completion_N)
+    assert torch.equal(asked.part(1, 3), whole[1:3])
     network.config.final_logit_softcapping = None
     assert read(network, batch).head is not None
 

@@ -72,10 +72,20 @@ def test_a_loss_in_chunks_trains_what_the_whole_loss_trains(
 
 @pytest.mark.parametrize(
     ("steps", "at_steps", "expected"),
-    [(5, 2, [0, 2, 4, 5]), (4, 2, [0, 2, 4]), (2, 9, [0, 2]), (3, 1, [0, 1, 2, 3])],
+    [
+        (5, 2, [0, 2, 4, 5]),
+        (4, 2, [0, 2, 4]),
+        (2, 9, [0, 2]),
+        (3, 1, [0, 1, 2, 3]),
+        (5, (1, 3), [0, 1, 3, 5]),
+        (4, (4, 2), [0, 2, 4]),
+    ],
 )
-def test_a_student_is_observed_first_each_so_many_steps_and_last(
-    model_folders: dict[str, Path], steps: int, at_steps: int, expected: list[int]
+def test_a_student_is_observed_first_when_it_is_asked_for_and_last(
+    model_folders: dict[str, Path],
+    steps: int,
+    at_steps: int | tuple[int, ...],
+    expected: list[int],
 ) -> None:
     judged, seen = fresh(model_folders), []
 
