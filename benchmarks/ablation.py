@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "logit_mse": {"objective": MSE},
     "cross_entropy+logit_mse": {"objective": [{"name": "cross_entropy"}, {**MSE, "weight": 0.5}]},
     "cross_entropy+forward_kl": {"objective": [{"name": "cross_entropy"}, {"name": "forward_kl"}]},
+    "forward_kl+hidden_state": {"objective": [{"name": "forward_kl"}, {"name": "hidden_state"}]},
     "temperature 2": {"objective": {"name": "forward_kl", "temperature": 2.0}},
     "temperature 0.5": {"objective": {"name": "forward_kl", "temperature": 0.5}},
     "gold completions": {"teacher": {"completions": "gold"}},
