@@ -101,7 +101,7 @@ def encode(targets: Targets) -> Encoded:
         NotFiniteLossError: the teacher's numbers are NaN or infinite; names the token.
         ValueError: an outcome is likelier than the one before it.
     """
-    kept_NK = _array(targets.kept_NK, bool, like=targets.ids_NK)
+    kept_NK = _array(targets.kept, bool)
     logsumexp_N = _array(targets.logsumexp_N, np.float64)
     logits_NK = _array(targets.logprobs_NK, np.float64) + logsumexp_N[:, None]
     tail_N = _array(targets.log_tail_N, np.float64) + logsumexp_N
@@ -203,9 +203,5 @@ def _signed(values: Ints) -> Ints:
     return (values >> 1) ^ -(values & 1)
 
 
-def _array(tensor: Tensor | None, dtype: Any, *, like: Tensor | None = None) -> NDArray[Any]:
-    """A tensor as an array; all true, in the shape of `like`, for None."""
-    if tensor is None:
-        assert like is not None
-        return np.ones(tuple(like.shape), dtype)
+def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
     return tensor.numpy(force=True).astype(dtype)

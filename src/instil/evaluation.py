@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from instil.alignment import AlignedPair, collate
+from instil.alignment import AlignedPair, Batch, collate
 from instil.cache import SharedPrefix, alike
 from instil.cell import Closeness
 from instil.context import Context
@@ -193,22 +193,13 @@ class _Compared:
     cross_entropy: float = 0.0
     agreement: float = 0.0
 
-    def add(
-        self, judged: Judged, teacher: Logits, student: Logits, gold_N: Tensor, *, on: bool
-    ) -> None:
-        """Adds N tokens; the student's adapter is on or off, the teacher's off."""
-        step = min(teacher.positions, student.positions)
-        for start in range(0, len(gold_N), step):
-            with judged.adapter(on=False):
-                p_CV = teacher.part(start, start + step)
-            with judged.adapter(on=on):
-                q_CV = student.part(start, start + step)
-            vocabulary = min(p_CV.shape[-1], q_CV.shape[-1])
-            p_CV, q_CV = p_CV[:, :vocabulary], q_CV[:, :vocabulary]
-            gold_C = gold_N[start : start + step].to(q_CV.device)
-            self.kl += float(_kl(p_CV, q_CV).sum())
-            self.cross_entropy += float(cross_entropy(q_CV, gold_C, reduction="sum"))
-            self.agreement += int((p_CV.argmax(-1) == q_CV.argmax(-1)).sum())
+    def add(self, p_NV: Tensor, q_NV: Tensor, gold_N: Tensor) -> None:
+        """Adds N tokens: the teacher's logits, the student's, and the ids."""
+        vocabulary = min(p_NV.shape[-1], q_NV.shape[-1])
+        p_NV, q_NV = p_NV[:, :vocabulary], q_NV[:, :vocabulary]
+        self.kl += float(_kl(p_NV, q_NV).sum())
+        self.cross_entropy += float(cross_entropy(q_NV, gold_N.to(q_NV.device), reduction="sum"))
+        self.agreement += int((p_NV.argmax(-1) == q_NV.argmax(-1)).sum())
 
     def over(self, tokens: int) -> _Compared:
         return _Compared(self.kl / tokens, self.cross_entropy / tokens, self.agreement / tokens)
@@ -248,12 +239,25 @@ def _compare(
             teacher = Logits(
                 judged.teacher.network, for_teacher, cache=partial(prefix.cache, len(numbers))
             )
-        for adapter, total in zip(adapters, sums, strict=True):
-            with judged.adapter(on=adapter):
-                student = Logits(judged.student.network, for_student)
-            total.add(judged, teacher, student, for_student.completion_N, on=adapter)
+        _add(judged, teacher, for_student, dict(zip(adapters, sums, strict=True)))
         advance(len(numbers), for_teacher.tokens + len(adapters) * for_student.tokens)
     return [total.over(sum(scored)) for total in sums]
+
+
+def _add(judged: Judged, teacher: Logits, batch: Batch, sums: Mapping[bool, _Compared]) -> None:
+    """Adds a batch to the sums of a student with its adapter off or on; the teacher's logits are made once for all."""
+    students = {}
+    for on in sums:
+        with judged.adapter(on=on):
+            students[on] = Logits(judged.student.network, batch)
+    step = min(one.positions for one in (teacher, *students.values()))
+    for start in range(0, len(batch.completion_N), step):
+        with judged.adapter(on=False):
+            p_CV = teacher.part(start, start + step)
+        for on, student in students.items():
+            with judged.adapter(on=on):
+                q_CV = student.part(start, start + step)
+            sums[on].add(p_CV, q_CV, batch.completion_N[start : start + step])
 
 
 def _batches(
@@ -314,7 +318,7 @@ def drift(judged: Judged, *, advance: Advance) -> Drift:
         batch = collate([piece[:1]], [piece[1:]], pad_id=judged.student.pad_id)
         with judged.adapter(on=False):
             base = Logits(network, batch)
-        total.add(judged, base, Logits(network, batch), batch.completion_N, on=True)
+        _add(judged, base, batch, {True: total})
         tokens += len(batch.completion_N)
         advance(1, 2 * batch.tokens)
     return Drift(kl_to_base=total.over(tokens).kl, n_tokens=tokens)

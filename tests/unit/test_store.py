@@ -577,3 +577,16 @@ def test_verify_ends_with_a_status(
     problems = capfd.readouterr().err.splitlines()
     assert [problem.split(":")[0] for problem in problems] == [SHARDS[1], SHARDS[3]]
     assert command("verify", str(tmp_path / "nothing")) == 2
+
+
+def test_a_store_without_its_index_is_not_passed_over_in_a_folder_of_stores(
+    store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(store, store.parent / "whole")
+    (store / "store.json").unlink()
+    assert command("verify", str(store.parent)) == 1
+    told = capfd.readouterr()
+    assert told.err.startswith("store: store.json: ")
+    assert "whole: 4 shards, no problem found" in told.out
+    assert command("info", str(store.parent), "--json") == 0
+    assert set(json.loads(capfd.readouterr().out)) == {"store", "whole"}

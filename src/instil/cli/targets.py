@@ -93,10 +93,10 @@ def _build(recipe: Recipe, output: Path, display: Display) -> TargetStore:
 
 def _stores_in(path: Path) -> list[Path]:
     """The stores that a folder is or holds; the folder itself if there are none, to be told what is wrong with it."""
-    from instil.store_index import INDEX
+    from instil.store_index import exists
 
-    held = sorted(index.parent for index in path.glob(f"*/{INDEX}"))
-    return [path] if (path / INDEX).exists() or not held else held
+    held = sorted(one for one in path.glob("*") if exists(one))
+    return [path] if exists(path) or not held else held
 
 
 @app.command()
@@ -109,7 +109,7 @@ def info(
     from instil.store_index import INDEX, StoreInfo
 
     with errors(debug):
-        stores = {one: _told(StoreInfo.read(one / INDEX)) for one in _stores_in(path)}
+        stores = {one: _told(StoreInfo.latest(one / INDEX)) for one in _stores_in(path)}
     if not as_json:
         for one, told in stores.items():
             _print(one, told)
