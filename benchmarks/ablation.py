@@ -39,7 +39,7 @@ INSTRUCTIONS = ("num_to_verbal", "letters_list", "larger_animal")
 FORMS = {"bullet_points": (2078, r"^\* ."), "highlighted_section": (2515, r"\*[^\s*][^\n*]*\*")}
 ANSWER_TOKENS, BATCH = 32, 8
 
-DENSE = {"teacher": {"top_k": 49_152, "min_probability": 0.0}}
+DENSE = {"teacher": {"top_k": 49_152, "min_probability": 0.0, "mass_per_draw": 0.0}}
 MSE = {"name": "logit_mse", "top_k": 256}
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -59,8 +59,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "training": {"max_steps": 40},
     },
     "dense targets": DENSE,
-    "8 log-probabilities": {"teacher": {"top_k": 8, "min_probability": 0.0}},
-    "mass 0.99": {"teacher": {"top_k": 64, "min_probability": 0.0, "mass": 0.99}},
+    "tail as one outcome": {"teacher": {"min_probability": 2e-4, "mass_per_draw": 0.0}},
+    "8 log-probabilities": {"teacher": {"top_k": 8, "min_probability": 0.0, "mass_per_draw": 0.0}},
+    "mass 0.99": {
+        "teacher": {"top_k": 64, "min_probability": 0.0, "mass": 0.99, "mass_per_draw": 0.0}
+    },
     "30 steps": {"training": {"max_steps": 30}},
     "120 steps": {"training": {"max_steps": 120}},
 }

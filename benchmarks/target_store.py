@@ -34,12 +34,18 @@ from instil.objective import ForwardKL
 from instil.prepared import PreparedRows, Windows
 from instil.prompt import prompt_format
 from instil.rows import Row
+from instil.sparse import points, sparse
 from instil.store import StorePlan, TargetStore, build
 from instil.targets import Targets
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
 SETTINGS = (
+    Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3),
+    Kept(top_k=1024, min_probability=2e-4, mass_per_draw=2e-3),
+    Kept(top_k=1024, min_probability=1e-3, mass_per_draw=1e-3),
+    Kept(top_k=1024, min_probability=1e-3, mass_per_draw=2e-3),
+    Kept(top_k=1024, min_probability=5e-4),
     Kept(top_k=1024, min_probability=2e-4),
     Kept(top_k=4096, min_probability=4e-5),
     Kept(top_k=64, mass=0.99),
@@ -94,7 +100,12 @@ def measure(
 
     def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         for number in numbers:
-            made = Targets.of(teacher[number], top_k=plan.kept.top_k, temperature=plan.temperature)
+            made = sparse(
+                teacher[number],
+                points([number], completions[number]),
+                kept=plan.kept,
+                temperature=plan.temperature,
+            )
             yield number, completions[number], made
 
     start = time.perf_counter()
@@ -154,7 +165,7 @@ def main() -> None:
             one = measure(Path(name), plan, completions, teacher, student)
         results.append(one)
         print(
-            f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}: {one['kept_mean']:.1f} kept a token, "
+            f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}, a draw for {kept.mass_per_draw:g}: {one['kept_mean']:.1f} kept a token, "
             f"{one['bytes_per_token']:.1f} bytes a token, KL {one['kl']:.4f}, from the store "
             f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), logsumexp within "
             f"{one['logsumexp_error_max']:.4f}; {one['write_seconds']:.2f} s to write, "

@@ -126,10 +126,16 @@ class Teacher(_Section):
         1024, ge=1, description="most log-probabilities kept a token; the tail is one more"
     )
     min_probability: float = Field(
-        2e-4, ge=0, lt=1, description="of what is kept, at temperature 1; 0 with mass 1: all top_k"
+        5e-4, ge=0, lt=1, description="of what is kept, at temperature 1; 0 with mass 1: all top_k"
     )
     mass: float = Field(
         1.0, gt=0, le=1, description="keep no more of a token than covers this, at temperature 1"
+    )
+    mass_per_draw: float = Field(
+        1e-3,
+        ge=0,
+        lt=1,
+        description="of what is not kept, one outcome is drawn for each such part of its mass, for forward_kl; 0: none",
     )
     store: Path | None = Field(
         None,

@@ -1,21 +1,23 @@
-r"""Targets in few bits: what of a token is kept, and how that becomes bytes.
+r"""Targets in few bits.
 
-A token keeps the outcomes that are likely enough; the rest joins the tail. What is kept is written as logits over the
-temperature, z = log p + logsumexp, in steps of 1/32 nat, and the tail as one more outcome:
+The outcomes of a token are written as logits over the temperature, z = log p + logsumexp, in steps of 1/32 nat, and the
+tail as one more outcome:
 
 $$ \log p_v = z_v - \mathrm{lse}, \qquad \mathrm{lse} = \log\Big(\sum_{v\,\mathrm{kept}} e^{z_v} + e^{z_{\mathrm{tail}}}\Big) $$
 
 So the decoded outcomes sum to one by construction, the log-sum-exp needs no bits of its own, and rounding moves a raw
-logit over the temperature and the log-sum-exp by at most 1/64 nat, a log-probability by at most 1/32.
+logit over the temperature and the log-sum-exp by at most 1/64 nat, a log-probability by at most 1/32. An outcome that was
+drawn stands among the others, with its share of the tail in place of its own probability.
 
 The numbers of one completion, all small and not negative, are laid out column by column: how many outcomes each token
 keeps, the ids that occur (as gaps), which of them each outcome is, the likeliest logits, the drops from each outcome to
-the next, and the tails. A column is cut into byte planes, each compressed by Zstandard (RFC 8878).
+the next, the tails, and what draws make the KL too large by, in steps of 1/1024 nat. A column is cut into byte planes,
+each compressed by Zstandard (RFC 8878).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instil.errors import NotFiniteLossError
-from instil.kept_outcomes import Kept
 from instil.targets import LOG_ZERO, Targets
 
 STEP = 1 / 32
 """Nats between two stored logits."""
+EXCESS_STEP = 1 / 1024
+"""Nats between two stored excesses."""
 
 _CODEC = pa.Codec("zstd", compression_level=19)
 _SIZE = 4  # bytes that tell how long a plane is
@@ -49,6 +52,7 @@ class Encoded:
         top: The likeliest logit of each token in steps, N, signed.
         drops: Steps from each outcome to the next of its token, M - N.
         tail: Steps from the likeliest logit down to the log-sum-exp of the tail's, N, signed.
+        excess: What draws make the KL too large by, in steps, N; empty if nothing was drawn.
     """
 
     counts: bytes
@@ -57,38 +61,7 @@ class Encoded:
     top: bytes
     drops: bytes
     tail: bytes
-
-
-def trim(targets: Targets, rule: Kept) -> Targets:
-    """Lets outcomes go that need not be kept one by one; the tail grows by them.
-
-    Args:
-        targets: Likeliest first; `rule.top_k` at most of each token.
-        rule: What stays.
-    """
-    if rule.all_alike:
-        return targets
-    logprobs_NK = targets.logprobs_NK.double()
-    probs_NK = logprobs_NK.exp()
-    if targets.temperature != 1:  # of what is not here at temperature 1 nothing is known
-        probs_NK = (targets.temperature * logprobs_NK).softmax(-1)
-    kept_NK = probs_NK >= rule.min_probability
-    if rule.mass < 1:  # what comes before an outcome tells whether it is still needed
-        kept_NK &= probs_NK.cumsum(-1) - probs_NK < rule.mass
-    kept_NK[:, : rule.at_least] = True
-    if targets.kept_NK is not None:
-        kept_NK &= targets.kept_NK
-    dropped_NK = logprobs_NK.masked_fill(kept_NK, LOG_ZERO)
-    tail_N = torch.cat([dropped_NK, targets.log_tail_N.double()[:, None]], dim=-1).logsumexp(-1)
-    widest = int(kept_NK.sum(-1).max()) if len(kept_NK) else 0
-    kept_NK = kept_NK[:, :widest]
-    return replace(
-        targets,
-        ids_NK=targets.ids_NK[:, :widest].masked_fill(~kept_NK, 0),
-        logprobs_NK=targets.logprobs_NK[:, :widest].masked_fill(~kept_NK, LOG_ZERO),
-        log_tail_N=tail_N.float().clamp(min=LOG_ZERO),
-        kept_NK=kept_NK,
-    )
+    excess: bytes
 
 
 def encode(targets: Targets) -> Encoded:
@@ -122,6 +95,7 @@ def encode(targets: Targets) -> Encoded:
         top=pack(_unsigned(top_N)),
         drops=pack((steps_NK[:, :-1] - steps_NK[:, 1:])[kept_NK[:, 1:]]),
         tail=pack(_unsigned(top_N - np.rint(tail_N / STEP).astype(np.int64))),
+        excess=_excess(targets.excess_N),
     )
 
 
@@ -155,6 +129,7 @@ def decode(encoded: Encoded, *, tokens: int, temperature: float) -> Targets:
         logsumexp_N=logsumexp_N.float(),
         temperature=temperature,
         kept_NK=None if kept_NK.all() else kept,
+        excess_N=_known_excess(encoded.excess, tokens),
     )
 
 
@@ -192,6 +167,18 @@ def unpack(packed: bytes, count: int) -> Ints:
         planes[:, place] = np.frombuffer(plane, np.uint8)
         start = end
     return planes.view("<i8")[:, 0].astype(np.int64)
+
+
+def _excess(excess_N: Tensor | None) -> bytes:
+    if excess_N is None:
+        return b""
+    return pack(np.rint(_array(excess_N, np.float64) / EXCESS_STEP).astype(np.int64))
+
+
+def _known_excess(packed: bytes, tokens: int) -> Tensor | None:
+    if not packed:
+        return None
+    return torch.from_numpy(unpack(packed, tokens) * EXCESS_STEP).float()
 
 
 def _unsigned(values: Ints) -> Ints:

@@ -42,7 +42,7 @@ from instil.tuning import LoRA
 
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
 FILE_ONLY = ("title", "description", "grid")
-_KEPT = {"top_k", "min_probability", "mass"}  # of a teacher: what of its targets is kept
+_KEPT = set(Kept.model_fields) - {"at_least"}  # of a teacher: what of its targets is kept
 
 
 class RecipeFile(Recipe):

@@ -1,4 +1,4 @@
-"""Which outcomes of a token a target store keeps one by one; all others are its tail."""
+"""Which outcomes of a token a target store keeps one by one, and how many it draws from its tail, which are all others."""
 
 from __future__ import annotations
 
@@ -25,33 +25,40 @@ class Kept(Strict):
         min_probability: None that is less likely than this, at temperature 1.
         mass: None after the first that together cover this, at temperature 1.
         at_least: So many whatever the two above say.
+        mass_per_draw: Of all others one is drawn for each such part of their mass; 0: none.
     """
 
     top_k: int = Field(ge=1)
     min_probability: float = Field(0.0, ge=0, lt=1)
     mass: float = Field(1.0, gt=0, le=1)
     at_least: int = Field(1, ge=1)
+    mass_per_draw: float = Field(0.0, ge=0, lt=1)
 
     @property
     def all_alike(self) -> bool:
-        """Whether every token keeps `top_k`."""
+        """Whether every token keeps `top_k`, draws aside."""
         return not self.min_probability and self.mass == 1
+
+    @property
+    def most(self) -> int:
+        """Outcomes that a token may have, what is drawn included and the tail not."""
+        return self.top_k + (round(1 / self.mass_per_draw) if self.mass_per_draw else 0)
 
     def token_bytes(self, vocabulary: int) -> int:
         """Space to set aside for a token in a target store, whose distribution has `vocabulary` outcomes."""
         usual = self.top_k if self.all_alike else max(self.at_least, USUALLY_KEPT)
-        return min(usual, self.top_k, vocabulary) * OUTCOME_BYTES
+        return min(usual, self.most, vocabulary) * OUTCOME_BYTES
 
     @classmethod
     def of(cls, teacher: Teacher, objective: Objective) -> Self:
         """As the recipe says, and as many as a loss of raw logits reads; where nothing reads more, no more."""
-        needed = objective.top_k_needed or 1
-        if needed >= teacher.top_k or (objective.top_k_needed and not objective.needs_distribution):
-            return cls(top_k=needed)
+        read = objective.top_k_needed
+        if read and (read >= teacher.top_k or not objective.needs_distribution):
+            return cls(top_k=read)
         rule = cls(
             top_k=teacher.top_k,
             min_probability=teacher.min_probability,
             mass=teacher.mass,
-            at_least=needed,
+            mass_per_draw=teacher.mass_per_draw if objective.takes_draws else 0.0,
         )
-        return cls(top_k=rule.top_k) if rule.all_alike else rule
+        return rule if rule.all_alike else rule.model_copy(update={"at_least": read or 1})

@@ -19,7 +19,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from instil import processes
-from instil.encoding import Encoded, decode, encode, trim
+from instil.encoding import Encoded, decode, encode
 from instil.errors import TargetStoreError
 from instil.kept_outcomes import Kept
 from instil.progress import Advance
@@ -268,7 +268,6 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
     counts: list[int] = []
     for number, completion, targets in score(numbers):
         _check(number, completion, targets, plan)
-        targets = trim(targets, plan.kept)
         counts += _counts(targets)
         record = {"row": number, "completion": completion, **asdict(encode(targets))}
         records[number] = record
@@ -298,10 +297,10 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
 def _check(number: int, completion: list[int], targets: Targets, plan: StorePlan) -> None:
     got = (len(completion), len(targets.ids_NK), targets.temperature)
     planned = (plan.lengths[number], plan.lengths[number], plan.temperature)
-    if got != planned or targets.ids_NK.shape[1] > plan.kept.top_k:
+    if got != planned or targets.ids_NK.shape[1] > plan.kept.most:
         raise ValueError(
             f"row {number}: planned are {planned[0]} tokens at temperature {planned[2]}, at most "
-            f"{plan.kept.top_k} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
+            f"{plan.kept.most} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
             f"{got[2]}, {targets.ids_NK.shape[1]} outcomes each"
         )
 

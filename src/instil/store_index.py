@@ -31,7 +31,7 @@ class Shard(Strict):
         first: Number of its first row.
         rows: Rows in it.
         tokens: Completion tokens in it.
-        kept: Outcomes kept, of all its tokens.
+        kept: Outcomes kept, of all its tokens, with those drawn.
         most_kept: Outcomes kept of one token, at most.
         bytes: Its size.
         sha256: Of the whole file.
@@ -70,7 +70,7 @@ class StoreInfo(Stored):
         tokens: Of all their completions.
         vocabulary: Outcomes of the teacher's distribution.
         temperature: Of the targets.
-        kept: Which outcomes of a token are kept one by one.
+        kept: Which outcomes of a token are kept one by one, and how many are drawn.
         shards: Those that are whole on disk, in the order of their rows.
         whole: Whether these are all.
         checksum: Of everything else here.
@@ -78,7 +78,7 @@ class StoreInfo(Stored):
 
     lies_in: ClassVar[str] = "target store"
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     fingerprint: str
     rows: int = Field(ge=0)
     tokens: int = Field(ge=0)

@@ -26,6 +26,8 @@ class Targets:
         logsumexp_N: Log-sum-exp of the logits over the temperature: `temperature * (logprobs + logsumexp)` are the raw logits.
         temperature: Of the softmax.
         kept_NK: Which entries are no padding, bool; None: all.
+        excess_N: Where outcomes were drawn from the tail (`instil.sparse`), the KL from what is here to the teacher's whole
+            prediction, nats; 0 elsewhere. None: none were drawn.
     """
 
     ids_NK: Tensor
@@ -34,6 +36,7 @@ class Targets:
     logsumexp_N: Tensor
     temperature: float
     kept_NK: Tensor | None = None
+    excess_N: Tensor | None = None
 
     @classmethod
     def of(cls, logits_NV: Tensor, *, top_k: int, temperature: float) -> Targets:
@@ -63,6 +66,7 @@ class Targets:
             self.logsumexp_N[start:end],
             self.temperature,
             None if self.kept_NK is None else self.kept_NK[start:end],
+            None if self.excess_N is None else self.excess_N[start:end],
         )
 
     def split(self, lengths: Sequence[int]) -> list[Targets]:
@@ -77,6 +81,9 @@ class Targets:
         kept = None
         if any(part.kept_NK is not None for part in wide):
             kept = torch.cat([part.kept for part in wide])
+        excess = None
+        if any(part.excess_N is not None for part in wide):
+            excess = torch.cat([part.excess for part in wide])
         return cls(
             ids_NK=torch.cat([part.ids_NK for part in wide]),
             logprobs_NK=torch.cat([part.logprobs_NK for part in wide]),
@@ -84,6 +91,7 @@ class Targets:
             logsumexp_N=torch.cat([part.logsumexp_N for part in wide]),
             temperature=parts[0].temperature,
             kept_NK=kept,
+            excess_N=excess,
         )
 
     @property
@@ -92,6 +100,13 @@ class Targets:
         if self.kept_NK is not None:
             return self.kept_NK
         return torch.ones_like(self.ids_NK, dtype=torch.bool)
+
+    @property
+    def excess(self) -> Tensor:
+        """`excess_N`, also where none were drawn."""
+        if self.excess_N is not None:
+            return self.excess_N
+        return torch.zeros_like(self.log_tail_N)
 
     def _padded(self, width: int) -> Targets:
         """The same targets with `width` entries a token."""
@@ -114,6 +129,7 @@ class Targets:
             self.logsumexp_N.to(device),
             self.temperature,
             None if self.kept_NK is None else self.kept_NK.to(device),
+            None if self.excess_N is None else self.excess_N.to(device),
         )
 
 

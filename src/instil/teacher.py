@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,11 @@ from instil.alignment import AlignedPair, collate, pack
 from instil.attention import reads_bounds
 from instil.cache import SharedPrefix
 from instil.forward import completion_logits, read
+from instil.kept_outcomes import Kept
 from instil.model import LanguageModel
 from instil.packing import keeps_apart, packs
 from instil.progress import Advance
+from instil.sparse import points, sparse
 from instil.targets import Targets
 
 
@@ -27,7 +29,7 @@ class Scorer:
         prefix: What their prompts share.
         packed: Whether it reads several pairs in one row.
         vocabulary: Size of the student's output: a teacher's padding beyond it gets no probability.
-        top_k: Log-probabilities kept a token.
+        kept: What of a token's outcomes is kept.
         temperature: Of the targets.
         batch_size: Most rows in a forward pass, where they are not packed.
         advance: Told of progress.
@@ -38,7 +40,7 @@ class Scorer:
     prefix: SharedPrefix
     packed: bool
     vocabulary: int
-    top_k: int
+    kept: Kept
     temperature: float
     batch_size: int
     advance: Advance
@@ -51,7 +53,7 @@ class Scorer:
         pairs: Sequence[AlignedPair],
         *,
         vocabulary: int,
-        top_k: int,
+        kept: Kept,
         temperature: float,
         batch_size: int,
         advance: Advance,
@@ -67,7 +69,7 @@ class Scorer:
             prefix=prefix,
             packed=packed and keeps_apart(teacher.network, *ends),
             vocabulary=vocabulary,
-            top_k=top_k,
+            kept=kept,
             temperature=temperature,
             batch_size=batch_size,
             advance=advance,
@@ -103,11 +105,18 @@ class Scorer:
         if reading.head is None:
             cache = self.prefix.cache(len(prompts))
             batch = collate(prompts, completions, pad_id=self.teacher.pad_id, prefix=shared)
-            return self._kept(completion_logits(network, batch, cache=cache))
-        return Targets.cat([self._kept(logits_CV) for logits_CV in reading.logits()])
+            logits: Iterable[torch.Tensor] = [completion_logits(network, batch, cache=cache)]
+        else:
+            logits = reading.logits()
+        points_N = torch.cat([points(*pair) for pair in zip(prompts, completions, strict=True)])
+        return Targets.cat(list(self._kept(logits, points_N)))
 
-    def _kept(self, logits_NV: torch.Tensor) -> Targets:
-        targets = Targets.of(
-            logits_NV[:, : self.vocabulary], top_k=self.top_k, temperature=self.temperature
-        )
-        return targets.to(torch.device("cpu"))
+    def _kept(self, logits: Iterable[torch.Tensor], points_N: torch.Tensor) -> Iterator[Targets]:
+        start = 0
+        for logits_CV in logits:
+            known_CV, end = logits_CV[:, : self.vocabulary], start + len(logits_CV)
+            made = sparse(
+                known_CV, points_N[start:end], kept=self.kept, temperature=self.temperature
+            )
+            yield made.to(torch.device("cpu"))
+            start = end

@@ -320,7 +320,7 @@ class _Asked:
                 self._model,
                 [self._pairs[number] for number in self._groups[group]],
                 vocabulary=self._plan.vocabulary,
-                top_k=self._plan.kept.top_k,
+                kept=self._plan.kept,
                 temperature=self._plan.temperature,
                 batch_size=self._batch_size,
                 advance=self._advance,

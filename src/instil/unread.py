@@ -16,6 +16,7 @@ _UNREAD_WITH_TASK = (
     "teacher.max_new_tokens",
     "teacher.min_probability",
     "teacher.mass",
+    "teacher.mass_per_draw",
     "teacher.store",
     "training.report_to",
     "evaluation.at_steps",

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instil import cli
-from instil.encoding import STEP, decode, encode, pack, trim, unpack
+from instil.encoding import STEP, decode, encode, pack, unpack
 from instil.errors import NotFiniteLossError, TargetStoreError
 from instil.kept_outcomes import Kept
+from instil.sparse import trim
 from instil.store import StorePlan, TargetStore, build, verify
 from instil.store_index import StoreInfo
 from instil.targets import LOG_ZERO, Targets
@@ -60,7 +61,8 @@ class Teacher:
     def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         self.asked.append(list(numbers))
         for number in reversed(numbers):
-            yield number, [number + 1] * LENGTHS[number], made(LENGTHS[number], seed=number)
+            targets = trim(made(LENGTHS[number], seed=number), KEPT)
+            yield number, [number + 1] * LENGTHS[number], targets
 
 
 @pytest.fixture(scope="module")
@@ -149,52 +151,6 @@ def test_decoded_targets_are_near_and_sum_to_one(
     assert ((got.log_tail_N - kept.log_tail_N).abs()[some_tail] <= STEP + rounding).all()
 
 
-@given(mass=st.floats(0.001, 1), scale=st.floats(0, 8), seed=st.integers(0, 99))
-def test_the_fewest_outcomes_that_cover_the_mass_are_kept(
-    mass: float, scale: float, seed: int
-) -> None:
-    dense = made(5, scale=scale, seed=seed)
-    kept = trim(dense, Kept(top_k=TOP_K, mass=mass))
-    whole = kept.logprobs_NK.exp().sum(-1) + kept.log_tail_N.exp()
-    torch.testing.assert_close(whole, torch.ones(5), atol=1e-5, rtol=0)
-    for token in range(5):
-        mask = torch.ones(TOP_K, dtype=torch.bool) if kept.kept_NK is None else kept.kept_NK[token]
-        count = int(mask.sum())
-        assert 1 <= count <= TOP_K
-        assert mask[:count].all()
-        assert torch.equal(kept.ids_NK[token, :count], dense.ids_NK[token, :count])
-        covered = dense.logprobs_NK[token].double().exp().cumsum(-1)
-        assert count == TOP_K or covered[count - 1] >= mask.new_tensor(mass, dtype=torch.double)
-        assert count == 1 or covered[count - 2] < mass
-
-
-@given(
-    least=st.floats(0, 0.5, exclude_min=True),
-    at_least=st.integers(1, TOP_K + 2),
-    scale=st.floats(0, 8),
-    seed=st.integers(0, 99),
-)
-def test_outcomes_that_are_likely_enough_are_kept_and_as_many_as_a_loss_reads(
-    least: float, at_least: int, scale: float, seed: int
-) -> None:
-    dense = made(5, scale=scale, seed=seed)
-    kept = trim(dense, Kept(top_k=TOP_K, min_probability=least, at_least=at_least))
-    whole = kept.logprobs_NK.exp().sum(-1) + kept.log_tail_N.exp()
-    torch.testing.assert_close(whole, torch.ones(5), atol=1e-5, rtol=0)
-    likely = (dense.logprobs_NK.double().exp() >= least).sum(-1)
-    counts = kept.kept.sum(-1)
-    assert counts.tolist() == likely.clamp(min=min(at_least, TOP_K)).tolist()
-    for token, count in enumerate(counts):
-        assert kept.kept[token, :count].all()
-        assert torch.equal(kept.ids_NK[token, :count], dense.ids_NK[token, :count])
-
-
-def test_without_a_rule_exactly_top_k_are_kept() -> None:
-    targets = made(4, scale=20)
-    assert trim(targets, Kept(top_k=TOP_K)) is targets
-    assert decode(encode(targets), tokens=4, temperature=1.0).kept_NK is None
-
-
 @pytest.mark.parametrize(
     ("rule", "outcomes"),
     [
@@ -207,23 +163,6 @@ def test_without_a_rule_exactly_top_k_are_kept() -> None:
 )
 def test_space_is_set_aside_for_what_a_token_usually_keeps(rule: Kept, outcomes: int) -> None:
     assert rule.token_bytes(VOCABULARY) == outcomes * 4
-
-
-@pytest.mark.parametrize("rule", [Kept(top_k=9, min_probability=1e-3), Kept(top_k=9, mass=0.9)])
-def test_softer_targets_keep_what_sharp_ones_keep(rule: Kept) -> None:
-    """At a high temperature no outcome is likely, and all would be let go."""
-    sharp = made(5, top_k=9, vocabulary=9)
-    soft = trim(made(5, top_k=9, vocabulary=9, temperature=8.0), rule)
-    assert torch.equal(soft.kept, trim(sharp, rule).kept)
-    assert not soft.kept.all()
-
-
-def test_what_is_trimmed_can_be_trimmed_again() -> None:
-    half = Kept(top_k=TOP_K, mass=0.5)
-    once = trim(made(4), Kept(top_k=TOP_K, mass=0.99))
-    twice = trim(once, half)
-    assert torch.equal(twice.ids_NK, trim(made(4), half).ids_NK)
-    assert trim(once, Kept(top_k=TOP_K)) is once
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -426,7 +365,7 @@ def test_an_index_whose_copy_is_damaged_too_is_refused(store: Path) -> None:
 
 def test_an_index_of_another_version_says_so(store: Path) -> None:
     index = store / "store.json"
-    index.write_text(index.read_text().replace('"schema_version": 2', '"schema_version": 1'))
+    index.write_text(index.read_text().replace('"schema_version": 3', '"schema_version": 2'))
     with pytest.raises(TargetStoreError, match="another version of instil; got: schema_version"):
         TargetStore.open(store)
 

@@ -48,6 +48,8 @@ MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
     "K": "teacher.top_k=9",
     "mass": "teacher.mass=0.9",
     "the least probability": "teacher.min_probability=0.01",
+    "draws": "teacher.mass_per_draw=0.01",
+    "a loss that takes no draws": "objective={name: reverse_kl}",
     "temperature": "objective.temperature=2",
     "logits that a loss needs": "objective={name: logit_mse, top_k: 9}",
     "the context": lambda pairs: [
@@ -70,12 +72,18 @@ MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [
-        ([], Kept(top_k=1024, min_probability=2e-4)),
-        (["teacher.min_probability=0", "teacher.top_k=9"], Kept(top_k=9)),
+        ([], Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3)),
+        (["teacher.min_probability=0", "teacher.top_k=9"], Kept(top_k=9, mass_per_draw=1e-3)),
+        (["teacher.min_probability=0", "teacher.mass_per_draw=0"], Kept(top_k=1024)),
+        (["objective={name: reverse_kl}"], Kept(top_k=1024, min_probability=5e-4)),
+        (
+            ["objective=[{name: forward_kl}, {name: cross_entropy}]"],
+            Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3),
+        ),
         (["objective={name: logit_mse, top_k: 9}"], Kept(top_k=9)),
         (
             ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]"],
-            Kept(top_k=1024, min_probability=2e-4, at_least=9),
+            Kept(top_k=1024, min_probability=5e-4, at_least=9),
         ),
         (
             ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]", "teacher.top_k=8"],
@@ -124,7 +132,6 @@ def test_the_teachers_weights_and_dtype_are_in_the_fingerprint(
         "evaluation.batch_size=1",
         "seed=4",  # the rows that it draws are in the pairs
         "objective={name: forward_kl, weight: 2}",
-        "objective={name: reverse_kl}",
         "objective=[{name: forward_kl}, {name: cross_entropy}]",
         "teacher.store=elsewhere",
     ],

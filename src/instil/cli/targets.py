@@ -170,6 +170,8 @@ def _rule(told: dict[str, Any]) -> str:
         rules.append(f"none beyond a mass of {told['mass']:g}")
     if told["at_least"] > 1:
         rules.append(f"the first {told['at_least']:,} in any case")
+    if told["mass_per_draw"]:
+        rules.append(f"and one drawn for each {told['mass_per_draw']:g} of the rest")
     return ", ".join(rules)
 
 

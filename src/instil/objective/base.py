@@ -30,6 +30,8 @@ class Loss(BaseModel):
         needs_logits: It is called with the student's logits.
         needs_targets: It is called with the teacher's targets.
         needs_distribution: It compares all outcomes that the targets tell apart.
+        takes_draws: Its gradient is linear in the teacher's distribution, so of outcomes drawn from it one expects the
+            gradient of all (`instil.sparse`).
         needs_hidden_states: Its `hidden` is called with both models' hidden states.
         top_k_needed: Log-probabilities a token that the targets must hold for it; None: any number.
         name: Tells it from the others in a recipe.
@@ -41,6 +43,7 @@ class Loss(BaseModel):
     needs_logits: ClassVar[bool] = False
     needs_targets: ClassVar[bool] = False
     needs_distribution: ClassVar[bool] = False
+    takes_draws: ClassVar[bool] = False
     needs_hidden_states: ClassVar[bool] = False
 
     name: str

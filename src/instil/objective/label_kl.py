@@ -88,6 +88,7 @@ class LabelKL(BaseModel):
     needs_logits: ClassVar[bool] = True
     needs_targets: ClassVar[bool] = True
     needs_distribution: ClassVar[bool] = True
+    takes_draws: ClassVar[bool] = False
     needs_hidden_states: ClassVar[bool] = False
     top_k_needed: ClassVar[int | None] = None
 

@@ -79,6 +79,11 @@ class WeightedSum(BaseModel):
         return any(term.needs_distribution for term in self.terms)
 
     @property
+    def takes_draws(self) -> bool:
+        """Whether all terms that compare with the teacher's targets are linear in them."""
+        return all(term.takes_draws for term in self.terms if term.needs_targets)
+
+    @property
     def needs_hidden_states(self) -> bool:
         """Whether a term compares hidden states."""
         return any(term.needs_hidden_states for term in self.terms)
