@@ -59,7 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "training": {"max_steps": 40},
     },
     "dense targets": DENSE,
-    "tail as one outcome": {"teacher": {"min_probability": 2e-4, "mass_per_draw": 0.0}},
+    "tail as one outcome": {
+        "teacher": {"top_k": 1024, "min_probability": 2e-4, "mass_per_draw": 0.0}
+    },
     "8 log-probabilities": {"teacher": {"top_k": 8, "min_probability": 0.0, "mass_per_draw": 0.0}},
     "mass 0.99": {
         "teacher": {"top_k": 64, "min_probability": 0.0, "mass": 0.99, "mass_per_draw": 0.0}

@@ -41,11 +41,11 @@ from instil.targets import Targets
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
 SETTINGS = (
-    Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3),
-    Kept(top_k=1024, min_probability=2e-4, mass_per_draw=2e-3),
-    Kept(top_k=1024, min_probability=1e-3, mass_per_draw=1e-3),
-    Kept(top_k=1024, min_probability=1e-3, mass_per_draw=2e-3),
-    Kept(top_k=1024, min_probability=5e-4),
+    Kept(top_k=256, min_probability=5e-4, mass_per_draw=1e-3),
+    Kept(top_k=256, min_probability=2e-4, mass_per_draw=2e-3),
+    Kept(top_k=256, min_probability=1e-3, mass_per_draw=1e-3),
+    Kept(top_k=256, min_probability=1e-3, mass_per_draw=2e-3),
+    Kept(top_k=256, min_probability=5e-4),
     Kept(top_k=1024, min_probability=2e-4),
     Kept(top_k=4096, min_probability=4e-5),
     Kept(top_k=64, mass=0.99),

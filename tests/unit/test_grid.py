@@ -283,13 +283,13 @@ WRITING: dict[str, Any] = {"model": "some/model", "task": {"name": "gsm8k"}}
 
 def test_a_writing_cell_keeps_what_its_method_reads_and_no_more() -> None:
     teacher = {"completions": "gold", "max_new_tokens": 99, "top_k": 7}
-    settings = WRITING | {"teacher": teacher, "objective": [{"name": "logit_mse"}]}
+    settings = WRITING | {"teacher": teacher, "objective": [{"name": "logit_mse", "top_k": 9}]}
     grid = {"method": ["zero_shot", "in_context", "pattern_fine_tuning", "distillation"]}
     cells = {cell.recipe.method: cell.recipe for cell in plan(settings | {"grid": grid}).cells}
     assert {recipe.teacher.max_new_tokens for recipe in cells.values()} == {99}
     read = {name: (r.teacher.completions, r.teacher.top_k) for name, r in cells.items()}
-    assert read.pop("distillation") == ("gold", 256)  # all that the loss reads
-    assert set(read.values()) == {("teacher", 1024)}
+    assert read.pop("distillation") == ("gold", 9)  # all that the loss reads
+    assert set(read.values()) == {("teacher", 256)}
     assert cells["distillation"].objective.name == "sum"
     assert cells["pattern_fine_tuning"].objective.name == "cross_entropy"
     for recipe in cells.values():

@@ -72,18 +72,18 @@ MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [
-        ([], Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3)),
+        ([], Kept(top_k=256, min_probability=5e-4, mass_per_draw=1e-3)),
         (["teacher.min_probability=0", "teacher.top_k=9"], Kept(top_k=9, mass_per_draw=1e-3)),
-        (["teacher.min_probability=0", "teacher.mass_per_draw=0"], Kept(top_k=1024)),
-        (["objective={name: reverse_kl}"], Kept(top_k=1024, min_probability=5e-4)),
+        (["teacher.min_probability=0", "teacher.mass_per_draw=0"], Kept(top_k=256)),
+        (["objective={name: reverse_kl}"], Kept(top_k=256, min_probability=5e-4)),
         (
             ["objective=[{name: forward_kl}, {name: cross_entropy}]"],
-            Kept(top_k=1024, min_probability=5e-4, mass_per_draw=1e-3),
+            Kept(top_k=256, min_probability=5e-4, mass_per_draw=1e-3),
         ),
         (["objective={name: logit_mse, top_k: 9}"], Kept(top_k=9)),
         (
             ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]"],
-            Kept(top_k=1024, min_probability=5e-4, at_least=9),
+            Kept(top_k=256, min_probability=5e-4, at_least=9),
         ),
         (
             ["objective=[{name: forward_kl}, {name: logit_mse, top_k: 9}]", "teacher.top_k=8"],
