@@ -135,7 +135,7 @@ class Teacher(_Section):
         1e-3,
         ge=0,
         lt=1,
-        description="of what is not kept, one outcome is drawn for each such part of its mass, for forward_kl; 0: none",
+        description="of what is not kept, one outcome is drawn for each such part of its mass, for forward_kl, top_k at most; 0: none",
     )
     store: Path | None = Field(
         None,

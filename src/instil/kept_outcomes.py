@@ -25,7 +25,7 @@ class Kept(Strict):
         min_probability: None that is less likely than this, at temperature 1.
         mass: None after the first that together cover this, at temperature 1.
         at_least: So many whatever the two above say.
-        mass_per_draw: Of all others one is drawn for each such part of their mass; 0: none.
+        mass_per_draw: Of all others one is drawn for each such part of their mass, `top_k` at most; 0: none.
     """
 
     top_k: int = Field(ge=1)
@@ -42,7 +42,7 @@ class Kept(Strict):
     @property
     def most(self) -> int:
         """Outcomes that a token may have, what is drawn included and the tail not."""
-        return self.top_k + (round(1 / self.mass_per_draw) if self.mass_per_draw else 0)
+        return self.top_k * 2 if self.mass_per_draw else self.top_k
 
     def token_bytes(self, vocabulary: int) -> int:
         """Space to set aside for a token in a target store, whose distribution has `vocabulary` outcomes."""

@@ -7,8 +7,8 @@ $$ n = \mathrm{round}(m / s), \qquad \hat p_v = c_v \, m / n, \qquad E[\hat p_v]
 
 s is `mass_per_draw` and c_v how often v was drawn. A loss whose gradient is linear in the teacher's distribution, as the
 forward KL's is, has with these outcomes the expected gradient that it has with all (Anshumann et al. 2025,
-arXiv:2503.16870, section 3.2, there with whole distributions drawn; here what is likely is exact, and only the rest
-varies). A tail of less than s / 2 stays one outcome. What the draws make the KL too large by is one number a token:
+arXiv:2503.16870, there with whole distributions drawn; here what is likely is exact, and only the rest varies). A tail of
+less than s / 2 stays one outcome; no token draws more than it may keep. What the draws make the KL too large by is one number a token:
 
 $$ E\big[\mathrm{KL}(\hat p \,\|\, q) - \mathrm{KL}(\hat p \,\|\, p)\big] = \mathrm{KL}(p \,\|\, q) $$
 
@@ -42,9 +42,7 @@ def sparse(logits_NV: Tensor, points_N: Tensor, *, kept: Kept, temperature: floa
     """
     whole = Targets.of(logits_NV, top_k=kept.top_k, temperature=temperature)
     trimmed = trim(whole, kept)
-    if not kept.mass_per_draw:
-        return trimmed
-    return draw(trimmed, logits_NV, points_N, mass_per_draw=kept.mass_per_draw)
+    return draw(trimmed, logits_NV, points_N, kept) if kept.mass_per_draw else trimmed
 
 
 def points(prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
@@ -86,17 +84,18 @@ def trim(targets: Targets, rule: Kept) -> Targets:
     )
 
 
-def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, *, mass_per_draw: float) -> Targets:
+def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Kept) -> Targets:
     """Draws outcomes of the tail, which share its mass from then on.
 
     Args:
         targets: Trimmed ones.
         logits_NV: What they were made from.
         points_N: As of `sparse`.
-        mass_per_draw: Of the tail, for one outcome; a tail of less than half of it is left alone.
+        rule: How many are drawn; `rule.top_k` of a token at most.
     """
     mass_N = targets.log_tail_N.double().exp()
-    counts_N = (mass_N / mass_per_draw).round().nan_to_num(0)  # NaN is refused when it is stored
+    counts_N = (mass_N / rule.mass_per_draw).round().clamp(max=rule.top_k)
+    counts_N = counts_N.nan_to_num(0)  # NaN is refused when it is stored
     (some_R,) = counts_N.nonzero(as_tuple=True)
     if not len(some_R):
         return targets

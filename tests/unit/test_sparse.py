@@ -141,7 +141,7 @@ def test_what_is_drawn_shares_the_mass_of_the_tail(
         )
         assert dict(exact).items() <= dict(zip(ids, logprobs, strict=True)).items()
         tail = trimmed.log_tail_N[token].double().exp().item()
-        count = round(tail / mass_per_draw)
+        count = min(round(tail / mass_per_draw), TOP_K)
         new = [
             p for v, p in zip(ids, logprobs, strict=True) if v not in trimmed.ids_NK[token][before]
         ]
