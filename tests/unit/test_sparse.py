@@ -198,7 +198,7 @@ def test_one_expects_the_loss_and_the_gradient_of_all_outcomes(loss: Objective, 
     value_N, gradient_NV = over_all_points(loss, teacher_NV, student_NV, kept)
     exact_N, slope_NV = dense(loss, teacher_NV, student_NV)
     torch.testing.assert_close(value_N, exact_N, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(gradient_NV, slope_NV, atol=1e-3, rtol=0)
+    torch.testing.assert_close(gradient_NV, slope_NV, atol=3e-3, rtol=0)
     one = loss(student_NV, zeros(4), drawn(teacher_NV, 0.3, kept, loss.temperature))
     assert not torch.allclose(one, exact_N, atol=1e-2)
     assert loss.takes_draws
