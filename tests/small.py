@@ -14,6 +14,7 @@ from instil import config, training
 from instil.alignment import AlignedPair
 from instil.context import Context, FewShot
 from instil.evaluation import Judged
+from instil.kept_outcomes import Kept
 from instil.model import LanguageModel
 from instil.objective import ForwardKL
 from instil.progress import Display
@@ -76,7 +77,7 @@ def target_rows(judged: Judged, *, top_k: int = 64) -> list[TargetRow]:
             judged.teacher,
             pairs,
             vocabulary=len(judged.teacher.tokenizer),
-            top_k=top_k,
+            kept=Kept(top_k=top_k),
             temperature=1.0,
             batch_size=4,
             advance=nothing,

@@ -33,6 +33,7 @@ from instil.kept_outcomes import Kept
 from instil.method import RUN_METHODS
 from instil.model import LanguageModel, load
 from instil.objective import ForwardKL
+from instil.sparse import points, sparse
 from instil.store import StorePlan, build
 from instil.targets import Targets
 from instil.teacher import Scorer
@@ -48,7 +49,7 @@ def test_shared_context_and_batches_equal_the_plain_full_forward(
         any_model,
         pairs,
         vocabulary=vocabulary,
-        top_k=vocabulary,
+        kept=Kept(top_k=vocabulary),
         temperature=1.0,
         batch_size=2,
         advance=nothing,
@@ -65,6 +66,35 @@ def test_shared_context_and_batches_equal_the_plain_full_forward(
         )
         seen += 1
     assert seen == len(pairs)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_is_drawn_is_what_is_drawn_from_the_plain_full_forward(
+    any_model: LanguageModel, packed: bool
+) -> None:
+    pairs = pairs_of(any_model)
+    rule = Kept(top_k=9, min_probability=0.01, mass_per_draw=0.05)
+    scorer = Scorer.of(
+        any_model,
+        pairs,
+        vocabulary=len(any_model.tokenizer),
+        kept=rule,
+        temperature=2.0,
+        batch_size=2,
+        advance=nothing,
+    )
+    scorer = replace(scorer, packed=scorer.packed and packed)
+    drawn = 0
+    for number, got in scorer.score(range(len(pairs))):
+        prompt, completion = pairs[number].teacher_prompt, pairs[number].completion
+        logits = plain_logits(any_model.network, prompt, completion)
+        expected = sparse(logits, points(prompt, completion), kept=rule, temperature=2.0)
+        assert torch.equal(got.kept, expected.kept)
+        for ids, others in zip(got.ids_NK, expected.ids_NK, strict=True):
+            assert set(ids.tolist()) == set(others.tolist())
+        torch.testing.assert_close(got.excess, expected.excess, atol=1e-3, rtol=0)
+        drawn += int((got.excess > 0).sum())
+    assert drawn
 
 
 def test_student_logits_at_completion_positions_equal_the_plain_forward(
