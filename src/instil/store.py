@@ -53,6 +53,7 @@ class StorePlan:
         vocabulary: Outcomes of the teacher's distribution.
         kept: Which of them are kept one by one.
         temperature: Of the targets.
+        teacher: Its name, for who reads; two names of the same model make the same store.
         shard_rows: Rows in a shard, at most: what an interrupted build loses.
         shard_tokens: Completion tokens in a shard, at most; a longer row has one of its own.
     """
@@ -62,6 +63,7 @@ class StorePlan:
     vocabulary: int
     kept: Kept
     temperature: float = 1.0
+    teacher: str = ""
     shard_rows: int = 64
     shard_tokens: int = 16_384
 
@@ -75,6 +77,7 @@ class StorePlan:
             vocabulary=self.vocabulary,
             temperature=self.temperature,
             kept=self.kept,
+            teacher=self.teacher,
         ).having([])
 
     def shards(self) -> dict[str, range]:
@@ -239,7 +242,7 @@ def _as_planned(path: Path, info: StoreInfo, plan: StorePlan) -> StoreInfo:
 def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:
     """What the store was made with otherwise than is planned."""
     is_there, wanted = info.model_dump(), plan.info.model_dump()
-    settings = [name for name in wanted if name not in {"shards", "whole", "checksum"}]
+    settings = [name for name in wanted if name not in {"teacher", "shards", "whole", "checksum"}]
     differing = [name for name in settings if is_there[name] != wanted[name]]
     layout = plan.shards()
     cut = {shard.file: range(shard.first, shard.first + shard.rows) for shard in info.shards}

@@ -71,6 +71,7 @@ class StoreInfo(Stored):
         vocabulary: Outcomes of the teacher's distribution.
         temperature: Of the targets.
         kept: Which outcomes of a token are kept one by one, and how many are drawn.
+        teacher: Name of the model that made them, with its dtype.
         shards: Those that are whole on disk, in the order of their rows.
         whole: Whether these are all.
         checksum: Of everything else here.
@@ -85,6 +86,7 @@ class StoreInfo(Stored):
     vocabulary: int = Field(ge=1)
     temperature: float = Field(gt=0)
     kept: Kept
+    teacher: str = ""
     shards: list[Shard] = []
     whole: bool = False
     checksum: str = ""

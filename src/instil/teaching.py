@@ -257,6 +257,7 @@ class Teaching:
             vocabulary=self.vocabulary,
             temperature=self.recipe.objective.temperature,
             kept=self.kept,
+            teacher=f"{self.judged.teacher.name}, {self.judged.teacher.dtype}",
         )
         measured = Recorder()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -202,7 +202,9 @@ def test_a_folder_of_stores_is_told_of_store_by_store(
         one.name: 6,
         other.name: 6,
     }
-    assert json.loads(instil("targets", "info", one, "--json")[1])["rows"] == 6
+    alone = json.loads(instil("targets", "info", one, "--json")[1])
+    assert alone["rows"] == 6
+    assert alone["teacher"] == f"{tmp_path / 'model'}, float32"
     assert instil("targets", "verify", folder)[0] == 0
     (other / "shard-00000.arrow").unlink()
     status, told = instil("targets", "verify", folder)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +322,12 @@ def test_a_store_of_something_else_is_refused(store: Path, change: dict[str, obj
         build(store, plan, teacher)
     assert teacher.asked == []
     assert verify(store) == []
+
+
+def test_another_name_of_the_same_teacher_finds_its_store(store: Path) -> None:
+    teacher = Teacher()
+    build(store, replace(a_plan(), teacher="a copy of the model"), teacher)
+    assert teacher.asked == []
 
 
 def test_shards_cut_otherwise_are_refused(store: Path) -> None:

@@ -145,6 +145,7 @@ def _told(info: StoreInfo) -> dict[str, Any]:
     kept = sum(shard.kept for shard in info.shards)
     return {
         "whole": info.whole,
+        "teacher": info.teacher,
         "rows": info.rows,
         "rows_stored": sum(shard.rows for shard in info.shards),
         "tokens": info.tokens,
@@ -188,6 +189,7 @@ def _print(path: Path, told: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     rows = {
         "whole": "yes" if told["whole"] else "no",
+        "teacher": escape(told["teacher"]) or "–",
         "rows": f"{told['rows_stored']:,} of {told['rows']:,}",
         "tokens": f"{told['tokens_stored']:,} of {told['tokens']:,}",
         "kept a token": f"{shown(told['kept_mean'], '.1f')}, at most {shown(told['kept_max'], ',')}",
