@@ -5,7 +5,8 @@
 FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021, arXiv:2110.14168) with the fields `question` and `answer`. The first 8 rows
 are the teacher's demonstrations, as turns of a chat; the gold answers of the next rows are the completions. For each setting a
 store is written and read again. KL(teacher || model without the demonstrations), nats a token, is taken over the vocabulary and
-over what the store holds, with the tail as one outcome; the error is the difference as a share of the former.
+over what the store holds; the error is the difference as a share of the former. With draws that is an estimate without bias;
+`spread` is the root mean square of what a token's loss is off by.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ def measure(
         "kl": whole.mean().item(),
         "kl_stored": stored.mean().item(),
         "error_share_of_kl": (stored.mean() / whole.mean() - 1).item(),
+        "spread": (stored - whole).square().mean().sqrt().item(),
         "logsumexp_error_max": (logsumexp - torch.cat(teacher).logsumexp(-1)).abs().max().item(),
         "write_seconds": written,
         "read_seconds": seconds,
@@ -167,7 +169,7 @@ def main() -> None:
         print(
             f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}, a draw for {kept.mass_per_draw:g}: {one['kept_mean']:.1f} kept a token, "
             f"{one['bytes_per_token']:.1f} bytes a token, KL {one['kl']:.4f}, from the store "
-            f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), logsumexp within "
+            f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), spread {one['spread']:.4f}, logsumexp within "
             f"{one['logsumexp_error_max']:.4f}; {one['write_seconds']:.2f} s to write, "
             f"{one['read_seconds']:.2f} s to read",
             flush=True,

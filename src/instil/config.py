@@ -123,7 +123,9 @@ class Teacher(_Section):
         None, ge=1, description="null: from the longest known answer"
     )
     top_k: int = Field(
-        256, ge=1, description="most log-probabilities kept a token; the tail is one more"
+        256,
+        ge=1,
+        description="most outcomes kept a token; the tail is one more, or as many may be drawn from it",
     )
     min_probability: float = Field(
         5e-4, ge=0, lt=1, description="of what is kept, at temperature 1; 0 with mass 1: all top_k"

@@ -31,7 +31,7 @@ from instil.config import (
     default_names,
 )
 from instil.errors import ConfigError, InstilError
-from instil.kept_outcomes import Kept
+from instil.kept_outcomes import SETTINGS, settled
 from instil.method import METHODS
 from instil.objective.cross_entropy import CrossEntropy
 from instil.objective.label_kl import LabelKL
@@ -42,7 +42,6 @@ from instil.tuning import LoRA
 
 LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
 FILE_ONLY = ("title", "description", "grid")
-_KEPT = set(Kept.model_fields) - {"at_least"}  # of a teacher: what of its targets is kept
 
 
 class RecipeFile(Recipe):
@@ -292,10 +291,7 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
 
 def effective(recipe: Recipe) -> Recipe:
     """The recipe with every section that its method does not read set to its default."""
-    needed = recipe.objective.top_k_needed
-    if needed and Kept.of(recipe.teacher, recipe.objective) == Kept(top_k=needed):
-        settled = Teacher().model_dump(include=_KEPT) | {"top_k": needed}
-        recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update=settled)})
+    recipe = recipe.model_copy(update={"teacher": settled(recipe.teacher, recipe.objective)})
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]
@@ -323,12 +319,12 @@ def effective(recipe: Recipe) -> Recipe:
         unread: dict[str, Any] = {}
         if method.learns is None:  # what it writes is judged, and nothing learns from it
             unread = unread_teacher.model_dump(
-                include={"completions", "samples", "sampling_temperature", *_KEPT}
+                include={"completions", "samples", "sampling_temperature", *SETTINGS}
             )
         elif not recipe.objective.needs_targets or (
             isinstance(recipe.objective, LabelKL) and recipe.objective.over != "vocabulary"
         ):
-            unread = unread_teacher.model_dump(include=_KEPT)
+            unread = unread_teacher.model_dump(include=SETTINGS)
         if recipe.demonstrations.k == 0:
             unread["contexts"] = 1
             pool = recipe.demonstrations.pool

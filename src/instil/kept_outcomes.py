@@ -46,19 +46,40 @@ class Kept(Strict):
 
     def token_bytes(self, vocabulary: int) -> int:
         """Space to set aside for a token in a target store, whose distribution has `vocabulary` outcomes."""
-        usual = self.top_k if self.all_alike else max(self.at_least, USUALLY_KEPT)
+        usual = self.most if self.all_alike else max(self.at_least, USUALLY_KEPT)
         return min(usual, self.most, vocabulary) * OUTCOME_BYTES
 
     @classmethod
     def of(cls, teacher: Teacher, objective: Objective) -> Self:
-        """As the recipe says, and as many as a loss of raw logits reads; where nothing reads more, no more."""
+        """As the recipe says, and as many as a loss of raw logits reads; where nothing reads more, no more.
+
+        Nothing is drawn at another temperature than 1. At a higher one the tail has a large share of all: few draws say little of
+        it, and many take the space that was to be saved.
+        """
         read = objective.top_k_needed
+        draws = objective.takes_draws and objective.temperature == 1
         if read and (read >= teacher.top_k or not objective.needs_distribution):
             return cls(top_k=read)
         rule = cls(
             top_k=teacher.top_k,
             min_probability=teacher.min_probability,
             mass=teacher.mass,
-            mass_per_draw=teacher.mass_per_draw if objective.takes_draws else 0.0,
+            mass_per_draw=teacher.mass_per_draw if draws else 0.0,
         )
         return rule if rule.all_alike else rule.model_copy(update={"at_least": read or 1})
+
+
+SETTINGS = set(Kept.model_fields) - {"at_least"}
+"""Of a teacher: those that `Kept.of` reads."""
+
+
+def settled(teacher: Teacher, objective: Objective) -> Teacher:
+    """The same teacher; what decides nothing of what is kept is set to its default, so that equal targets have equal settings."""
+    kept, plain = Kept.of(teacher, objective), type(teacher)()
+    read = objective.top_k_needed
+    changes: dict[str, object] = {}
+    if read and kept == Kept(top_k=read):
+        changes = plain.model_dump(include=SETTINGS) | {"top_k": read}
+    elif not Kept.of(plain, objective).mass_per_draw:
+        changes = {"mass_per_draw": plain.mass_per_draw}
+    return teacher.model_copy(update=changes)

@@ -12,7 +12,7 @@ less than s / 2 stays one outcome; no token draws more than it may keep. What th
 
 $$ E\big[\mathrm{KL}(\hat p \,\|\, q) - \mathrm{KL}(\hat p \,\|\, p)\big] = \mathrm{KL}(p \,\|\, q) $$
 
-and the difference is 0, not just in expectation, for a student that predicts what the teacher does. Draws are systematic:
+and the difference is 0, whatever is drawn, for a student that predicts what the teacher does (before a store rounds). Draws are systematic:
 one uniform point a token and n - 1 more at equal distances, along the tail in the order of the ids. So an outcome is drawn
 about as often as it should be, which n independent chances do not see to.
 """
@@ -40,8 +40,9 @@ def sparse(logits_NV: Tensor, points_N: Tensor, *, kept: Kept, temperature: floa
         kept: What is kept, and what is drawn.
         temperature: Of the softmax.
     """
+    # What is of the vocabulary's size stays on the model's device, in float32; float64, which not all devices have, does not.
     whole = Targets.of(logits_NV, top_k=kept.top_k, temperature=temperature)
-    trimmed = trim(whole, kept)
+    trimmed = trim(whole.to(torch.device("cpu")), kept)
     return draw(trimmed, logits_NV, points_N, kept) if kept.mass_per_draw else trimmed
 
 
@@ -88,7 +89,7 @@ def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Kept) -> T
     """Draws outcomes of the tail, which share its mass from then on.
 
     Args:
-        targets: Trimmed ones.
+        targets: Trimmed ones, on the CPU.
         logits_NV: What they were made from.
         points_N: As of `sparse`.
         rule: How many are drawn; `rule.top_k` of a token at most.
@@ -99,13 +100,16 @@ def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Kept) -> T
     (some_R,) = counts_N.nonzero(as_tuple=True)
     if not len(some_R):
         return targets
-    counts_R = counts_N[some_R]
-    points_R = points_N.to(mass_N.device)[some_R]
-    ids_RM, times_RM = _systematic(_tail(targets, logits_NV, some_R), counts_R, points_R)
-    share_RM = times_RM * (mass_N[some_R] / counts_R)[:, None]
-    scaled_RM = logits_NV[some_R[:, None], ids_RM] / targets.temperature
+    weights_RV = _tail(targets, logits_NV, some_R)
+    ids_RM, times_RM = _systematic(weights_RV, counts_N[some_R], points_N[some_R])
+    times_RM = times_RM.masked_fill(_kept_already(targets, ids_RM, some_R), 0.0)
+    drawn_R1 = times_RM.sum(-1, keepdim=True)
+    share_RM = times_RM * mass_N[some_R, None] / drawn_R1.clamp(min=1)
+    device = logits_NV.device
+    scaled_RM = logits_NV[some_R.to(device)[:, None], ids_RM.to(device)].cpu() / targets.temperature
     logprobs_RM = scaled_RM.double() - targets.logsumexp_N[some_R, None]
     excess_R = (share_RM.xlogy(share_RM) - share_RM * logprobs_RM.clamp(min=LOG_ZERO)).sum(-1)
+    tail_R = targets.log_tail_N[some_R].masked_fill(drawn_R1[:, 0] > 0, LOG_ZERO)
 
     def among_all(of_some: Tensor, elsewhere: float) -> Tensor:
         every = of_some.new_full((len(mass_N), *of_some.shape[1:]), elsewhere)
@@ -121,18 +125,21 @@ def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Kept) -> T
         targets,
         ids_NK=torch.cat([targets.ids_NK, among_all(ids_RM, 0)], -1).gather(-1, order_NJ),
         logprobs_NK=logprobs_NJ.gather(-1, order_NJ),
-        log_tail_N=targets.log_tail_N.index_fill(0, some_R, LOG_ZERO),
+        log_tail_N=targets.log_tail_N.index_copy(0, some_R, tail_R),
         kept_NK=kept_NJ.gather(-1, order_NJ),
-        excess_N=among_all(excess_R.float(), 0.0),
+        excess_N=among_all(excess_R.float().clamp(min=0), 0.0),
     )
 
 
 def _tail(targets: Targets, logits_NV: Tensor, some_R: Tensor) -> Tensor:
-    """Probabilities of the tail's outcomes, 0 for what is kept, of some of the tokens; shape (R, V)."""
-    probs_RV = logits_NV[some_R].float()  # the one copy, from here on changed in place
-    probs_RV.div_(targets.temperature).sub_(targets.logsumexp_N[some_R, None]).exp_()
+    """Probabilities of the tail's outcomes, 0 for what is kept, of some of the tokens; shape (R, V), where the logits are."""
+    device = logits_NV.device
+    probs_RV = logits_NV[some_R.to(device)].float()  # the one copy, from here on changed in place
+    logsumexp_R1 = targets.logsumexp_N[some_R, None].to(device)
+    probs_RV.div_(targets.temperature).sub_(logsumexp_R1).exp_()
     rows, places = targets.kept[some_R].nonzero(as_tuple=True)
-    probs_RV[rows, targets.ids_NK[some_R][rows, places]] = 0.0
+    ids = targets.ids_NK[some_R][rows, places]
+    probs_RV[rows.to(device), ids.to(device)] = 0.0
     return probs_RV
 
 
@@ -140,17 +147,25 @@ def _systematic(weights_RV: Tensor, counts_R: Tensor, points_R: Tensor) -> tuple
     """Draws `counts_R` outcomes of each row in proportion to their weights, which are gone afterwards.
 
     Returns:
-        The different ones in the order of their ids, and how often each was drawn, 0 for padding; shapes (R, M).
+        The different ones in the order of their ids, and how often each was drawn, 0 for padding; shapes (R, M), on the CPU.
     """
     reached_RV = weights_RV.cumsum_(-1)
-    whole_R1 = reached_RV[:, -1:]
-    numbers_M = torch.arange(int(counts_R.max()), device=reached_RV.device)
+    whole_R1 = reached_RV[:, -1:].cpu()
+    numbers_M = torch.arange(int(counts_R.max()))
     at_RM = ((numbers_M + points_R[:, None]) / counts_R[:, None] * whole_R1).float()
     # Rounding must not reach the end, beyond which nothing is.
     at_RM = at_RM.minimum(whole_R1.nextafter(torch.zeros_like(whole_R1)))
-    drawn_RM = torch.searchsorted(reached_RV, at_RM, right=True)
+    drawn_RM = torch.searchsorted(reached_RV, at_RM.to(reached_RV.device), right=True).cpu()
+    drawn_RM = drawn_RM.clamp(max=reached_RV.shape[1] - 1).sort(-1).values
     new_RM = drawn_RM.diff(dim=-1, prepend=drawn_RM.new_full((len(drawn_RM), 1), -1)) > 0
     place_RM = new_RM.cumsum(-1) - 1
     ids_RM = torch.zeros_like(drawn_RM).scatter(-1, place_RM, drawn_RM)
     each_RM = (numbers_M < counts_R[:, None]).double()
     return ids_RM, torch.zeros_like(each_RM).scatter_add(-1, place_RM, each_RM)
+
+
+def _kept_already(targets: Targets, ids_RM: Tensor, some_R: Tensor) -> Tensor:
+    """Which of the ids are not of the tail: an accelerator's sums do not always grow, so one draw in a million goes astray."""
+    ids_RK = targets.ids_NK[some_R].masked_fill(~targets.kept[some_R], -1).sort(-1).values
+    places_RM = torch.searchsorted(ids_RK, ids_RM).clamp(max=ids_RK.shape[1] - 1)
+    return ids_RK.gather(-1, places_RM) == ids_RM

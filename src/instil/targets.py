@@ -1,4 +1,4 @@
-"""The teacher's targets: its K likeliest tokens, their log-probabilities and the exact mass of all others."""
+"""The teacher's targets: likely tokens, their log-probabilities and the mass of all others, or some drawn from these."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class Targets:
     Where one token keeps fewer than K, its row ends in padding: any id, the log-probability `LOG_ZERO`, not kept.
 
     Attributes:
-        ids_NK: The K likeliest tokens, likeliest first.
-        logprobs_NK: Their log-probabilities at `temperature`, nats.
-        log_tail_N: Log of the probability of all other tokens.
-        logsumexp_N: Log-sum-exp of the logits over the temperature: `temperature * (logprobs + logsumexp)` are the raw logits.
+        ids_NK: The K likeliest tokens, likeliest first. With them, where `excess_N` is above 0, those that were drawn.
+        logprobs_NK: Their log-probabilities at `temperature`, nats; of a drawn one that of its share of the tail.
+        log_tail_N: Log of the probability of all other tokens; `LOG_ZERO` where those that were drawn share it.
+        logsumexp_N: Log-sum-exp of the logits over the temperature: `temperature * (logprobs + logsumexp)` are the raw logits of
+            what was not drawn.
         temperature: Of the softmax.
         kept_NK: Which entries are no padding, bool; None: all.
         excess_N: Where outcomes were drawn from the tail (`instil.sparse`), the KL from what is here to the teacher's whole

@@ -181,6 +181,21 @@ def test_losses_of_raw_logits_settle_what_is_kept(
     assert found[0].recipe.teacher.top_k == 256
 
 
+@pytest.mark.parametrize(
+    ("objective", "cells"),
+    [
+        ({"name": "forward_kl"}, 3),
+        ({"name": "forward_kl", "temperature": 2.0}, 1),
+        ({"name": "reverse_kl"}, 1),
+        ([{"name": "forward_kl"}, {"name": "logit_mse", "top_k": 9}], 1),
+    ],
+)
+def test_draws_that_a_loss_does_not_take_settle_nothing(objective: Any, cells: int) -> None:
+    grid = {"teacher.mass_per_draw": [0.0, 0.001, 0.002]}
+    settings = WRITING | {"objective": objective, "grid": grid}
+    assert len(plan(settings | {"method": "distillation"}).cells) == cells
+
+
 @pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
 def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
     with pytest.raises(ConfigError, match="--set"):

@@ -157,6 +157,7 @@ def test_decoded_targets_are_near_and_sum_to_one(
     [
         (Kept(top_k=1024), 300),
         (Kept(top_k=64), 64),
+        (Kept(top_k=64, mass_per_draw=0.1), 128),
         (Kept(top_k=1024, min_probability=2e-4), 100),
         (Kept(top_k=1024, mass=0.99, at_least=256), 256),
         (Kept(top_k=32, mass=0.99), 32),

@@ -75,6 +75,7 @@ MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {
         ([], Kept(top_k=256, min_probability=5e-4, mass_per_draw=1e-3)),
         (["teacher.min_probability=0", "teacher.top_k=9"], Kept(top_k=9, mass_per_draw=1e-3)),
         (["teacher.min_probability=0", "teacher.mass_per_draw=0"], Kept(top_k=256)),
+        (["objective.temperature=2"], Kept(top_k=256, min_probability=5e-4)),
         (["objective={name: reverse_kl}"], Kept(top_k=256, min_probability=5e-4)),
         (
             ["objective=[{name: forward_kl}, {name: cross_entropy}]"],

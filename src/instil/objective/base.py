@@ -74,8 +74,11 @@ class LogitLoss(Loss):
             Shape (N,); nats, but for `logit_mse`.
 
         Raises:
-            ValueError: it needs targets and got none, or targets of another temperature.
+            ValueError: it needs targets and got none, targets of another temperature, or drawn ones that it does not take.
         """
+        drawn = targets is not None and targets.excess_N is not None
+        if drawn and self.needs_targets and not self.takes_draws:
+            raise ValueError(f"{self.name} needs targets without draws (got drawn ones)")
         return self.weight * self.unweighted(logits_NV, completion_N, targets)
 
     @abstractmethod
