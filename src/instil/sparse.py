@@ -32,7 +32,7 @@ from instil.targets import LOG_ZERO, Targets
 
 
 def sparse(logits_NV: Tensor, points_N: Tensor, *, kept: Kept, temperature: float) -> Targets:
-    """The targets that a teacher's logits make.
+    """The targets that a teacher's logits make, on the CPU.
 
     Args:
         logits_NV: Of N completion tokens.

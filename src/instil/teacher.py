@@ -115,8 +115,7 @@ class Scorer:
         start = 0
         for logits_CV in logits:
             known_CV, end = logits_CV[:, : self.vocabulary], start + len(logits_CV)
-            made = sparse(
+            yield sparse(
                 known_CV, points_N[start:end], kept=self.kept, temperature=self.temperature
             )
-            yield made.to(torch.device("cpu"))
             start = end

@@ -39,55 +39,44 @@ from instil.targets import Targets
 from instil.teacher import Scorer
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_shared_context_and_batches_equal_the_plain_full_forward(
-    any_model: LanguageModel, packed: bool
-) -> None:
-    pairs = pairs_of(any_model)
-    vocabulary = len(any_model.tokenizer)
+def scored(
+    model: LanguageModel, kept: Kept, *, packed: bool, temperature: float = 1.0
+) -> Iterator[tuple[list[int], list[int], torch.Tensor, Targets]]:
+    """Teacher prompt, completion, plain logits and targets of each pair."""
+    pairs = pairs_of(model)
     scorer = Scorer.of(
-        any_model,
+        model,
         pairs,
-        vocabulary=vocabulary,
-        kept=Kept(top_k=vocabulary),
-        temperature=1.0,
+        vocabulary=len(model.tokenizer),
+        kept=kept,
+        temperature=temperature,
         batch_size=2,
         advance=nothing,
     )
     scorer = replace(scorer, packed=scorer.packed and packed)
-    seen = 0
-    for number, got in scorer.score(range(len(pairs))):
-        pair = pairs[number]
-        expected = plain_logits(
-            any_model.network, pair.teacher_prompt, pair.completion
-        ).log_softmax(-1)
-        torch.testing.assert_close(
-            got.logprobs_NK, expected.gather(-1, got.ids_NK), atol=1e-4, rtol=0
-        )
-        seen += 1
-    assert seen == len(pairs)
+    made = dict(scorer.score(range(len(pairs))))
+    assert sorted(made) == list(range(len(pairs)))
+    for number, targets in made.items():
+        prompt, completion = pairs[number].teacher_prompt, pairs[number].completion
+        yield prompt, completion, plain_logits(model.network, prompt, completion), targets
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_shared_context_and_batches_equal_the_plain_full_forward(
+    any_model: LanguageModel, packed: bool
+) -> None:
+    kept = Kept(top_k=len(any_model.tokenizer))
+    for _, _, logits, got in scored(any_model, kept, packed=packed):
+        expected = logits.log_softmax(-1).gather(-1, got.ids_NK)
+        torch.testing.assert_close(got.logprobs_NK, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_what_is_drawn_is_what_is_drawn_from_the_plain_full_forward(
     any_model: LanguageModel, packed: bool
 ) -> None:
-    pairs = pairs_of(any_model)
-    rule = Kept(top_k=9, min_probability=0.01, mass_per_draw=0.05)
-    scorer = Scorer.of(
-        any_model,
-        pairs,
-        vocabulary=len(any_model.tokenizer),
-        kept=rule,
-        temperature=2.0,
-        batch_size=2,
-        advance=nothing,
-    )
-    scorer = replace(scorer, packed=scorer.packed and packed)
-    drawn = 0
-    for number, got in scorer.score(range(len(pairs))):
-        prompt, completion = pairs[number].teacher_prompt, pairs[number].completion
-        logits = plain_logits(any_model.network, prompt, completion)
+    rule, drawn = Kept(top_k=9, min_probability=0.01, mass_per_draw=0.05), 0
+    for prompt, completion, logits, got in scored(any_model, rule, packed=packed, temperature=2.0):
         expected = sparse(logits, points(prompt, completion), kept=rule, temperature=2.0)
         assert torch.equal(got.kept, expected.kept)
         for ids, others in zip(got.ids_NK, expected.ids_NK, strict=True):

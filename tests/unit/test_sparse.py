@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.objective.cases import logits, zeros
+from tests.unit.test_store import TOP_K, VOCABULARY, made
 
 from instil import sparse as sparse_module
 from instil.encoding import EXCESS_STEP, STEP, decode, encode
@@ -28,21 +29,7 @@ from instil.objective import (
 from instil.sparse import points, sparse, trim
 from instil.targets import Targets
 
-VOCABULARY, TOP_K = 300, 16
 DRAWN = Kept(top_k=TOP_K, min_probability=0.01, mass_per_draw=0.05)
-
-
-def made(
-    tokens: int,
-    *,
-    vocabulary: int = VOCABULARY,
-    top_k: int = TOP_K,
-    temperature: float = 1.0,
-    scale: float = 3.0,
-    seed: int = 0,
-) -> Targets:
-    logits_NV = logits(tokens, vocabulary, seed, scale).float()
-    return Targets.of(logits_NV, top_k=top_k, temperature=temperature)
 
 
 def drawn(

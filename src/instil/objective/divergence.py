@@ -4,9 +4,9 @@ $$ L_t = \tau^2 \, D(p_t, q_t) $$
 
 p is the teacher and q the student, both at temperature tau, over the kept tokens and the tail. These are distributions, so
 D is a true divergence: never negative, zero only at equality, and equal to the dense one when K is the vocabulary. (The
-forward KL takes draws from the tail, too, and is an estimate then.) Dropping
-the tail instead makes its optimum a student without a tail (over-confident); renormalising over K leaves its mass free.
-tau^2 keeps the size of the gradient (Hinton et al. 2015, arXiv:1503.02531, section 2).
+forward KL takes draws from the tail, too, and is an estimate then.) Dropping the tail instead makes its optimum a student
+without a tail (over-confident); renormalising over K leaves its mass free. tau^2 keeps the size of the gradient (Hinton et
+al. 2015, arXiv:1503.02531, section 2).
 """
 
 from __future__ import annotations
