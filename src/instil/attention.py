@@ -23,6 +23,9 @@ NAME = "instil_packed"
 # What transformers calls the first position of each packed sequence, with the end of the last one. Here the first may be behind
 # the row's begin: what stands before it is read by every sequence.
 BOUNDS = "cu_seq_lens_q"
+# Bytes of a number from which on a processor's fused attention is the faster one: in float32 plain products take 1.4 to 2.3 times as
+# long (benchmarks/attention_speed.py); where bfloat16 is fast, they are the faster ones in it.
+FULL = 4
 # Tokens: lengths are filled up to a multiple of it where each new one costs a processor new kernels.
 LENGTHS = 16
 # Scores of one sequence that may be there at once, of all heads: 128 MiB in bfloat16. Longer ones are left to fused attention.
@@ -63,9 +66,10 @@ def attend(
     runs = list(pairwise([0, *ends]))  # what stands before the first sequence belongs to it
     cached = key.shape[2] - query.shape[2]
     settings |= {"is_causal": True}
-    plainly = on_cpu and (query.requires_grad or bool(cached))
+    full = value.dtype.itemsize >= FULL  # under autocast, query and key may be wider
+    plainly = on_cpu and not full and (query.requires_grad or bool(cached))
     widest = query.shape[1] * TOGETHER * (max(cached, lead) + TOGETHER)
-    together = TOGETHER if plainly and widest <= MOST_SCORES else 0
+    together = TOGETHER if (plainly or (on_cpu and full)) and widest <= MOST_SCORES else 0
     pieces: list[Tensor] = []
     for lengths in _grouped(runs, together, first_alone=lead > 0):
         start = sum(piece.shape[1] for piece in pieces)
@@ -75,14 +79,15 @@ def attend(
         k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
         few = query.shape[1] * (end - start) * k.shape[2] <= MOST_SCORES
         if plainly and few:
-            q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast they may be wider
+            q, k = q.to(v.dtype), k.to(v.dtype)
             # No query reads what fills up at the end; few different lengths let oneDNN use its kernels again.
             filling = -(end - start) % LENGTHS
             filled = (torch.nn.functional.pad(part, (0, 0, 0, filling)) for part in (q, k, v))
             made = _Products.apply(*filled, scaling, [*lengths, filling])  # type: ignore[no-untyped-call]
             pieces.append(made[:, : end - start])
         else:
-            mask = _lower_right(end - start, before, query) if before else None
+            masked = before or len(lengths) > 1
+            mask = _lower_right(lengths, before, query) if masked else None
             pieces.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0])
     return torch.cat(pieces, dim=1), None
 
@@ -107,18 +112,27 @@ def _read(part: Tensor, before: int, start: int, end: int) -> Tensor:
     return torch.cat([part[:, :, :before], own], dim=2) if before else own
 
 
-def _lower_right(length: int, before: int, like: Tensor) -> Tensor:
-    """What is added to the scores of a sequence that stands after a prefix."""
-    unread = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
-    return torch.nn.functional.pad(unread, (before, 0))[None, None]
+def _unread(lengths: list[int], like: Tensor) -> Tensor:
+    """What is added to the scores, shape (L, L), so that each of these sequences reads itself alone, and nothing that follows."""
+    length = sum(lengths)
+    unread = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device)
+    unread.triu_(1)
+    for end in accumulate(lengths):
+        unread[end:, :end] = -torch.inf
+    return unread
+
+
+def _lower_right(lengths: list[int], before: int, like: Tensor) -> Tensor:
+    """The same where the sequences stand after a prefix, which all of them read."""
+    return torch.nn.functional.pad(_unread(lengths, like), (before, 0))[None, None]
 
 
 class _Products(torch.autograd.Function):
-    """Causal attention of sequences of these lengths, each to itself, in plain products; faster on a processor than the fused one.
+    """Causal attention of sequences of these lengths, each to itself, in plain products.
 
-    Its backward takes a third of that one's time, its forward after a long prefix two thirds. There may be more keys than queries: the
-    first of them stand before the sequences and are read by all of them. Queries that share a key head are multiplied with it as one
-    matrix. Backward computes the weights again, so that the square of the length is nowhere kept.
+    On a processor in bfloat16, its backward takes a third of the fused one's time, its forward after a long prefix two thirds. There may
+    be more keys than queries: the first of them stand before the sequences and are read by all of them. Queries that share a key head
+    are multiplied with it as one matrix. Backward computes the weights again, so that the square of the length is nowhere kept.
     """
 
     @staticmethod
@@ -155,11 +169,7 @@ def _weights(query: Tensor, key: Tensor, scaling: float, lengths: list[int]) -> 
     _, heads, length, size = query.shape
     keys = key.shape[2]
     scores = (query * scaling).reshape(len(key[0]), -1, size) @ key[0].transpose(1, 2)
-    unread = torch.full((length, length), -torch.inf, dtype=query.dtype, device=query.device)
-    unread.triu_(1)
-    for end in accumulate(lengths):
-        unread[end:, :end] = -torch.inf
-    scores.view(heads, length, keys)[..., keys - length :].add_(unread)
+    scores.view(heads, length, keys)[..., keys - length :].add_(_unread(lengths, query))
     return torch.softmax(scores, -1, out=scores)
 
 

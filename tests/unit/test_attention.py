@@ -24,6 +24,12 @@ HEADS = [(4, 4), (4, 2), (6, 1)]  # of queries, of keys
 SIZE = 8
 
 
+@pytest.fixture(params=[1, 9], ids=["fused", "products"])
+def each_attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the dtype, both ways to compute it, one after the other."""
+    monkeypatch.setattr(attention, "FULL", request.param)
+
+
 def drawn(
     heads: int, shared: int, *, prefix: int = 0, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
@@ -66,6 +72,7 @@ def alone(query: Tensor, key: Tensor, value: Tensor, scaling: float | None = Non
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
+@pytest.mark.usefixtures("each_attention")
 @pytest.mark.parametrize(("most", "together"), [(0, 128), (2**26, 0), (2**26, 18), (2**26, 128)])
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
@@ -98,6 +105,26 @@ def test_packed_sequences_get_the_attention_and_gradients_of_each_alone(
         )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "by_products"),
+    [(torch.float64, False), (torch.float32, False), (torch.bfloat16, True)],
+)
+@pytest.mark.parametrize(("grad", "prefix"), [(False, 3), (True, 0)])
+def test_a_processor_multiplies_plainly_in_low_precision_alone(
+    dtype: torch.dtype, by_products: bool, grad: bool, prefix: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    plain = attention._weights
+
+    def note(*given: Any) -> Tensor:
+        calls.append(1)
+        return plain(*given)
+
+    monkeypatch.setattr(attention, "_weights", note)
+    packed(*(part.requires_grad_(grad) for part in drawn(4, 2, prefix=prefix, dtype=dtype)))
+    assert bool(calls) == by_products
+
+
 def test_the_plain_products_have_the_gradient_of_what_they_compute() -> None:
     given = [
         torch.randn(1, heads, 4, 3, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)
@@ -107,6 +134,7 @@ def test_the_plain_products_have_the_gradient_of_what_they_compute() -> None:
     )
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_nothing_of_the_square_of_the_length_is_kept_for_backward() -> None:
     given = [torch.randn(1, 2, 64, SIZE, requires_grad=True) for _ in range(3)]
     kept: list[int] = []
@@ -122,6 +150,7 @@ def test_nothing_of_the_square_of_the_length_is_kept_for_backward() -> None:
     attended.sum().backward()
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_keys_alone_may_be_trained() -> None:
     query, key, value = drawn(4, 2)
     key.requires_grad_()
@@ -130,6 +159,7 @@ def test_keys_alone_may_be_trained() -> None:
     torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_values_of_another_width_than_the_queries_are_attended_to() -> None:
     query, key, value = drawn(4, 2)
     value = value[..., : SIZE // 2].contiguous()
@@ -137,6 +167,7 @@ def test_values_of_another_width_than_the_queries_are_attended_to() -> None:
         torch.testing.assert_close(packed(given, key, value), alone(query, key, value))
 
 
+@pytest.mark.usefixtures("each_attention")
 @pytest.mark.parametrize("together", [0, 18, 128])
 @pytest.mark.parametrize("prefix", [1, 3, 200])
 @pytest.mark.parametrize(("heads", "shared"), HEADS)
@@ -163,6 +194,7 @@ def test_after_a_prefix_each_sequence_reads_it_and_itself(
     torch.testing.assert_close(attended.float(), expected, atol=within, rtol=within)
 
 
+@pytest.mark.usefixtures("each_attention")
 @pytest.mark.parametrize("most", [0, attention.MOST_SCORES])
 @pytest.mark.parametrize("grad", [False, True])
 def test_after_a_prefix_the_scaling_is_the_layers_own(
@@ -228,6 +260,7 @@ def test_only_a_model_that_hands_the_bounds_on_is_told_of_them(
     assert network.config._attn_implementation == expected
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_bounds_say_what_a_mask_says(any_model: LanguageModel) -> None:
     pairs = pairs_of(any_model)
     prompts, completions = [p.student_prompt for p in pairs], [p.completion for p in pairs]
@@ -240,6 +273,7 @@ def test_bounds_say_what_a_mask_says(any_model: LanguageModel) -> None:
     torch.testing.assert_close(by_bounds, by_mask, atol=1e-4, rtol=0)
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
     network = tiny_llama(len(byte_tokenizer()))
     install(network)
@@ -253,6 +287,7 @@ def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) -> None:
     shared = [5, 9, 7, 3]
     prompts, completions = [[*shared, 8], [*shared, 2, 6], [*shared, 4]], [[6, 2], [7], [2, 9, 3]]
@@ -272,6 +307,7 @@ def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) 
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_a_lead_is_read_where_attention_is_fused_too() -> None:
     query, key, value = (part.requires_grad_() for part in drawn(4, 2))
     lead = LENGTHS[0]
@@ -287,6 +323,7 @@ def test_a_lead_is_read_where_attention_is_fused_too() -> None:
     assert not torch.allclose(by_products[:, lead + LENGTHS[1] :], whole[:, lead + LENGTHS[1] :])
 
 
+@pytest.mark.usefixtures("each_attention")
 def test_a_lead_is_read_whatever_is_multiplied_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first sequence holds the lead, so it stands alone."""
     given = [part.requires_grad_() for part in drawn(4, 2)]
