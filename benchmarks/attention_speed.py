@@ -1,4 +1,4 @@
-"""Times attention to packed sequences on a processor, fused and in plain products: what `instil.attention.FULL` rests on.
+"""Times attention to packed sequences on a processor, fused and in plain products: what `instil.attention.FUSED` rests on.
 
     python benchmarks/attention_speed.py [--output benchmarks/results/attention_speed.json]
 
@@ -25,7 +25,7 @@ from instil.attention import BOUNDS, attend
 HEADS, SHARED, SIZE, CONTEXT, REPEATS = 9, 3, 64, 1525, 10
 TEACHER = ([120], [215], [860], [10] * 12)
 STUDENT = ([96], [250], [430], [120, 200, 150], [10] * 12)
-FULL = {"fused": 1, "products": 9}  # bytes of a number from which on attention is fused
+FUSED = {"fused": 1, "products": 9}  # bytes of a number from which on attention is fused
 
 
 def milliseconds(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> float:
@@ -48,10 +48,10 @@ def compared(
         torch.randn(1, heads, before + sum(lengths), SIZE, dtype=dtype).requires_grad_(grad)
         for heads, before in shapes
     ]
-    taken: dict[str, list[float]] = {way: [] for way in FULL}
+    taken: dict[str, list[float]] = {way: [] for way in FUSED}
     for _ in range(REPEATS + 1):
-        for way, full in FULL.items():
-            attention.FULL = full
+        for way, least in FUSED.items():
+            attention.FUSED = least
             taken[way].append(milliseconds(*given, lengths))
     return {way: statistics.median(times[1:]) for way, times in taken.items()}
 

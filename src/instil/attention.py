@@ -23,9 +23,9 @@ NAME = "instil_packed"
 # What transformers calls the first position of each packed sequence, with the end of the last one. Here the first may be behind
 # the row's begin: what stands before it is read by every sequence.
 BOUNDS = "cu_seq_lens_q"
-# Bytes of a number from which on a processor's fused attention is the faster one: in float32 plain products take 1.4 to 2.3 times as
-# long (benchmarks/attention_speed.py); where bfloat16 is fast, they are the faster ones in it.
-FULL = 4
+# Bytes of a number from which on a processor's fused attention is the faster one. With AVX2 alone, plain products take 1.4 to 2.3 times as
+# long in float32 and 3 to 30 times in bfloat16 (benchmarks/attention_speed.py); where bfloat16 is fast, they are faster in it.
+FUSED = 1 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 4
 # Tokens: lengths are filled up to a multiple of it where each new one costs a processor new kernels.
 LENGTHS = 16
 # Scores of one sequence that may be there at once, of all heads: 128 MiB in bfloat16. Longer ones are left to fused attention.
@@ -66,10 +66,11 @@ def attend(
     runs = list(pairwise([0, *ends]))  # what stands before the first sequence belongs to it
     cached = key.shape[2] - query.shape[2]
     settings |= {"is_causal": True}
-    full = value.dtype.itemsize >= FULL  # under autocast, query and key may be wider
-    plainly = on_cpu and not full and (query.requires_grad or bool(cached))
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast they may be wider
+    fused = value.dtype.itemsize >= FUSED
+    plainly = on_cpu and not fused and (query.requires_grad or bool(cached))
     widest = query.shape[1] * TOGETHER * (max(cached, lead) + TOGETHER)
-    together = TOGETHER if (plainly or (on_cpu and full)) and widest <= MOST_SCORES else 0
+    together = TOGETHER if (plainly or (on_cpu and fused)) and widest <= MOST_SCORES else 0
     pieces: list[Tensor] = []
     for lengths in _grouped(runs, together, first_alone=lead > 0):
         start = sum(piece.shape[1] for piece in pieces)
@@ -79,7 +80,6 @@ def attend(
         k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
         few = query.shape[1] * (end - start) * k.shape[2] <= MOST_SCORES
         if plainly and few:
-            q, k = q.to(v.dtype), k.to(v.dtype)
             # No query reads what fills up at the end; few different lengths let oneDNN use its kernels again.
             filling = -(end - start) % LENGTHS
             filled = (torch.nn.functional.pad(part, (0, 0, 0, filling)) for part in (q, k, v))

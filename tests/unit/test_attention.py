@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ SIZE = 8
 @pytest.fixture(params=[1, 9], ids=["fused", "products"])
 def each_attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the dtype, both ways to compute it, one after the other."""
-    monkeypatch.setattr(attention, "FULL", request.param)
+    monkeypatch.setattr(attention, "FUSED", request.param)
 
 
 def drawn(
@@ -110,19 +111,23 @@ def test_packed_sequences_get_the_attention_and_gradients_of_each_alone(
     [(torch.float64, False), (torch.float32, False), (torch.bfloat16, True)],
 )
 @pytest.mark.parametrize(("grad", "prefix"), [(False, 3), (True, 0)])
-def test_a_processor_multiplies_plainly_in_low_precision_alone(
+def test_a_processor_of_fast_bfloat16_multiplies_plainly_in_it_alone(
     dtype: torch.dtype, by_products: bool, grad: bool, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[int] = []
-    plain = attention._weights
-
-    def note(*given: Any) -> Tensor:
-        calls.append(1)
-        return plain(*given)
-
-    monkeypatch.setattr(attention, "_weights", note)
+    monkeypatch.setattr(attention, "FUSED", 4)
+    plainly = Mock(wraps=attention._weights)
+    monkeypatch.setattr(attention, "_weights", plainly)
     packed(*(part.requires_grad_(grad) for part in drawn(4, 2, prefix=prefix, dtype=dtype)))
-    assert bool(calls) == by_products
+    assert plainly.called == by_products
+
+
+@pytest.mark.usefixtures("each_attention")
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_query_and_key_may_be_wider_than_the_value(prefix: int) -> None:
+    query, key, value = drawn(4, 2, prefix=prefix, dtype=torch.float32)
+    attended = packed(query.requires_grad_(), key, value.bfloat16())
+    assert attended.dtype == torch.bfloat16
+    torch.testing.assert_close(attended.float(), alone(query, key, value), atol=3e-2, rtol=3e-2)
 
 
 def test_the_plain_products_have_the_gradient_of_what_they_compute() -> None:
