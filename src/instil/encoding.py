@@ -122,9 +122,11 @@ def decode(encoded: Encoded, *, tokens: int, temperature: float) -> Targets:
     tail_N = torch.from_numpy((top_N - _signed(unpack(encoded.tail, tokens))) * STEP)
     outcomes_NK = logits_NK.masked_fill(~kept, float("-inf"))
     logsumexp_N = torch.cat([outcomes_NK, tail_N[:, None]], dim=-1).logsumexp(-1)
+    logprobs_NK = (outcomes_NK - logsumexp_N[:, None]).float()
+    impossible_NK = logprobs_NK < LOG_ZERO + STEP  # what is at it may have been rounded up
     return Targets(
         ids_NK=torch.from_numpy(ids_NK),
-        logprobs_NK=(outcomes_NK - logsumexp_N[:, None]).float().clamp(min=LOG_ZERO),
+        logprobs_NK=logprobs_NK.masked_fill(impossible_NK, LOG_ZERO),
         log_tail_N=(tail_N - logsumexp_N).float().clamp(min=LOG_ZERO),
         logsumexp_N=logsumexp_N.float(),
         temperature=temperature,

@@ -185,6 +185,17 @@ def test_impossible_outcomes_stay_impossible() -> None:
     assert got.log_tail_N.exp() == 0
 
 
+@given(st.floats(-20, 20), st.integers(1, 5))
+def test_impossible_outcomes_are_not_rounded_to_possible_ones(shift: float, finite: int) -> None:
+    """A loss that leaves them out knows them by their value."""
+    logits_NV = torch.full((1, 12), float("-inf"))
+    logits_NV[0, :finite] = shift + torch.arange(finite) * 0.77
+    targets = Targets.of(logits_NV, top_k=10, temperature=1.0)
+    got = decode(encode(targets), tokens=1, temperature=1.0)
+    assert torch.equal(got.logprobs_NK == LOG_ZERO, targets.logprobs_NK == LOG_ZERO)
+    assert (got.logprobs_NK == LOG_ZERO).sum() == 10 - finite
+
+
 def test_rows_are_read_in_any_order(built: Path) -> None:
     store = TargetStore.open(built, fingerprint="f")
     assert len(store) == len(LENGTHS)

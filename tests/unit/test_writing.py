@@ -16,6 +16,7 @@ from torch import Tensor
 from instil import teaching, writing
 from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
 from instil.config import Recipe
+from instil.errors import ConfigError
 from instil.grid import effective, override
 from instil.prepared import PreparedRows
 from instil.rows import Row
@@ -23,6 +24,7 @@ from instil.stored import read_lines
 from instil.study import run_cell
 from instil.writing import VALIDATION
 
+SAMPLED = ("teacher.completions=teacher", "teacher.samples=2", "teacher.sampling_temperature=1")
 LEARNING = ("pattern_fine_tuning", "pattern_fine_tuning_in_context", "distillation")
 
 
@@ -109,6 +111,24 @@ def test_a_cell_tells_what_there_is_to_tell(recipe: Settings, tmp_path: Path, me
     assert [line.row for line in lines] == [*range(5), *range(3)]
 
 
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        (["training.batch_size=2"], 3),
+        (["training.batch_size=4", "training.grad_accumulation=2"], 1),
+        (["training.batch_size=2", *SAMPLED], 6),
+    ],
+)
+def test_a_checkpoint_behind_the_last_epoch_is_refused_before_the_teacher_works(
+    recipe: Settings, tmp_path: Path, changes: list[str], last: int
+) -> None:
+    ends = ["method=distillation", "training.max_steps=null", "training.epochs=1"]
+    fits, beyond = (f"evaluation.at_steps=[{step}]" for step in (last, last + 1))
+    prepared(recipe(*ends, *changes, fits), tmp_path)
+    with pytest.raises(ConfigError, match=rf"at_steps: {last + 1}, with {last} steps for"):
+        prepared(recipe(*ends, *changes, beyond), tmp_path)
+
+
 def test_what_is_written_is_counted(recipe: Settings, tmp_path: Path) -> None:
     """The answers' tokens are most of what evaluation computes, and those of a checkpoint are no training's."""
     short = run(recipe("method=zero_shot", "teacher.max_new_tokens=2"), tmp_path / "short")
@@ -127,18 +147,17 @@ def test_what_the_teacher_writes_is_written_once(
     recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cells that share a store learn the same answers, and each of them counts what they have cost."""
-    changes = ("teacher.completions=teacher", "teacher.samples=2", "teacher.sampling_temperature=1")
-    first = run(recipe(*changes), tmp_path / "first", store=tmp_path / "store")
+    first = run(recipe(*SAMPLED), tmp_path / "first", store=tmp_path / "store")
     assert first.reused == []
     monkeypatch.setattr(teaching, "generate", None)
     again = run(
-        recipe(*changes, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
+        recipe(*SAMPLED, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
     )
     assert again.reused == ["generate", "teach"]
     for name in ("generate", "teach"):
         assert again.phases[name].tokens == first.phases[name].tokens > 0
     with pytest.raises(TypeError):  # other samples are other answers
-        run(recipe(*changes, "seed=1"), tmp_path / "other", store=tmp_path / "store")
+        run(recipe(*SAMPLED, "seed=1"), tmp_path / "other", store=tmp_path / "store")
 
 
 @pytest.mark.parametrize("flexible", ["true", "false"])

@@ -11,8 +11,9 @@ Looked for in this order; what the first rule that finds a number says, counts:
 4. The last number of the text, which is not a marked answer and can be switched off.
 
 Numbers are decimal and exact, `3.50` is `3.5`. Signs of currency, units, `%` and emphasis around a number are passed over:
-`25%` is 25. Of a sum that is marked, `#### 9*2=18`, what it comes to counts. A comma or a no-break space groups thousands; a plain space parts two numbers. `1/2` is one number, the
-quotient, and so is `2 1/2`. Words (`million`) and powers of ten are not read.
+`25%` is 25. Of a sum that is marked, `#### 9 eggs * 2 = 18 eggs`, what it comes to counts. A comma or a no-break space
+groups thousands; a plain space parts two numbers. `1/2` is one number, the quotient, and so is `2 1/2`. Words (`million`)
+and powers of ten are not read.
 """
 
 from __future__ import annotations
@@ -39,8 +40,11 @@ _NUMBER = (
     r"|(?<![\w.])(?P<bare>\.[0-9]+))"
 )
 _AROUND = r"(?:[ \t*_`~=:$£€¥({\[]|\\boxed|\\[(\[]){0,20}"  # on the same line
-# Behind a mark a sign may stand apart, and a sum before what it comes to.
-_SUM = r"(?:[0-9.,$()+*/x×÷ -]{0,60}[0-9)] ?[-+*/x×÷][ $(]*[0-9][0-9.,$()+*/x×÷ -]{0,60}=[ $£€¥]*)?"
+# Behind a mark a sign may stand apart, and a sum with units before what it comes to.
+_UNIT = r"(?: ?%| ?[a-zA-Z]{1,20}(?: [a-zA-Z]{1,20}){0,2})?"
+_TERM = rf"[ $£€¥(\[]{{0,4}}-?[0-9](?:[0-9.,/]{{0,20}}[0-9])?[)\]]*{_UNIT}[ )\]]{{0,4}}"
+_MORE = rf"[-+*/x×÷]{_TERM}"
+_SUM = rf"(?:{_TERM}(?:{_MORE}){{1,8}}(?:={_TERM}(?:{_MORE}){{0,8}}){{0,3}}=[ $£€¥*]{{0,4}})?"
 _MARKED = _SUM + _NUMBER.replace(")-[$£€¥]?", ")-[ ]?[$£€¥]?")
 _LAST = re.compile(_NUMBER)
 # What begins with `1. Add the eggs` is a heading if anything stands below it.
