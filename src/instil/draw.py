@@ -18,6 +18,7 @@ from instil.context import Context
 from instil.errors import ConfigError, InstilError
 from instil.method import METHODS
 from instil.rows import Row, key
+from instil.steps import check_checkpoints
 from instil.task import TaskData
 from instil.task.writing import WritingTask
 
@@ -160,8 +161,8 @@ def _with_inputs(
 
 
 def draw_for(recipe: config.Recipe, data: TaskData) -> Drawn:
-    """Draws the rows that a recipe asks for; see `draw_rows`."""
-    return draw_rows(
+    """Draws the rows that a recipe asks for, and refuses steps that they do not come to; see `draw_rows`."""
+    drawn = draw_rows(
         data,
         seed=recipe.seed,
         training=recipe.training.rows,
@@ -169,6 +170,8 @@ def draw_for(recipe: config.Recipe, data: TaskData) -> Drawn:
         evaluation=recipe.evaluation,
         validation=recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0,
     )
+    check_checkpoints(recipe, len(drawn.training))
+    return drawn
 
 
 def problems_of_rows(recipes: Iterable[config.Recipe]) -> list[str]:

@@ -32,9 +32,9 @@ from instil.objective import Objective
 from instil.online import OnlineTeacher
 from instil.packing import keeps_apart
 from instil.progress import Advance, Display
+from instil.steps import total_steps
 from instil.tensorboard import Curves
 
-DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
 
@@ -238,16 +238,6 @@ def shared_out(student: Any) -> dict[str, Tensor] | None:
         for name, weight in named
         if weight.requires_grad
     }
-
-
-def total_steps(settings: config.Training, rows: int) -> int:
-    """Optimiser steps that the settings come to for that many rows."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    a_pass = math.ceil(math.ceil(rows / settings.batch_size) / settings.grad_accumulation)
-    if settings.epochs is None:
-        return max(DEFAULT_STEPS, a_pass)
-    return math.ceil(settings.epochs * a_pass)
 
 
 class DistillationTrainer(Trainer):

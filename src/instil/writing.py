@@ -20,7 +20,6 @@ from instil.cell import Cell, CellPrediction, CellTraining, Checkpoint, SetScore
 from instil.config import Prompt, Recipe
 from instil.context import NO_CONTEXT, Context
 from instil.draw import Demonstrator, Drawn, EvaluationSet, draw_for
-from instil.errors import ConfigError
 from instil.evaluation import GoldScore, Judged, score_gold
 from instil.generation import Decoding, generate
 from instil.method import METHODS, Method
@@ -66,8 +65,6 @@ class WritingCell:
         recorder = Recorder()
         with recorder.phase("load"):
             drawn = draw_for(recipe, task.read())
-            if method.learns:
-                _check_steps(recipe, method, len(drawn.training))
             judged = load_judged(recipe, NO_CONTEXT, _form(recipe), display)
         shown = task.exemplars()
         demonstrator = Demonstrator(
@@ -366,19 +363,6 @@ def _rank(one: Checkpoint) -> tuple[float, float]:
     """Of the most accurate checkpoints the one nearest to its teacher, or to the gold answers, comes first."""
     apart = one.fidelity.kl_to_teacher if one.fidelity else one.cross_entropy
     return one.accuracy.value, -apart
-
-
-def _check_steps(recipe: Recipe, method: Method, rows: int) -> None:
-    """Refuses a checkpoint behind the end of training, where only the number of rows tells when that is."""
-    learnt = rows * (recipe.teacher.samples if method.learns == "targets" else 1)
-    at_steps, last = recipe.evaluation.at_steps, training.total_steps(recipe.training, learnt)
-    if isinstance(at_steps, tuple) and max(at_steps) > last:
-        raise ConfigError(
-            "a student cannot be judged after its training has ended",
-            got=f"evaluation.at_steps: {max(at_steps)}, with {last} steps for {learnt} completions",
-            allowed=f"steps from 1 to {last}",
-            mend="leave it out, or raise training.epochs or training.max_steps",
-        )
 
 
 def _shown(text: str) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from instil import teaching, writing
 from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
 from instil.config import Recipe
+from instil.draw import problems_of_rows
 from instil.errors import ConfigError
 from instil.grid import effective, override
 from instil.prepared import PreparedRows
@@ -127,6 +128,9 @@ def test_a_checkpoint_behind_the_last_epoch_is_refused_before_the_teacher_works(
     prepared(recipe(*ends, *changes, fits), tmp_path)
     with pytest.raises(ConfigError, match=rf"at_steps: {last + 1}, with {last} steps for"):
         prepared(recipe(*ends, *changes, beyond), tmp_path)
+    assert problems_of_rows([recipe(*ends, *changes, fits)]) == []
+    (told,) = problems_of_rows([recipe(*ends, *changes, beyond)])
+    assert f"at_steps: {last + 1}" in told
 
 
 def test_what_is_written_is_counted(recipe: Settings, tmp_path: Path) -> None:
