@@ -22,14 +22,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from instil import environment, experiment
-from instil.config import Recipe
-from instil.context import Context, FewShot, Instruction
-from instil.model import quiet_libraries
-from instil.progress import Display
-from instil.rows import Row
-from instil.run import Run
-from instil.split import Given
+from instil.api import Run
+from instil.models.load import quiet_libraries
+from instil.pipeline import experiment
+from instil.pipeline.given import Given
+from instil.prompts.context import Context, FewShot, Instruction
+from instil.recipe.recipe import Recipe
+from instil.system import environment
+from instil.system.progress import Display
+from instil.tasks.rows import Row
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 60, 150

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from instil import attention, environment
-from instil.attention import BOUNDS, attend
+from instil.models import attention
+from instil.models.attention import BOUNDS, attend
+from instil.system import environment
 
 HEADS, SHARED, SIZE, CONTEXT, REPEATS = 9, 3, 64, 1525, 10
 TEACHER = ([120], [215], [860], [10] * 12)

@@ -48,11 +48,12 @@ class Prepared:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from instil.choices import Choices
-        from instil.config import Recipe
-        from instil.draw import Demonstrator, draw_rows
-        from instil.model import outline
-        from instil.prompt import PlainPrompt
+        from instil.models.load import outline
+        from instil.prompts.demonstrations import Demonstrator
+        from instil.prompts.format import PlainPrompt
+        from instil.prompts.labels import LabelTokens
+        from instil.recipe.recipe import Recipe
+        from instil.tasks.split import draw_rows
 
         self.recipe = Recipe.parse(settings)
         task, prompt = self.recipe.task, self.recipe.prompt
@@ -72,7 +73,7 @@ class Prepared:
             completion=prompt.completion,
             separator=prompt.separator,
         )
-        self.choices = Choices.of(task.verbalizer, self.form, self.rows[0].input)
+        self.choices = LabelTokens.of(task.verbalizer, self.form, self.rows[0].input)
         self.labels = list(self.choices.labels)
         self.gold = [self.labels.index(row.output or "") for row in self.rows]
         self.contexts = Demonstrator(
@@ -90,8 +91,8 @@ class Prepared:
 
     def write(self, folder: Path, batch_size: int) -> None:
         """Writes what the harness reads: rows and task, how to load the model, and the token ids that it should come to."""
-        from instil import bundled
-        from instil.model import default_device
+        from instil.models import bundled
+        from instil.models.load import default_device
 
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for row, context, gold in zip(self.rows, self.contexts, self.gold, strict=True):
@@ -137,10 +138,10 @@ def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def score_with_instil(folder: Path) -> dict[str, Any]:
-    from instil import environment
-    from instil.label_teacher import LabelTeacher
-    from instil.progress import Display
-    from instil.resources import Recorder
+    from instil.system import environment
+    from instil.system.costs import Recorder
+    from instil.system.progress import Display
+    from instil.teacher.labels import LabelTeacher
 
     one = Prepared(json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
     with tempfile.TemporaryDirectory() as store:  # empty: there is nothing to be used again
@@ -279,7 +280,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
-    from instil.alignment import shared_prefix
+    from instil.models.batch import shared_prefix
 
     recipe = {
         "model": MODEL,

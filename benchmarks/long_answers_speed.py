@@ -48,11 +48,11 @@ class Given:
     @classmethod
     def read(cls, data: Path, k: int) -> Given:
         """Renders the rows with k demonstrations."""
-        from instil.config import Prompt
-        from instil.context import Context
-        from instil.model import outline
-        from instil.prompt import ChatPrompt, prompt_format
-        from instil.rows import Row
+        from instil.models.load import outline
+        from instil.prompts.context import Context
+        from instil.prompts.format import ChatPrompt, prompt_format
+        from instil.recipe.sections import Prompt
+        from instil.tasks.rows import Row
 
         lines = (data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [Row(r["question"], r["answer"]) for r in map(json.loads, lines)]
@@ -110,7 +110,7 @@ def plain(given: Given, steps: int) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
     from torch.nn.functional import kl_div
 
-    from instil.model import load
+    from instil.models.load import load
 
     teacher, student = load(MODEL), load(MODEL)
     network = get_peft_model(
@@ -164,7 +164,7 @@ def trl(given: Given, steps: int) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    from instil.model import load
+    from instil.models.load import load
 
     model = load(MODEL)
     known = {tuple(p): c for p, c in zip(given.student_prompts, given.completions, strict=True)}
@@ -236,13 +236,14 @@ def trl(given: Given, steps: int) -> dict[str, Any]:
 
 def instil(given: Given, steps: int) -> dict[str, Any]:
     """Our own path, from prompts to a trained adapter; `steps` are not asked for, it does all of them."""
-    from instil.alignment import AlignedPair
-    from instil.config import Recipe
-    from instil.context import NO_CONTEXT
-    from instil.progress import Display
-    from instil.resources import Recorder
-    from instil.teaching import Teaching, load_judged
-    from instil.training import train
+    from instil.models.roles import load_judged
+    from instil.prompts.context import NO_CONTEXT
+    from instil.prompts.pair import AlignedPair
+    from instil.recipe.recipe import Recipe
+    from instil.system.costs import Recorder
+    from instil.system.progress import Display
+    from instil.teacher.lessons import Teaching
+    from instil.training.trainer import train
 
     recipe = Recipe.parse(
         {
@@ -287,7 +288,7 @@ def arithmetic(given: Given) -> dict[str, float]:
     """Seconds of the matrix products of a student's mean step, forward and backward, measured with torch alone."""
     import torch
 
-    from instil.model import load
+    from instil.models.load import load
 
     network = load(MODEL).network
     config, dtype = network.config, network.dtype
@@ -358,7 +359,7 @@ def main() -> None:
         (k,) = arguments.k
         print(json.dumps(measure(arguments.arm, arguments.data, k, arguments.steps)))
         return
-    from instil import environment
+    from instil.system import environment
 
     ks = " ".join(map(str, arguments.k))
     results: dict[str, Any] = {

@@ -25,16 +25,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from instil import environment
-from instil.chunked import MOST_LOGITS, Head, chunked_sum
-from instil.objective import (
-    CrossEntropy,
-    ForwardKL,
-    JensenShannon,
-    LogitMSE,
-    ReverseKL,
-)
-from instil.targets import Targets
+from instil.losses import CrossEntropy, ForwardKL, JensenShannon, LogitMSE, ReverseKL
+from instil.models.chunked import MOST_LOGITS, Head, chunked_sum
+from instil.system import environment
+from instil.targets.prediction import Targets
 
 POSITIONS, WIDTH, KEPT = 2048, 576, 256
 VOCABULARIES = (49_152, 151_936)

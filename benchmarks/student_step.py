@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from instil import environment
-from instil.alignment import collate, pack
-from instil.forward import completion_logits
-from instil.model import load
-from instil.tuning import LoRA
+from instil.models.batch import collate, pack
+from instil.models.forward import completion_logits
+from instil.models.load import load
+from instil.models.tuning import LoRA
+from instil.system import environment
 
 ROWS, KEPT = 16, 4
 MODEL = "bundled:smollm2-135m-instruct"

@@ -23,36 +23,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instil import environment
-from instil.alignment import AlignedPair, collate
-from instil.cache import SharedPrefix
-from instil.config import Prompt
-from instil.context import Context, FewShot
-from instil.forward import completion_logits
-from instil.kept_outcomes import Kept
-from instil.model import LanguageModel, load
-from instil.objective import ForwardKL
-from instil.prepared import PreparedRows, Windows
-from instil.prompt import prompt_format
-from instil.rows import Row
-from instil.sparse import points, sparse
-from instil.store import StorePlan, TargetStore, build
-from instil.targets import Targets
+from instil.losses import ForwardKL
+from instil.models.batch import collate
+from instil.models.cache import SharedPrefix
+from instil.models.forward import completion_logits
+from instil.models.load import LanguageModel, load
+from instil.prompts.context import Context, FewShot
+from instil.prompts.format import prompt_format
+from instil.prompts.pair import AlignedPair
+from instil.prompts.rendered import RenderedRows, Windows
+from instil.recipe.sections import Prompt
+from instil.system import environment
+from instil.targets.draws import points, sparse
+from instil.targets.prediction import Targets
+from instil.targets.selection import Selection
+from instil.targets.store import StorePlan, TargetStore, build
+from instil.tasks.rows import Row
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS = 8
 SETTINGS = (
-    Kept(top_k=256, min_probability=5e-4, mass_per_draw=1e-3),
-    Kept(top_k=256, min_probability=2e-4, mass_per_draw=2e-3),
-    Kept(top_k=256, min_probability=1e-3, mass_per_draw=1e-3),
-    Kept(top_k=256, min_probability=1e-3, mass_per_draw=2e-3),
-    Kept(top_k=256, min_probability=5e-4),
-    Kept(top_k=1024, min_probability=2e-4),
-    Kept(top_k=4096, min_probability=4e-5),
-    Kept(top_k=64, mass=0.99),
-    Kept(top_k=64, mass=0.998),
-    Kept(top_k=256, mass=0.999),
-    Kept(top_k=1024, mass=0.9999),
+    Selection(top_k=256, min_probability=5e-4, mass_per_draw=1e-3),
+    Selection(top_k=256, min_probability=2e-4, mass_per_draw=2e-3),
+    Selection(top_k=256, min_probability=1e-3, mass_per_draw=1e-3),
+    Selection(top_k=256, min_probability=1e-3, mass_per_draw=2e-3),
+    Selection(top_k=256, min_probability=5e-4),
+    Selection(top_k=1024, min_probability=2e-4),
+    Selection(top_k=4096, min_probability=4e-5),
+    Selection(top_k=64, mass=0.99),
+    Selection(top_k=64, mass=0.998),
+    Selection(top_k=256, mass=0.999),
+    Selection(top_k=1024, mass=0.9999),
 )
 
 
@@ -63,7 +64,7 @@ def aligned(model: LanguageModel, data: Path, rows: int) -> list[AlignedPair]:
     known = [Row(input=one["question"], output=one["answer"]) for one in read]
     context = Context.of(FewShot(known[:DEMONSTRATIONS]))
     form = prompt_format(model.tokenizer, Prompt(format="chat"))
-    prepared = PreparedRows.of("row", known[DEMONSTRATIONS:], form, context, gold=True)
+    prepared = RenderedRows.of("row", known[DEMONSTRATIONS:], form, context, gold=True)
     windows = Windows(teacher=model.window, student=model.window)
     return prepared.pairs(list(enumerate(prepared.need_gold())), windows)
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from function_vectors import MODEL, TASKS, split
-from instil import environment, evaluation, experiment
-from instil.config import Recipe
-from instil.context import Context
-from instil.generation import Decoding
-from instil.progress import Display
-from instil.resources import Recorder
-from instil.rows import read_rows
-from instil.split import Given
+from instil.evaluation import answers, drift, fidelity
+from instil.models.generate import Decoding
+from instil.pipeline import experiment
+from instil.pipeline.given import Given
+from instil.prompts.context import Context
+from instil.recipe.recipe import Recipe
+from instil.system import environment
+from instil.system.costs import Recorder
+from instil.system.progress import Display
+from instil.tasks.rows import read_rows
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "100 steps, lr 1e-3": {"training": {"max_steps": 100}},
@@ -78,7 +80,7 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
             job = experiment.Job.prepare(recipe, given, Recorder(), Display(quiet=True))
             decoding = Decoding(max_new_tokens=job.max_new_tokens)
             if in_context is None:
-                scored, _ = evaluation.answer(
+                scored, _ = answers.answer(
                     job.judged, "in_context", job.held_out, decoding, advance=nothing
                 )
                 assert scored.accuracy is not None
@@ -89,14 +91,12 @@ def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str
             start = time.perf_counter()
             job.train(folder, completions)
             seconds = time.perf_counter() - start
-            scored, _ = evaluation.answer(
+            scored, _ = answers.answer(
                 job.judged, "distilled", job.held_out, decoding, advance=nothing
             )
             pairs = job.held_out.pairs(list(enumerate(completions.held_out)), job.windows)
-            close = evaluation.fidelity(
-                job.judged, pairs, gold=True, batch_size=64, advance=nothing
-            )
-            moved = evaluation.drift(job.judged, advance=nothing)
+            close = fidelity.fidelity(job.judged, pairs, gold=True, batch_size=64, advance=nothing)
+            moved = drift.drift(job.judged, advance=nothing)
             assert scored.accuracy is not None
             outcome = {
                 "task": task,

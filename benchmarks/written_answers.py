@@ -17,13 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from instil import environment
-from instil.cell import Cell
-from instil.config import Recipe
-from instil.model import outline, quiet_libraries
-from instil.progress import Display
+from instil.models.load import outline, quiet_libraries
+from instil.pipeline.text import WritingCell
+from instil.recipe.recipe import Recipe
 from instil.report import Study, read_study
-from instil.writing import WritingCell
+from instil.results.cell import Cell
+from instil.system import environment
+from instil.system.progress import Display
 
 
 def form(study: Study, cell: Cell, name: str) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import typer.main
 from pydantic import BaseModel
 
-from instil import cli, results
-from instil.cell import Cell
-from instil.grid import RecipeFile
-from instil.method import RUN_METHODS
+from instil import cli
+from instil.methods import RUN_METHODS
+from instil.recipe.grid import RecipeFile
 from instil.report import read_study
 from instil.report.analysis import analyse
 from instil.report.groups import SetSummary
+from instil.results.cell import Cell
+from instil.results.schema import Results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -39,7 +40,7 @@ def pages() -> dict[Path, str]:
         ROOT / "src/instil/schemas/cell.schema.json": Cell.json_schema(
             "instil cell.json, version 1"
         ),
-        ROOT / "src/instil/schemas/results.schema.json": results.Results.json_schema(
+        ROOT / "src/instil/schemas/results.schema.json": Results.json_schema(
             "instil results.json, version 1"
         ),
         ROOT / "src/instil/schemas/recipe.schema.json": recipe_schema(),
@@ -216,7 +217,7 @@ def _bars_table() -> str:
 
 def _demo_table() -> str:
     record = json.loads((ROOT / "benchmarks/results/demo.json").read_text(encoding="utf-8"))
-    run = results.Results.model_validate(record["results"])
+    run = Results.model_validate(record["results"])
     lines = [
         "| | accuracy (95 % interval) | prompt tokens a query | seconds a query |",
         "| --- | --- | --- | --- |",

@@ -25,7 +25,7 @@ from transformers import (
     set_seed,
 )
 
-from instil.model import LanguageModel, load
+from instil.models.load import LanguageModel, load
 
 # A busy machine is no error.
 hypothesis.settings.register_profile("instil", deadline=None)

@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
-from instil import config, training
-from instil.alignment import AlignedPair
-from instil.context import Context, FewShot
-from instil.evaluation import Judged
-from instil.kept_outcomes import Kept
-from instil.model import LanguageModel
-from instil.objective import ForwardKL
-from instil.progress import Display
-from instil.prompt import PlainPrompt
-from instil.rows import Row
-from instil.targets import TargetRow
-from instil.teacher import Scorer
-from instil.tuning import LoRA
+from instil.losses import ForwardKL
+from instil.models.load import LanguageModel
+from instil.models.roles import Models
+from instil.models.tuning import LoRA
+from instil.prompts.context import Context, FewShot
+from instil.prompts.format import PlainPrompt
+from instil.prompts.pair import AlignedPair
+from instil.recipe import sections
+from instil.system.progress import Display
+from instil.targets.prediction import TargetRow
+from instil.targets.selection import Selection
+from instil.tasks.rows import Row
+from instil.teacher.scorer import Scorer
+from instil.training import trainer
 
 CONTEXT = Context.of(FewShot([{"input": "one", "output": "1"}, {"input": "seven", "output": "7"}]))
 ROWS = [
@@ -63,21 +64,21 @@ def plain_logits(network: Any, prompt: list[int], completion: list[int]) -> torc
     return logits[len(prompt) - 1 : -1]
 
 
-def judged_of(model: LanguageModel, context: Context, *, dropout: float = 0.0) -> Judged:
+def models_of(model: LanguageModel, *, dropout: float = 0.0) -> Models:
     network = LoRA(r=4, alpha=8, dropout=dropout).apply(model.network, seed=0)
     network.eval()
     student = replace(model, network=network)  # type: ignore[arg-type]
-    return Judged(student, student, form_of(model), context)
+    return Models(student, student)
 
 
-def target_rows(judged: Judged, *, top_k: int = 64) -> list[TargetRow]:
-    with judged.adapter(on=False):
-        pairs = pairs_of(judged.teacher)
+def target_rows(models: Models, *, top_k: int = 64) -> list[TargetRow]:
+    with models.adapter(on=False):
+        pairs = pairs_of(models.teacher)
         scorer = Scorer.of(
-            judged.teacher,
+            models.teacher,
             pairs,
-            vocabulary=len(judged.teacher.tokenizer),
-            kept=Kept(top_k=top_k),
+            vocabulary=len(models.teacher.tokenizer),
+            kept=Selection(top_k=top_k),
             temperature=1.0,
             batch_size=4,
             advance=nothing,
@@ -89,7 +90,7 @@ def target_rows(judged: Judged, *, top_k: int = 64) -> list[TargetRow]:
 
 
 def train_on(
-    judged: Judged,
+    models: Models,
     rows: list[TargetRow],
     *,
     steps: int,
@@ -98,20 +99,20 @@ def train_on(
     folder: Path | None = None,
     objective: Any = None,
     **more: Any,
-) -> training.TrainingReport:
+) -> trainer.TrainingReport:
     with tempfile.TemporaryDirectory() as name:
-        return training.train(
-            judged.student.network,  # type: ignore[arg-type]
+        return trainer.train(
+            models.student.network,  # type: ignore[arg-type]
             rows,
             objective=objective or ForwardKL(),
-            settings=config.Training(
+            settings=sections.Training(
                 max_steps=steps,
                 batch_size=batch_size,
                 grad_accumulation=grad_accumulation,
                 learning_rate=1e-2,
             ),
             seed=0,
-            pad_id=judged.student.pad_id,
+            pad_id=models.student.pad_id,
             checkpoints=folder or Path(name),
             advance=nothing,
             display=QUIET,
@@ -119,10 +120,10 @@ def train_on(
         )
 
 
-def weights(judged: Judged) -> dict[str, torch.Tensor]:
+def weights(models: Models) -> dict[str, torch.Tensor]:
     return {
         n: p.detach().clone()
-        for n, p in judged.student.network.named_parameters()
+        for n, p in models.student.network.named_parameters()
         if p.requires_grad
     }
 

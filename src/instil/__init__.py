@@ -4,33 +4,32 @@ The names here load what they need when they are first used: importing the packa
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from instil.api import distill
-    from instil.config import Recipe
-    from instil.context import Context, Document, FewShot, Instruction
+    from instil.api import Run, distill
     from instil.errors import InstilError
-    from instil.results import Results
-    from instil.rows import Row, read_rows
-    from instil.run import Run
-    from instil.student import Student
+    from instil.pipeline.student import Student
+    from instil.prompts.context import Context, Document, FewShot, Instruction
+    from instil.recipe.recipe import Recipe
+    from instil.results.schema import Results
+    from instil.tasks.rows import Row, read_rows
 
-__version__ = "0.1.0"
 
 _HOMES = {
-    "Context": "context",
-    "Document": "context",
-    "FewShot": "context",
+    "Context": "prompts.context",
+    "Document": "prompts.context",
+    "FewShot": "prompts.context",
     "InstilError": "errors",
-    "Instruction": "context",
-    "Recipe": "config",
-    "Results": "results",
-    "Row": "rows",
-    "Run": "run",
-    "Student": "student",
+    "Instruction": "prompts.context",
+    "Recipe": "recipe.recipe",
+    "Results": "results.schema",
+    "Row": "tasks.rows",
+    "Run": "api",
+    "Student": "pipeline.student",
     "distill": "api",
-    "read_rows": "rows",
+    "read_rows": "tasks.rows",
 }
 
 __all__ = [
@@ -51,6 +50,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("instil")
     if name not in _HOMES:
         raise AttributeError(f"module 'instil' has no attribute {name!r}")
     return getattr(import_module(f"instil.{_HOMES[name]}"), name)

@@ -28,7 +28,8 @@ InstilError
 A leaf also inherits the standard library's error that it resembles, so `except ValueError` works too.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -168,3 +169,10 @@ class RecoveryError(InstilError, RuntimeError):
     """The run is whole, but the student falls short of `min_recovery`."""
 
     exit_status = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint for a message: the known name that is nearest, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known))}"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import instil
-from instil import bundled, cli
-from instil.results import Results
+from instil import cli
+from instil.models import bundled
+from instil.results.schema import Results
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMO = Path(instil.__file__).parent / "demo"

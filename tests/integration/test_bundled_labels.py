@@ -13,13 +13,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instil import bundled
-from instil.cell import Cell, CellPrediction
-from instil.config import Recipe
-from instil.draw import Demonstrator, draw_rows
-from instil.progress import Display
-from instil.stored import read_lines
-from instil.study import run_cell
+from instil.models import bundled
+from instil.pipeline.worker import run_cell
+from instil.prompts.demonstrations import Demonstrator
+from instil.recipe.recipe import Recipe
+from instil.results.cell import Cell, CellPrediction
+from instil.system.files import read_lines
+from instil.system.progress import Display
+from instil.tasks.split import draw_rows
 
 MODEL = "bundled:smollm2-135m-instruct"
 GOOD = ["a joy", "great fun", "warm and witty", "superb", "a delight", "lovely", "moving", "smart"]

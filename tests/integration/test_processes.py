@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from tests.conftest import save_tiny
 from tests.small import write_gsm8k
 
-from instil import FewShot, Run, distill, grid, study
-from instil.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil import FewShot, Run, distill
 from instil.errors import ConfigError
-from instil.progress import Display
-from instil.store import TargetStore
-from instil.stored import read_lines
+from instil.pipeline import study
+from instil.recipe import grid
+from instil.results.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil.system.files import read_lines
+from instil.system.progress import Display
+from instil.targets.store import TargetStore
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,7 +13,7 @@ from tests.small import (
     CONTEXT,
     ROWS,
     form_of,
-    judged_of,
+    models_of,
     nothing,
     pairs_of,
     plain_logits,
@@ -22,25 +22,27 @@ from tests.small import (
     weights,
 )
 
-from instil import evaluation, packing, training
-from instil.alignment import collate, pack
-from instil.attention import BOUNDS
-from instil.cache import SharedPrefix
-from instil.context import Context
-from instil.forward import completion_logits
-from instil.generation import Decoding, generate
-from instil.kept_outcomes import Kept
-from instil.method import RUN_METHODS
-from instil.model import LanguageModel, load
-from instil.objective import ForwardKL
-from instil.sparse import points, sparse
-from instil.store import StorePlan, build
-from instil.targets import Targets
-from instil.teacher import Scorer
+from instil.evaluation import drift, fidelity
+from instil.losses import ForwardKL
+from instil.methods import RUN_METHODS
+from instil.models import packing
+from instil.models.attention import BOUNDS
+from instil.models.batch import collate, pack
+from instil.models.cache import SharedPrefix
+from instil.models.forward import completion_logits
+from instil.models.generate import Decoding, generate
+from instil.models.load import LanguageModel, load
+from instil.prompts.context import Context
+from instil.targets.draws import points, sparse
+from instil.targets.prediction import Targets
+from instil.targets.selection import Selection
+from instil.targets.store import StorePlan, build
+from instil.teacher.scorer import Scorer
+from instil.training import trainer
 
 
 def scored(
-    model: LanguageModel, kept: Kept, *, packed: bool, temperature: float = 1.0
+    model: LanguageModel, kept: Selection, *, packed: bool, temperature: float = 1.0
 ) -> Iterator[tuple[list[int], list[int], torch.Tensor, Targets]]:
     """Teacher prompt, completion, plain logits and targets of each pair."""
     pairs = pairs_of(model)
@@ -65,7 +67,7 @@ def scored(
 def test_shared_context_and_batches_equal_the_plain_full_forward(
     any_model: LanguageModel, packed: bool
 ) -> None:
-    kept = Kept(top_k=len(any_model.tokenizer))
+    kept = Selection(top_k=len(any_model.tokenizer))
     for _, _, logits, got in scored(any_model, kept, packed=packed):
         expected = logits.log_softmax(-1).gather(-1, got.ids_NK)
         torch.testing.assert_close(got.logprobs_NK, expected, atol=1e-4, rtol=0)
@@ -75,7 +77,7 @@ def test_shared_context_and_batches_equal_the_plain_full_forward(
 def test_what_is_drawn_is_what_is_drawn_from_the_plain_full_forward(
     any_model: LanguageModel, packed: bool
 ) -> None:
-    rule, drawn = Kept(top_k=9, min_probability=0.01, mass_per_draw=0.05), 0
+    rule, drawn = Selection(top_k=9, min_probability=0.01, mass_per_draw=0.05), 0
     for prompt, completion, logits, got in scored(any_model, rule, packed=packed, temperature=2.0):
         expected = sparse(logits, points(prompt, completion), kept=rule, temperature=2.0)
         assert torch.equal(got.kept, expected.kept)
@@ -132,10 +134,10 @@ def test_a_model_that_mixes_packed_rows_is_found_out(any_model: LanguageModel) -
 def test_training_on_packed_rows_ends_where_padded_rows_end(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed = judged_of(llama, CONTEXT)
+    packed = models_of(llama)
     train_on(packed, target_rows(packed), steps=4, batch_size=3)
-    monkeypatch.setattr(training, "keeps_apart", lambda network, one, other: False)
-    padded = judged_of(load(llama.name, dtype="float32"), CONTEXT)
+    monkeypatch.setattr(trainer, "keeps_apart", lambda network, one, other: False)
+    padded = models_of(load(llama.name, dtype="float32"))
     train_on(padded, target_rows(padded), steps=4, batch_size=3)
     for name, value in weights(packed).items():
         torch.testing.assert_close(weights(padded)[name], value, atol=1e-5, rtol=1e-4)
@@ -145,7 +147,7 @@ def test_shared_context_decodes_what_each_prompt_alone_decodes(any_model: Langua
     form = form_of(any_model)
     prompts = [form.prompt_ids(row.input, CONTEXT) for row in ROWS]
     decoding = Decoding(max_new_tokens=12, batch_size=3)
-    together = generate(any_model, prompts, form, decoding, advance=nothing)
+    together = generate(any_model, prompts, form.ending, decoding, advance=nothing)
     for prompt, got in zip(prompts, together, strict=True):
         output = any_model.network.generate(  # type: ignore[operator]
             torch.tensor([prompt]),
@@ -166,7 +168,11 @@ def test_a_prefix_is_computed_once(llama: LanguageModel) -> None:
     )
     prefix = SharedPrefix(llama.network, prompts)
     generate(
-        llama, prompts, form_of(llama), Decoding(max_new_tokens=1, batch_size=2), advance=nothing
+        llama,
+        prompts,
+        form_of(llama).ending,
+        Decoding(max_new_tokens=1, batch_size=2),
+        advance=nothing,
     )
     hook.remove()
     assert prefix.length > 20
@@ -178,7 +184,7 @@ def test_padding_side_does_not_matter(any_model: LanguageModel) -> None:
     pairs = pairs_of(any_model)
     prompts = [p.teacher_prompt for p in pairs]
     decoded = generate(
-        any_model, prompts, form_of(any_model), Decoding(max_new_tokens=1), advance=nothing
+        any_model, prompts, form_of(any_model).ending, Decoding(max_new_tokens=1), advance=nothing
     )
     batch = collate(prompts, [[0]] * len(prompts), pad_id=any_model.pad_id)
     with torch.no_grad():
@@ -187,33 +193,33 @@ def test_padding_side_does_not_matter(any_model: LanguageModel) -> None:
 
 
 def test_without_a_context_a_fresh_student_equals_its_teacher(any_model: LanguageModel) -> None:
-    judged = judged_of(any_model, Context())
-    close = evaluation.fidelity(
-        judged, pairs_of(any_model, Context()), gold=True, batch_size=2, advance=nothing
+    models = models_of(any_model)
+    close = fidelity.fidelity(
+        models, pairs_of(any_model, Context()), gold=True, batch_size=2, advance=nothing
     )
     assert close.kl_to_teacher.zero_shot == pytest.approx(0, abs=1e-6)
     assert close.kl_to_teacher.distilled == pytest.approx(0, abs=1e-6)
     assert close.top1_agreement.distilled == 1
-    assert evaluation.drift(judged, advance=nothing).kl_to_base == pytest.approx(0, abs=1e-6)
+    assert drift.drift(models, advance=nothing).kl_to_base == pytest.approx(0, abs=1e-6)
 
 
 def test_teacher_and_student_are_one_copy_of_the_weights(model_folders: dict[str, Path]) -> None:
     model = load(str(model_folders["llama"]), dtype="float32")
     before = {p.data_ptr() for p in model.network.parameters()}
-    judged = judged_of(model, CONTEXT)
-    frozen = {p.data_ptr() for p in judged.student.network.parameters() if not p.requires_grad}
+    models = models_of(model)
+    frozen = {p.data_ptr() for p in models.student.network.parameters() if not p.requires_grad}
     assert frozen == before
-    assert judged.model(RUN_METHODS["in_context"]) is judged.model(RUN_METHODS["distilled"])
+    assert models.model(RUN_METHODS["in_context"]) is models.model(RUN_METHODS["distilled"])
 
 
 def test_the_adapter_off_is_the_untouched_base(any_model: LanguageModel) -> None:
     pair = pairs_of(any_model)[0]
     before = plain_logits(any_model.network, pair.student_prompt, pair.completion)
-    judged = judged_of(any_model, CONTEXT)
-    train_on(judged, target_rows(judged), steps=3)
-    with judged.adapter(on=False):
-        off = plain_logits(judged.student.network, pair.student_prompt, pair.completion)
-    on = plain_logits(judged.student.network, pair.student_prompt, pair.completion)
+    models = models_of(any_model)
+    train_on(models, target_rows(models), steps=3)
+    with models.adapter(on=False):
+        off = plain_logits(models.student.network, pair.student_prompt, pair.completion)
+    on = plain_logits(models.student.network, pair.student_prompt, pair.completion)
     torch.testing.assert_close(off, before, atol=1e-5, rtol=0)
     assert not torch.allclose(on, before, atol=1e-3)
 
@@ -222,8 +228,8 @@ def test_stored_targets_teach_what_the_online_ones_teach(
     llama: LanguageModel, tmp_path: Path
 ) -> None:
     """All but for the rounding: an outcome is stored in steps of 1/32 nat."""
-    judged = judged_of(llama, CONTEXT)
-    online, vocabulary = target_rows(judged, top_k=len(llama.tokenizer)), len(llama.tokenizer)
+    models = models_of(llama)
+    online, vocabulary = target_rows(models, top_k=len(llama.tokenizer)), len(llama.tokenizer)
 
     def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         for number in numbers:
@@ -232,11 +238,11 @@ def test_stored_targets_teach_what_the_online_ones_teach(
             yield number, row.completion, row.targets
 
     lengths = [len(row.completion) for row in online]
-    plan = StorePlan("f", lengths, vocabulary, Kept(top_k=vocabulary), shard_rows=2)
+    plan = StorePlan("f", lengths, vocabulary, Selection(top_k=vocabulary), shard_rows=2)
     store = build(tmp_path / "store", plan=plan, score=score, advance=nothing)
     stored = [replace(row, targets=store[n].targets) for n, row in enumerate(online)]
-    first = train_on(judged, online, steps=3)
-    again = judged_of(load(llama.name, dtype="float32"), CONTEXT)
+    first = train_on(models, online, steps=3)
+    again = models_of(load(llama.name, dtype="float32"))
     second = train_on(again, stored, steps=3)
     assert [step for step, _ in first.loss] == [step for step, _ in second.loss]
     for (_, exact), (_, rounded) in zip(first.loss, second.loss, strict=True):
@@ -247,44 +253,44 @@ def test_batch_times_accumulation_is_what_counts(model_folders: dict[str, Path])
     """Completions differ in length: a mean of means would differ from the mean over the step's tokens."""
     ends = []
     for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
-        judged = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
-        rows = target_rows(judged)[:4]
-        train_on(judged, rows, steps=3, batch_size=batch_size, grad_accumulation=accumulation)
-        ends.append(weights(judged))
+        models = models_of(load(str(model_folders["llama"]), dtype="float32"))
+        rows = target_rows(models)[:4]
+        train_on(models, rows, steps=3, batch_size=batch_size, grad_accumulation=accumulation)
+        ends.append(weights(models))
     for name, value in ends[0].items():
         for other in ends[1:]:
             torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_the_reported_loss_is_the_mean_over_tokens(llama: LanguageModel) -> None:
-    judged = judged_of(llama, CONTEXT)
-    rows = target_rows(judged)
+    models = models_of(llama)
+    rows = target_rows(models)
     batch = collate([r.student_prompt for r in rows], [r.completion for r in rows], pad_id=0)
     with torch.no_grad():
-        logits = completion_logits(judged.student.network, batch)
+        logits = completion_logits(models.student.network, batch)
     expected = ForwardKL()(
         logits, batch.completion_N, Targets.cat([r.targets for r in rows if r.targets])
     )
-    report = train_on(judged, rows, steps=1)
+    report = train_on(models, rows, steps=1)
     assert report.loss[0][1] == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
 def test_training_pulls_the_student_to_the_teacher(llama: LanguageModel) -> None:
-    judged = judged_of(llama, CONTEXT)
-    train_on(judged, target_rows(judged, top_k=300), steps=60)
-    close = evaluation.fidelity(judged, pairs_of(llama), gold=True, batch_size=4, advance=nothing)
+    models = models_of(llama)
+    train_on(models, target_rows(models, top_k=300), steps=60)
+    close = fidelity.fidelity(models, pairs_of(llama), gold=True, batch_size=4, advance=nothing)
     assert close.kl_to_teacher.distilled < 0.1 * close.kl_to_teacher.zero_shot
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    whole = models_of(load(str(model_folders["llama"]), dtype="float32"))
     report = train_on(whole, target_rows(whole), steps=8, batch_size=2)
 
-    broken = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    broken = models_of(load(str(model_folders["llama"]), dtype="float32"))
     rows = target_rows(broken)
-    real, calls = training.DistillationTrainer.training_step, []
+    real, calls = trainer.DistillationTrainer.training_step, []
 
     def press_ctrl_c(self: Any, *args: Any, **kwargs: Any) -> Any:
         import os
@@ -295,13 +301,13 @@ def test_an_interrupted_training_ends_with_the_same_weights(
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(training.DistillationTrainer, "training_step", press_ctrl_c)
+    monkeypatch.setattr(trainer.DistillationTrainer, "training_step", press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         train_on(broken, rows, steps=8, batch_size=2, folder=tmp_path / "checkpoints")
     assert len(calls) == 3
     monkeypatch.undo()
 
-    resumed = judged_of(load(str(model_folders["llama"]), dtype="float32"), CONTEXT)
+    resumed = models_of(load(str(model_folders["llama"]), dtype="float32"))
     again = train_on(resumed, rows, steps=8, batch_size=2, folder=tmp_path / "checkpoints")
     assert again.steps == report.steps == 8
     for name, value in weights(whole).items():

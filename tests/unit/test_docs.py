@@ -35,9 +35,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
-def test_every_module_has_one_concept_and_at_most_400_lines() -> None:
+def test_every_module_has_one_concept_and_at_most_500_lines() -> None:
     for path in (ROOT / "src").rglob("*.py"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 500, path
         assert path.stem not in {"utils", "util", "common", "helpers", "misc"}
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from instil import __version__
 from instil.cli import distill, recipes, study, targets
+from instil.system.environment import VERSION
 
 app = typer.Typer(
     name="instil",
@@ -32,7 +32,7 @@ def main() -> None:
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(__version__)
+        typer.echo(VERSION)
         raise typer.Exit
 
 

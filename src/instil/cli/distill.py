@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instil import processes
-from instil.cli.console import Debug, Overwrite, Quiet, errors
+from instil.cli.options import Debug, Overwrite, Quiet, errors
 from instil.errors import ConfigError
+from instil.system import processes
 
 if TYPE_CHECKING:
-    from instil.run import Run
+    from instil.api import Run
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
 
@@ -191,27 +191,28 @@ def demo(
 
 def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool) -> Run:
     """Checks what can be checked cheaply, then loads torch and goes."""
-    from instil.config import Recipe
-    from instil.progress import Display
-    from instil.split import Given
+    from instil.pipeline.given import Given
+    from instil.recipe.recipe import Recipe
+    from instil.system.progress import Display
 
     recipe = Recipe.parse(settings)
     given = Given.read(recipe)
     display = Display(quiet=quiet)
     display.note("starting")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from instil import experiment
-    from instil.model import quiet_libraries
+    from instil.api import Run
+    from instil.models.load import quiet_libraries
+    from instil.pipeline import experiment
 
     quiet_libraries()
-    return experiment.run(recipe, given, output=output, overwrite=overwrite, display=display)
+    return Run(experiment.run(recipe, given, output=output, overwrite=overwrite, display=display))
 
 
 def _print_run(run: Run) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from instil.method import RUN_METHODS
+    from instil.methods import RUN_METHODS
 
     results = run.results
     table = Table(title=f"{results.model}, {results.context['description']}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from instil.cli.console import Debug, errors
+from instil.cli.options import Debug, errors
 from instil.errors import OutputExistsError
 
 app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_help=True)
@@ -19,8 +19,8 @@ Name = Annotated[str, typer.Argument(help="Of a shipped recipe.", show_default=F
 @app.command("list")
 def list_recipes() -> None:
     """Name and title of every shipped recipe."""
-    from instil.grid import read_recipe
-    from instil.recipes import shipped
+    from instil.recipe.grid import read_recipe
+    from instil.recipe.shipped import shipped
 
     known = shipped()
     width = max(map(len, known))
@@ -31,7 +31,7 @@ def list_recipes() -> None:
 @app.command()
 def show(name: Name, debug: Debug = False) -> None:
     """Print a recipe."""
-    from instil.recipes import find
+    from instil.recipe.shipped import find
 
     with errors(debug):
         typer.echo(find(name).read_text(encoding="utf-8"), nl=False)
@@ -46,7 +46,7 @@ def copy(
     debug: Debug = False,
 ) -> None:
     """Copy a recipe, to change it."""
-    from instil.recipes import find
+    from instil.recipe.shipped import find
 
     with errors(debug):
         source = find(name)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from instil import processes
-from instil.cli.console import Debug, Quiet, errors
+from instil.cli.options import Debug, Quiet, errors
 from instil.errors import ConfigError
+from instil.system import processes
 
 if TYPE_CHECKING:
-    from instil.grid import Plan
+    from instil.recipe.grid import Plan
     from instil.report import Format
 
 
@@ -55,8 +55,8 @@ def run(
         if dry_run:
             _print_plan(plan, folder)
             return
-        from instil import study
-        from instil.progress import Display
+        from instil.pipeline import study
+        from instil.system.progress import Display
 
         progressed = study.run(plan, folder, display=Display(quiet=quiet))
         if not processes.is_main():
@@ -73,7 +73,7 @@ def run(
 def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> None:  # noqa: B006
     """Check a recipe and every cell of its grid, and the rows that lie in local files; no model is loaded."""
     with errors(debug):
-        from instil.draw import problems_of_rows
+        from instil.pipeline.rows import problems_of_rows
 
         plan = plan_of(recipe, changes)
         problems = problems_of_rows(cell.recipe for cell in plan.cells)
@@ -119,7 +119,7 @@ def _report(paths: Sequence[Path], folder: Path, formats: Sequence[Format]) -> N
     runs = [path for path in cells if is_run(path)]
     graded = all(run_cells(path, path.name) for path in runs)
     if runs == cells and (len(runs) == 1 or not graded):
-        from instil.run import Run
+        from instil.api import Run
 
         for path in runs:
             typer.echo(Run(path).report())
@@ -138,8 +138,8 @@ def _counted(plan: Plan) -> str:
 
 def plan_of(recipe: str, changes: list[str]) -> Plan:
     """The cells of a recipe, by its name or file, with changes as `--set` writes them."""
-    from instil.grid import override, plan, read_recipe
-    from instil.recipes import find
+    from instil.recipe.grid import override, plan, read_recipe
+    from instil.recipe.shipped import find
 
     return plan(override(read_recipe(find(recipe)), changes))
 
@@ -148,7 +148,7 @@ def _print_plan(plan: Plan, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from instil.study import named_as_before, state, teaching_key
+    from instil.pipeline.study import named_as_before, state, teaching_key
 
     plan = named_as_before(plan, folder)
     table = Table(title=f"{plan.title or 'study'}: {_counted(plan)} in {folder}")

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instil.cli.console import Debug, Quiet, errors
+from instil.cli.options import Debug, Quiet, errors
 from instil.cli.study import RecipeName, Set
 from instil.errors import ConfigError
 
 if TYPE_CHECKING:
-    from instil.config import Recipe
-    from instil.progress import Display
-    from instil.store import TargetStore
-    from instil.store_index import StoreInfo
+    from instil.recipe.recipe import Recipe
+    from instil.system.progress import Display
+    from instil.targets.index import StoreInfo
+    from instil.targets.store import TargetStore
 
 app = typer.Typer(
     help="Compute a teacher's targets, look at stored ones, check them.", no_args_is_help=True
@@ -49,8 +49,8 @@ def build(
     """
     with errors(debug):
         from instil.cli.study import plan_of
-        from instil.processes import is_main
-        from instil.progress import Display
+        from instil.system.processes import is_main
+        from instil.system.progress import Display
 
         cells = [one.recipe for one in plan_of(recipe, changes).cells]
         taught = [one for one in cells if one.method == "distillation" and _stores(one)]
@@ -71,7 +71,7 @@ def build(
 
 
 def _stores(recipe: Recipe) -> bool:
-    from instil.task.writing import WritingTask
+    from instil.tasks.free_text import WritingTask
 
     known = recipe.task is None or isinstance(recipe.task, WritingTask)
     return known and recipe.objective.needs_targets
@@ -79,21 +79,21 @@ def _stores(recipe: Recipe) -> bool:
 
 def _build(recipe: Recipe, output: Path, display: Display) -> TargetStore:
     if recipe.task is None:
-        from instil import experiment
-        from instil.split import Given
+        from instil.pipeline import experiment
+        from instil.pipeline.given import Given
 
         lessons = experiment.teach(recipe, Given.read(recipe), store=output, display=display)
     else:
-        from instil import writing
+        from instil.pipeline import text
 
-        lessons = writing.WritingCell.prepare(recipe, output, display).teach()
+        lessons = text.WritingCell.prepare(recipe, output, display).teach()
     assert lessons.store is not None
     return lessons.store
 
 
 def _stores_in(path: Path) -> list[Path]:
     """The stores that a folder is or holds; the folder itself if there are none, to be told what is wrong with it."""
-    from instil.store_index import exists
+    from instil.targets.index import exists
 
     held = sorted(one for one in path.glob("*") if exists(one))
     return [path] if exists(path) or not held else held
@@ -106,7 +106,7 @@ def info(
     debug: Debug = False,
 ) -> None:
     """What a target store holds and how large it is; its shards are not read. Of a folder of stores: each of them."""
-    from instil.store_index import INDEX, StoreInfo
+    from instil.targets.index import INDEX, StoreInfo
 
     with errors(debug):
         stores = {one: _told(StoreInfo.latest(one / INDEX)) for one in _stores_in(path)}
@@ -125,8 +125,8 @@ def verify(path: Store, debug: Debug = False) -> None:
 
     Exit status: 0 the store is whole, 1 a shard is damaged or missing, 2 there is no store.
     """
-    from instil.store_index import INDEX, StoreInfo
-    from instil.store_index import verify as problems_of
+    from instil.targets.index import INDEX, StoreInfo
+    from instil.targets.index import verify as problems_of
 
     with errors(debug):
         stores = {one: problems_of(one) for one in _stores_in(path)}

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
 
-from instil.cell import Domain, StudyMethod
+from instil.methods import MethodName
 from instil.report.answers import Answers, read_answers
 from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.pairs import PairTest, paired_tests
 from instil.report.study import Study
+from instil.results.cell import Domain
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Analysis:
         """The paired tests on a set."""
         return [test for test in self.tests if test.set == name]
 
-    def best(self, name: str, method: StudyMethod) -> Group | None:
+    def best(self, name: str, method: MethodName) -> Group | None:
         """The group of a method that scores highest on a set; no control if there is another."""
         found = [pair for pair in self.scored(name) if pair[0].method == method]
         return max(found, key=lambda p: (not p[0].control, p[1].mean))[0] if found else None

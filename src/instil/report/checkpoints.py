@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean as mean
 
-from instil.cell import Checkpoint
-from instil.metrics import t_interval, wilson
 from instil.report.analysis import Analysis
 from instil.report.groups import Group, mean_of
 from instil.report.numerals import MISSING, NBSP, count, fixed, percent
 from instil.report.table import Cell, Row, Table
+from instil.results.cell import Checkpoint
+from instil.results.statistics import t_interval, wilson
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from instil.methods import PHASES, RunMethodName
 from instil.report.drawing import STAND_INS, Figure, Sketch
 from instil.report.numerals import count, fixed, interval, number, percent
-from instil.results import PHASES, MethodName, Pair, Proportion, Results
+from instil.results.schema import Pair, Proportion, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-TITLES: dict[MethodName, str] = {
+TITLES: dict[RunMethodName, str] = {
     "zero_shot": "Zero-shot",
     "in_context": "In-context",
     "distilled": "Distilled",
 }
 
 _PLAIN = STAND_INS["plain"]
-_METHOD_INK: dict[MethodName, str] = {
+_METHOD_INK: dict[RunMethodName, str] = {
     "zero_shot": STAND_INS["zero-shot"],
     "in_context": STAND_INS["in-context"],
     "distilled": STAND_INS["distilled"],
@@ -74,7 +75,7 @@ def fidelity(results: Results) -> Figure:
     kl, agreement = results.fidelity.kl_to_teacher, results.fidelity.top1_agreement
 
     def bars(pair: Pair, write: Callable[[float], str]) -> list[_Bar]:
-        methods: tuple[tuple[MethodName, float], ...] = (
+        methods: tuple[tuple[RunMethodName, float], ...] = (
             ("zero_shot", pair.zero_shot),
             ("distilled", pair.distilled),
         )
@@ -153,7 +154,7 @@ def phase_cost(results: Results) -> Figure | None:
     )
 
 
-def _accuracies(results: Results) -> Iterator[tuple[MethodName, Proportion | None]]:
+def _accuracies(results: Results) -> Iterator[tuple[RunMethodName, Proportion | None]]:
     for method in TITLES:
         if method in results.methods:
             yield method, results.methods[method].accuracy

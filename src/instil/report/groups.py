@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal, TypeAlias
 
-from instil.cell import Cell, Domain, SetScore, StudyMethod
-from instil.method import METHODS
-from instil.metrics import deviation, pooled, predicted_shares, t_interval, wilson
+from instil.methods import METHODS, MethodName
 from instil.report.answers import Answers, different_rows
 from instil.report.numerals import NBSP
 from instil.report.study import UNCOMPARED, K, Study, flat
+from instil.results.cell import Cell, Domain, SetScore
+from instil.results.statistics import deviation, pooled, predicted_shares, t_interval, wilson
 
-TITLES: dict[StudyMethod, str] = {
+TITLES: dict[MethodName, str] = {
     name: method.label[0].upper() + method.label[1:] for name, method in METHODS.items()
 }
 TUNINGS = {"full": "full", "lora": "LoRA", "bitfit": "BitFit"}
@@ -116,7 +116,7 @@ class Group:
     scores: dict[str, SetSummary]
 
     @property
-    def method(self) -> StudyMethod:
+    def method(self) -> MethodName:
         """The method of all its cells."""
         return self.cells[0].method
 

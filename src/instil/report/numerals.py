@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from instil.results import Proportion
+from instil.results.schema import Proportion
 
 NBSP = "\N{NO-BREAK SPACE}"
 MISSING = "\N{EM DASH}"

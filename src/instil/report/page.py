@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from instil.methods import PHASES, RunMethodName
 from instil.report import figures
 from instil.report.drawing import Figure
 from instil.report.figures import TITLES
@@ -24,7 +25,7 @@ from instil.report.numerals import (
 from instil.report.table import Cell, Row
 from instil.report.templates import as_json, templates
 from instil.report.verdict import KEPT, NOTICEABLE_DRIFT, caveats, judge, share_closed
-from instil.results import PHASES, MethodName, Prediction, Results
+from instil.results.schema import Prediction, Results
 
 PAGE_SIZE = 50
 """Evaluation rows shown at once."""
@@ -116,10 +117,10 @@ def _drawn(*candidates: Figure | None) -> list[Figure]:
 
 
 def evaluation_rows(
-    predictions: Iterable[Prediction], methods: list[MethodName]
+    predictions: Iterable[Prediction], methods: list[RunMethodName]
 ) -> list[EvaluationRow]:
     """Gathers predictions by row, in the order of their indices."""
-    by_row: dict[int, dict[MethodName, Prediction]] = {}
+    by_row: dict[int, dict[RunMethodName, Prediction]] = {}
     for prediction in predictions:
         by_row.setdefault(prediction.row, {})[prediction.method] = prediction
     gathered = []
@@ -138,7 +139,7 @@ def evaluation_rows(
     return gathered
 
 
-def _passes(answers: Mapping[MethodName, Answer]) -> Iterable[str]:
+def _passes(answers: Mapping[RunMethodName, Answer]) -> Iterable[str]:
     marks = {answer.correct for answer in answers.values()}
     # With gold outputs, methods that are wrong in different words do not disagree on anything that
     # matters; without them, the words are all there is.
@@ -160,7 +161,7 @@ def _filters(rows: list[EvaluationRow], graded: bool) -> list[tuple[str, str, in
     return [("", "All rows", len(rows)), *passing]
 
 
-def _paired(rows: list[EvaluationRow], methods: list[MethodName]) -> str:
+def _paired(rows: list[EvaluationRow], methods: list[RunMethodName]) -> str:
     """In-context and distilled on the same rows, which intervals of two marginals cannot show."""
     if not {"in_context", "distilled"} <= set(methods):
         return ""

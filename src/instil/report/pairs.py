@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from instil.method import METHODS
-from instil.metrics import holm, mcnemar
+from instil.methods import METHODS
 from instil.report.answers import Answer, Answers
 from instil.report.groups import CONTROLS, TITLES, Group
 from instil.report.study import K
+from instil.results.statistics import holm, mcnemar
 
 SIGNIFICANT = 0.05
 _RANK = {method: rank for rank, method in enumerate(TITLES)}

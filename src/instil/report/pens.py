@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from instil.cell import StudyMethod
+from instil.methods import MethodName
 from instil.report.charts import Pen
 from instil.report.drawing import Ink
 from instil.report.groups import Control, Group
 
-INKS: dict[StudyMethod, Ink] = {
+INKS: dict[MethodName, Ink] = {
     "zero_shot": "zero-shot",
     "in_context": "in-context",
     "vanilla_fine_tuning": "vanilla",
@@ -15,7 +15,7 @@ INKS: dict[StudyMethod, Ink] = {
     "pattern_fine_tuning_in_context": "pattern-context",
     "distillation": "distilled",
 }
-MARKERS: dict[StudyMethod, str] = {
+MARKERS: dict[MethodName, str] = {
     "zero_shot": "v",
     "in_context": "s",
     "vanilla_fine_tuning": "P",

@@ -11,18 +11,11 @@ from typing import Any
 
 import yaml
 
-from instil.cell import (
-    Cell,
-    CellPrediction,
-    CellTraining,
-    Closeness,
-    SetScore,
-    StudyMethod,
-)
 from instil.errors import DataFormatError
-from instil.method import STUDY_METHODS
-from instil.results import RESULTS, MethodName, Prediction, Proportion, Results
-from instil.stored import read_lines
+from instil.methods import STUDY_METHODS, MethodName, RunMethodName
+from instil.results.cell import Cell, CellPrediction, CellTraining, Closeness, SetScore
+from instil.results.schema import RESULTS, Prediction, Proportion, Results
+from instil.system.files import read_lines
 
 TASK, ROWS = "own rows", "evaluation rows"
 
@@ -81,7 +74,7 @@ def run_cells(folder: Path, name: str) -> list[Cell]:
     return cells
 
 
-def run_predictions(path: Path, method: StudyMethod) -> list[CellPrediction]:
+def run_predictions(path: Path, method: MethodName) -> list[CellPrediction]:
     """What one of a run's methods answered, from its `predictions.jsonl`."""
     return [
         CellPrediction(
@@ -122,7 +115,7 @@ def _score(accuracy: Proportion, closeness: Closeness | None) -> SetScore:
     )
 
 
-def _closeness(results: Results, method: MethodName) -> Closeness | None:
+def _closeness(results: Results, method: RunMethodName) -> Closeness | None:
     if method == "in_context":
         return None
     fidelity = results.fidelity

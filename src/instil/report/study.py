@@ -7,20 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instil.cell import (
-    CELL,
-    FAILURE,
-    NO_MATTER,
-    PREDICTIONS,
-    Cell,
-    CellPrediction,
-    Failure,
-)
 from instil.errors import DataFileError, DataFormatError
 from instil.report.run_cells import is_run, run_cells, run_predictions
-from instil.results import RESULTS
-from instil.stored import read_lines
-from instil.study_index import CELLS, INDEX, StudyIndex
+from instil.results.cell import CELL, FAILURE, NO_MATTER, PREDICTIONS, Cell, CellPrediction, Failure
+from instil.results.schema import RESULTS
+from instil.results.study_index import CELLS, INDEX, StudyIndex
+from instil.system.files import read_lines
 
 K = "demonstrations.k"
 UNCOMPARED = {"seed", "task.name", "tuning.name"} | {

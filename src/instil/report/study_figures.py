@@ -10,7 +10,6 @@ from itertools import pairwise
 from statistics import fmean as mean
 from statistics import mode
 
-from instil.metrics import reliability
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.bar_chart import Bars, bar_chart
 from instil.report.charts import (
@@ -31,6 +30,7 @@ from instil.report.groups import TITLES, Group, Value, name_of, worded
 from instil.report.pens import pen
 from instil.report.study import K
 from instil.report.training_curves import training_curves
+from instil.results.statistics import reliability
 
 TUNING_PENS: dict[str, Pen] = {
     "full": Pen("in-context", "s", "-"),

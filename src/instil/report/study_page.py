@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instil.errors import OutputError
-from instil.method import METHODS
+from instil.methods import METHODS
 from instil.report.analysis import Analysis, analyse
 from instil.report.checkpoints import checkpoints
 from instil.report.groups import NEAR, SOLVED, TITLES
@@ -19,7 +19,7 @@ from instil.report.study_tables import pairs, phases, reuses, shipping, summary
 from instil.report.study_verdict import judge_study, study_caveats
 from instil.report.tables import to_csv, to_latex, to_markdown
 from instil.report.templates import as_json, templates
-from instil.stored import whole
+from instil.system.files import written_whole
 
 Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
 PAGE_SIZE = 25
@@ -63,7 +63,7 @@ def write_study(study: Study, folder: Path, formats: Sequence[Format]) -> list[P
         for format in dict.fromkeys(formats):
             if format in _TEXTS:
                 name, write = _TEXTS[format]
-                with whole(folder / name) as work:
+                with written_whole(folder / name) as work:
                     work.write_text(write(analysis), encoding="utf-8")
                 written.append(folder / name)
                 continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean as mean
 
+from instil.methods import PHASES, Phase
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.checkpoints import checkpoints
 from instil.report.groups import Group, SetSummary, Standing, mean_of
 from instil.report.numerals import MISSING, NBSP, count, fixed, number, percent, points
 from instil.report.study_verdict import between, p_text, signed
 from instil.report.table import Cell, Row, Table
-from instil.results import PHASES, Phase, PhaseCost
+from instil.results.schema import PhaseCost
 
 REUSED = "\N{DAGGER}"
 _STANDINGS: dict[Standing, str] = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean as mean
 
-from instil.cell import StudyMethod
+from instil.methods import MethodName
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.groups import TITLES, Control, Group, SetSummary
 from instil.report.numerals import NBSP, count, percent, points
@@ -19,7 +19,7 @@ from instil.report.study import K
 from instil.report.verdict import FEW_ROWS, Tone, Verdict
 from instil.report.written_verdict import NOT_SOLVED, closeness, closest, floor, unsolved
 
-RIVALS: tuple[StudyMethod, ...] = (
+RIVALS: tuple[MethodName, ...] = (
     "in_context",
     "zero_shot",
     "vanilla_fine_tuning",
@@ -156,7 +156,7 @@ def _judge_answers(analysis: Analysis, facts: SetFacts) -> SetVerdict:
     return SetVerdict(facts, tone, label, tuple(sentences))
 
 
-def _judged(own: SetSummary, tests: dict[StudyMethod, PairTest]) -> tuple[Tone, str]:
+def _judged(own: SetSummary, tests: dict[MethodName, PairTest]) -> tuple[Tone, str]:
     outcome = {method: _outcome(test) for method, test in tests.items()}
     context, zero = outcome.get("in_context"), outcome.get("zero_shot")
     if own.standing != "above":
@@ -232,7 +232,7 @@ def _outcome(test: PairTest) -> str:
     return "ahead" if test.only_one > test.only_other else "behind"
 
 
-def _against(analysis: Analysis, name: str, student: Group, method: StudyMethod) -> PairTest | None:
+def _against(analysis: Analysis, name: str, student: Group, method: MethodName) -> PairTest | None:
     """The test of a student against a method; where it has several settings, at its best one, and of prompts at a plain one."""
     # Distillation is the last of the methods, so it is always the one that is held against another.
     tests = [

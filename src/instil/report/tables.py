@@ -9,15 +9,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from instil.cell import Cell, SetScore
-from instil.metrics import predicted_shares
+from instil.methods import PHASES
 from instil.report.analysis import Analysis
 from instil.report.study import K
 from instil.report.study_tables import all_tables, reuses
 from instil.report.study_verdict import judge_study, study_caveats
 from instil.report.table import Cell as TableCell
 from instil.report.table import Table
-from instil.results import PHASES, PhaseCost
+from instil.results.cell import Cell, SetScore
+from instil.results.schema import PhaseCost
+from instil.results.statistics import predicted_shares
 
 _LATEX = {
     "\\": r"\textbackslash{}",

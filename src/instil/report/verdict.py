@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from instil.report.numerals import count, interval, number, percent, points, whole_percent
-from instil.results import Fidelity, Proportion, Results
+from instil.results.schema import Fidelity, Proportion, Results
 
 Tone = Literal["good", "short", "open"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from instil.results import Message, Prediction, Proportion, Results
+from instil.results.schema import Message, Prediction, Proportion, Results
 
 
 def wilson(right: int, n: int) -> Proportion:

@@ -7,18 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from instil.cell import (
-    CELL,
-    FAILURE,
-    PREDICTIONS,
-    Cell,
-    CellPrediction,
-    Failure,
-)
-from instil.metrics import wilson
 from instil.report import Study, read_study
-from instil.stored import write_lines
-from instil.study_index import CELLS, INDEX, StudyIndex
+from instil.results.cell import CELL, FAILURE, PREDICTIONS, Cell, CellPrediction, Failure
+from instil.results.statistics import wilson
+from instil.results.study_index import CELLS, INDEX, StudyIndex
+from instil.system.files import write_lines
 
 LABELS = ["entailment", "neutral", "contradiction"]
 SETS = {"mnli_matched": "in", "hans": "out"}

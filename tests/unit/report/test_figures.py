@@ -10,7 +10,7 @@ import pytest
 
 from instil.report import figures, render
 from instil.report.drawing import Figure
-from instil.results import Prediction, Results
+from instil.results.schema import Prediction, Results
 
 MakeResults = Callable[..., Results]
 DRAWINGS = (

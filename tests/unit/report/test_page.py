@@ -16,7 +16,7 @@ import pytest
 from instil.report import figures, render
 from instil.report.drawing import Figure
 from instil.report.page import PAGE_SIZE
-from instil.results import Prediction, Results
+from instil.results.schema import Prediction, Results
 
 MakeResults = Callable[..., Results]
 MakePredictions = Callable[..., list[Prediction]]

@@ -15,16 +15,16 @@ from tests.unit.report.studies import (
     write_study_folder,
 )
 
-from instil.cell import Cell, CellPrediction, Failure, SingleContext
 from instil.errors import DataFileError, DataFormatError
-from instil.grid import plan, read_recipe
-from instil.method import METHODS
-from instil.recipes import find
+from instil.methods import METHODS
+from instil.recipe.grid import plan, read_recipe
+from instil.recipe.shipped import find
 from instil.report import Study, read_study
 from instil.report.analysis import Analysis, analyse
 from instil.report.study_figures import sketches
 from instil.report.study_verdict import _against, judge_study, study_caveats
-from instil.study_index import INDEX, StudyIndex
+from instil.results.cell import Cell, CellPrediction, Failure, SingleContext
+from instil.results.study_index import INDEX, StudyIndex
 
 VARIED = ["method", "seed"]
 Made = tuple[Cell, list[CellPrediction]]

@@ -19,11 +19,11 @@ from tests.unit.report.studies import (
 )
 from tests.unit.report.test_page import Page
 
-from instil.cell import Failure
 from instil.report import Study, read_study, render_study, write_study
 from instil.report.analysis import analyse
 from instil.report.study_browser import LONGEST_TEXT, ROWS_PER_SET, browse
 from instil.report.study_figures import sketches
+from instil.results.cell import Failure
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from instil.report.verdict import Verdict, caveats, judge
-from instil.results import Results
+from instil.results.schema import Results
 
 MakeResults = Callable[..., Results]
 

@@ -13,7 +13,7 @@ from tests.unit.report.studies import build_cell, predict, write_study_folder
 from tests.unit.report.test_page import Page
 from tests.unit.report.written_studies import PLANS, build, build_written_study
 
-from instil.grid import plan, read_recipe
+from instil.recipe.grid import plan, read_recipe
 from instil.report import Study, read_study, render_study
 from instil.report.analysis import Analysis, analyse
 from instil.report.checkpoints import milestones
@@ -25,7 +25,7 @@ from instil.report.tables import to_csv, to_latex, to_markdown
 NBSP = "\N{NO-BREAK SPACE}"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\nSo it is $3 & more. #### 7"
 OF_LABELS = ("chance,", "majority", "calibration", "verbalizer", "confusion", "predicted label")
-RECIPES = Path(__file__).parents[3] / "src/instil/recipes"
+RECIPES = Path(__file__).parents[3] / "src/instil/recipe/shipped"
 LABELS = [
     "Zero-shot",
     "In-context, k = 8",

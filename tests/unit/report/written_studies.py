@@ -8,9 +8,9 @@ from typing import Any
 
 from tests.unit.report.studies import build_cell, draw, write_study_folder
 
-from instil.cell import Cell, CellPrediction
-from instil.metrics import wilson
 from instil.report import Study, read_study
+from instil.results.cell import Cell, CellPrediction
+from instil.results.statistics import wilson
 
 VARIED = ["method", "seed", "demonstrations.k", "demonstrations.answers"]
 SETS = {"gsm8k": "in", "svamp": "out"}

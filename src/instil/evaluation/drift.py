@@ -1,0 +1,51 @@
+"""How far a student moved on text that has nothing to do with the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import torch
+
+from instil.evaluation.fidelity import Compared, add_batch
+from instil.models.batch import collate
+from instil.models.forward import Logits
+from instil.models.load import LanguageModel
+from instil.models.roles import Models
+from instil.results.schema import Drift
+from instil.system.progress import Advance
+
+DRIFT_WINDOW = 256  # tokens a piece of unrelated text
+
+
+@torch.inference_mode()
+def drift(models: Models, *, advance: Advance) -> Drift:
+    """KL(base || student) on text that has nothing to do with the task.
+
+    Args:
+        models: Teacher and student.
+        advance: Told of progress.
+    """
+    network, total, tokens = models.student.network, Compared(), 0
+    for piece in _unrelated_text(models.student):
+        batch = collate([piece[:1]], [piece[1:]], pad_id=models.student.pad_id)
+        with models.adapter(on=False):
+            base = Logits(network, batch)
+        add_batch(models, base, batch, {True: total})
+        tokens += len(batch.completion_N)
+        advance(1, 2 * batch.tokens)
+    return Drift(kl_to_base=total.over(tokens).kl, n_tokens=tokens)
+
+
+def drift_pieces(model: LanguageModel) -> int:
+    """How many pieces of unrelated text `drift` reads."""
+    return sum(1 for _ in _unrelated_text(model))
+
+
+def _unrelated_text(model: LanguageModel) -> Iterator[list[int]]:
+    window = min(DRIFT_WINDOW, model.window or DRIFT_WINDOW)
+    text = (files("instil.evaluation") / "unrelated.txt").read_text(encoding="utf-8")
+    for paragraph in text.split("\n\n"):
+        ids = model.tokenizer(paragraph.strip())["input_ids"][:window]
+        if len(ids) > 1:
+            yield ids

@@ -1,0 +1,169 @@
+r"""KL between two distributions over labels, mixed with cross-entropy on the gold label.
+
+$$ L = \alpha\, \Big(\tau^2 \sum_{y} p_y \log \frac{p_y}{q_y}
+       + m \log \frac{m}{n} + (1 - m) \log \frac{1 - m}{1 - n}\Big)
+       + (1 - \alpha) \,(-\log n q_{y^*}) $$
+
+p is the teacher's distribution over the labels under the context, q the student's without it, both from the verbalizer
+and normalised over the labels; m and n are their masses, the probability that all labels have together; y* is the gold
+label. alpha = 1 is pure distillation and needs no gold labels. tau softens p and q, and neither mass.
+
+This is `over: labels_and_mass`. The student learns to answer at all, not just which label is the likelier. With labels
+and tail as outcomes of one KL, m would be a factor of the labels' part, and little would be left of it where the
+teacher's mass is low (Zhao et al. 2022, arXiv:2203.08679); here it is not. `over: labels` leaves m and n out; alpha = 0
+is pattern-based fine-tuning then (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over: vocabulary` takes the KL of
+the next-token distributions where the labels are decided in place of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.losses.forward_kl import ForwardKL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from instil.targets.prediction import Targets
+
+
+class LabelReading(Protocol):
+    """How labels are read off logits; `instil.prompts.labels.LabelTokens` does it."""
+
+    def cut(self, logits_NV: Tensor) -> Tensor:
+        """The logits without what pads the vocabulary."""
+
+    def logprobs(self, logits_NV: Tensor) -> Tensor:
+        """Log-probability of each label, shape (R, L), nats."""
+
+
+@dataclass(frozen=True)
+class LabelTargets:
+    """What is known of R rows' labels.
+
+    Attributes:
+        gold_R: Index of the gold label.
+        probs_RL: The teacher's probability of each label among themselves; None where nobody teaches.
+        vocabulary: The teacher's next-token distributions at the R x P positions that decide the label; None if the loss
+            is over the labels.
+        choices: The labels' tokens; None if the logits are a classification head's, one a label.
+        mass_R: The teacher's probability of all labels together; None if the loss does not learn it.
+    """
+
+    gold_R: Tensor
+    probs_RL: Tensor | None
+    vocabulary: Targets | None
+    choices: LabelReading | None
+    mass_R: Tensor | None = None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Joins the targets of several rows."""
+        import torch
+
+        first = parts[0]
+        probs = [part.probs_RL for part in parts if part.probs_RL is not None]
+        mass = [part.mass_R for part in parts if part.mass_R is not None]
+        whole = [part.vocabulary for part in parts if part.vocabulary is not None]
+        return cls(
+            gold_R=torch.cat([part.gold_R for part in parts]),
+            probs_RL=torch.cat(probs) if probs else None,
+            vocabulary=type(whole[0]).cat(whole) if whole else None,
+            choices=first.choices,
+            mass_R=torch.cat(mass) if mass else None,
+        )
+
+    def to(self, device: object) -> Self:
+        """The same targets on another device."""
+        return type(self)(
+            gold_R=self.gold_R.to(device),  # type: ignore[call-overload]
+            probs_RL=None if self.probs_RL is None else self.probs_RL.to(device),  # type: ignore[call-overload]
+            vocabulary=None if self.vocabulary is None else self.vocabulary.to(device),  # type: ignore[arg-type]
+            choices=self.choices,
+            mass_R=None if self.mass_R is None else self.mass_R.to(device),  # type: ignore[call-overload]
+        )
+
+
+class LabelKL(BaseModel):
+    """KL(teacher || student) over the labels, with or without their mass, or over the vocabulary, and cross-entropy on the gold label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    by_position: ClassVar[bool] = False  # a row's terms come from several positions
+    needs_logits: ClassVar[bool] = True
+    needs_targets: ClassVar[bool] = True
+    needs_distribution: ClassVar[bool] = True
+    takes_draws: ClassVar[bool] = False
+    needs_hidden_states: ClassVar[bool] = False
+    top_k_needed: ClassVar[int | None] = None
+
+    name: Literal["label_kl"] = "label_kl"
+    alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")
+    over: Literal["labels", "labels_and_mass", "vocabulary"] = "labels_and_mass"
+    temperature: float = Field(1.0, gt=0)
+
+    def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: LabelTargets) -> Tensor:
+        """Loss of each row.
+
+        Args:
+            logits_NV: Student logits at the positions that decide the label, R x P of them; (R, L) from a
+                classification head.
+            completion_N: Not used.
+            targets: Of the same R rows.
+
+        Returns:
+            Nats, shape (R,).
+        """
+        from torch.nn.functional import cross_entropy
+
+        rows, choices = len(targets.gold_R), targets.choices
+        scores_RL = logits_NV if choices is None else choices.logprobs(logits_NV)
+        loss_R = logits_NV.new_zeros(rows)
+        if self.alpha < 1:
+            if self.over == "labels" or choices is None:
+                gold_R = cross_entropy(scores_RL, targets.gold_R, reduction="none")
+            else:
+                gold_R = -scores_RL.gather(-1, targets.gold_R[:, None])[:, 0]
+            loss_R = loss_R + (1 - self.alpha) * gold_R
+        if self.alpha > 0:
+            loss_R = loss_R + self.alpha * self._divergence(logits_NV, scores_RL, targets)
+        return loss_R
+
+    def _divergence(self, logits_NV: Tensor, scores_RL: Tensor, targets: LabelTargets) -> Tensor:
+        from torch import xlogy
+
+        if self.over == "vocabulary":
+            if targets.vocabulary is None:
+                raise ValueError("label_kl over the vocabulary needs next-token targets")
+            kl = ForwardKL(temperature=self.temperature)
+            # What pads the vocabulary has no probability with the teacher, either.
+            cut_NV = logits_NV if targets.choices is None else targets.choices.cut(logits_NV)
+            loss_N = kl(cut_NV, targets.gold_R, targets.vocabulary)
+            return loss_N.reshape(len(targets.gold_R), -1).mean(-1)
+        if targets.probs_RL is None:
+            raise ValueError("label_kl with alpha > 0 needs the teacher's label probabilities")
+        p_RL = (targets.probs_RL.log() / self.temperature).softmax(-1)
+        logq_RL = (scores_RL / self.temperature).log_softmax(-1)
+        # xlogy: a probability of 0 adds nothing. A student's NaN stays one, so that training stops.
+        terms_RL = xlogy(p_RL, p_RL) - p_RL * logq_RL
+        loss_R = self.temperature**2 * terms_RL.sum(-1)
+        if self.over == "labels_and_mass":
+            if targets.mass_R is None:
+                raise ValueError("label_kl over labels_and_mass needs the teacher's mass")
+            loss_R = loss_R + _mass_kl(targets.mass_R, scores_RL.logsumexp(-1))
+        return loss_R
+
+
+def _mass_kl(mass_R: Tensor, log_mass_R: Tensor) -> Tensor:
+    """KL between two masses: each has two outcomes, label and no label."""
+    from torch import finfo, float32, xlogy
+
+    # A mass that rounds to 1 would leave nothing beside it, whose logarithm is not finite; it teaches nothing of the mass.
+    log_mass_R = log_mass_R.clamp(max=-finfo(float32).eps)
+    rest_R = 1 - mass_R
+    known_R = xlogy(mass_R, mass_R) + xlogy(rest_R, rest_R)
+    return known_R - mass_R * log_mass_R - rest_R * (-log_mass_R.expm1()).log()

@@ -1,0 +1,1 @@
+"""What computes: language models, their adapters, and how sequences share a forward pass."""

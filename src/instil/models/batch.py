@@ -1,0 +1,133 @@
+"""Sequences that share a forward pass: padded, or packed into one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+
+def shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """How many leading tokens all prompts share, leaving each at least one token of its own."""
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    shared = 0
+    while shared < limit and first[shared] == last[shared]:
+        shared += 1
+    return shared
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of prompt and completion for one forward pass, with N completion tokens in all.
+
+    Padded (`collate`): B rows of at most L tokens. Packed (`pack`): all rows one after another, B = 1.
+
+    Attributes:
+        input_ids_BL: Token ids without the shared prefix.
+        attention_mask: Padded: 1 for tokens that may be read, (B, prefix + L). Packed: what is added to the attention
+            scores, 0 or -inf, (1, 1, L, prefix + L); one 0 where the bounds are all that keeps sequences apart.
+        position_ids_BL: Position of each token in its whole sequence.
+        predicts_BL: True where the logits predict a completion token: one position before each.
+        completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
+        tokens: Positions that hold a token, the shared prefix and padding left out.
+        bounds: Packed without a mask: where each sequence begins, and the end of the row. Before the first of them stands
+            what all sequences read.
+    """
+
+    input_ids_BL: Tensor
+    attention_mask: Tensor
+    position_ids_BL: Tensor
+    predicts_BL: Tensor
+    completion_N: Tensor
+    tokens: int
+    bounds: Tensor | None = None
+
+
+def collate(
+    prompts: Sequence[list[int]], completions: Sequence[list[int]], *, pad_id: int, prefix: int = 0
+) -> Batch:
+    """Joins each prompt with its completion and pads on the right.
+
+    The last completion token predicts nothing that is scored, so it is not fed to the model.
+
+    Args:
+        prompts: Whole prompts, in token ids.
+        completions: One completion for each.
+        pad_id: Any valid id; padding is masked and its logits are never taken.
+        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
+    """
+    rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
+    length = max(map(len, rows))
+    input_ids_BL = torch.full((len(rows), length), pad_id)
+    mask_BL = torch.zeros((len(rows), length), dtype=torch.long)
+    predicts_BL = torch.zeros((len(rows), length), dtype=torch.bool)
+    for i, (row, completion) in enumerate(zip(rows, completions, strict=True)):
+        input_ids_BL[i, : len(row)] = torch.tensor(row)
+        mask_BL[i, : len(row)] = 1
+        predicts_BL[i, len(row) - len(completion) : len(row)] = True
+    prefix_mask = torch.ones((len(rows), prefix), dtype=torch.long)
+    return Batch(
+        input_ids_BL=input_ids_BL,
+        attention_mask=torch.cat([prefix_mask, mask_BL], dim=1),
+        position_ids_BL=(prefix + torch.arange(length)).expand(len(rows), -1).contiguous(),
+        predicts_BL=predicts_BL,
+        completion_N=torch.tensor([token for completion in completions for token in completion]),
+        tokens=sum(map(len, rows)),
+    )
+
+
+def pack(
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    prefix: int = 0,
+    masked: bool = True,
+    multiple: int = 1,
+    lead: int = 0,
+) -> Batch:
+    """Joins each prompt with its completion and puts all of them into one row, without padding.
+
+    A token reads the shared prefix and the tokens of its own sequence only. Short rows of different length then cost
+    what they hold.
+
+    Args:
+        prompts: Whole prompts, in token ids.
+        completions: One completion for each.
+        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
+        masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
+        multiple: Fill up to a multiple of this length with tokens that predict nothing and that nothing reads.
+        lead: Leading tokens that all prompts share, which stand once before all sequences; with neither mask nor prefix.
+    """
+    assert not lead or not (prefix or masked)
+    # The first sequence is the one that holds the lead.
+    begins = [prefix, *[prefix + lead] * (len(prompts) - 1)]
+    rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
+    ends = list(accumulate(map(len, rows)))
+    tokens = ends[-1]
+    if filling := -tokens % multiple:
+        begins, rows, completions = [*begins, 0], [*rows, [0] * filling], [*completions, []]
+        ends[-1] += filling  # what fills up may read the last sequence, after which it stands
+    lengths = torch.tensor([len(row) for row in rows])
+    sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
+    position_L = torch.cat([torch.arange(len(row)) for row in rows])
+    first_predicting_L = torch.tensor(
+        [len(row) - len(c) for row, c in zip(rows, completions, strict=True)]
+    ).repeat_interleave(lengths)
+    mask_LL = torch.zeros((1, 1))
+    if masked:
+        readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
+        mask_LL = torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)
+        mask_LL = torch.nn.functional.pad(mask_LL, (prefix, 0))
+    return Batch(
+        input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
+        attention_mask=mask_LL[None, None],
+        position_ids_BL=(position_L + torch.tensor(begins).repeat_interleave(lengths))[None],
+        predicts_BL=(position_L >= first_predicting_L)[None],
+        completion_N=torch.tensor([token for completion in completions for token in completion]),
+        tokens=tokens,
+        bounds=None if masked else torch.tensor([lead, *ends]),
+    )

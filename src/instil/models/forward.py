@@ -1,0 +1,137 @@
+"""A forward pass whose logits are taken where they are wanted, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from instil.models import attention
+from instil.models.chunked import Head
+
+
+def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
+    """Logits (N, V), float32, of exactly the batch's N completion tokens.
+
+    Args:
+        network: The model, wrapped or not.
+        batch: An `alignment.Batch`.
+        cache: Keys and values of the prefix that the batch left out.
+    """
+    logits_NV: Tensor = _forward(network, batch, cache).logits
+    return logits_NV.float()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model makes of a batch before its output layer.
+
+    Attributes:
+        hidden_ND: What the output layer reads at the N positions that predict a completion token.
+        head: The output layer; None if the model does more after it, such as capping its logits.
+        layers: At the same positions the output of the embeddings, then of each layer; empty if not asked for.
+    """
+
+    hidden_ND: Tensor
+    head: Head | None
+    layers: list[Tensor]
+
+    def logits(self) -> Iterator[Tensor]:
+        """The logits, a chunk of positions (C, V) at a time; of a model that does nothing after its output layer."""
+        assert self.head is not None
+        for hidden_CD in torch.split(self.hidden_ND, self.head.positions):
+            yield self.head(hidden_CD)
+
+
+def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -> Reading:
+    """Runs a model up to its output layer.
+
+    Args:
+        network: The model, wrapped or not.
+        batch: An `alignment.Batch`.
+        cache: Keys and values of the prefix that the batch left out.
+        layers: Keep the hidden states of every layer.
+    """
+    inner = getattr(network, "module", network)
+    layer, device = output_embeddings(inner), inner.device.type
+    seen: list[tuple[Tensor, torch.dtype | None]] = []
+
+    def keep_first(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        seen.append((args[0], cast))
+        return (args[0][:1], *args[1:])
+
+    hook = layer.register_forward_pre_hook(keep_first)
+    try:
+        output = _forward(network, batch, cache, output_hidden_states=layers)
+    finally:
+        hook.remove()
+    hidden_ND, cast = seen[0]
+    first_V = output.logits[0].detach().float()
+    head = Head(layer, vocabulary=first_V.shape[-1], autocast=cast)
+    with torch.no_grad():
+        same = torch.allclose(head(hidden_ND[:1])[0], first_V, rtol=1e-3, atol=1e-4)
+    chosen = batch.predicts_BL.to(hidden_ND.device)
+    return Reading(
+        hidden_ND,
+        head if same else None,
+        [states_BLD[chosen] for states_BLD in output.hidden_states] if layers else [],
+    )
+
+
+class Logits:
+    """The logits (N, V) that predict a batch's N completion tokens, float32, made for some of them at a time.
+
+    A model that does more after its output layer, such as capping its logits, makes them all at once.
+
+    Args:
+        network: The model, wrapped or not.
+        batch: An `alignment.Batch`.
+        cache: Makes the keys and values of the prefix that the batch left out.
+    """
+
+    def __init__(
+        self, network: Any, batch: Any, *, cache: Callable[[], Any] = lambda: None
+    ) -> None:
+        self._reading = read(network, batch, cache=cache())
+        self._whole_NV: Tensor | None = None
+        if self._reading.head is None:
+            self._whole_NV = completion_logits(network, batch, cache=cache())
+
+    @property
+    def positions(self) -> int:
+        """As many as are to be asked for at a time, so that memory does not grow with the vocabulary."""
+        head = self._reading.head
+        return len(self._reading.hidden_ND) if head is None else head.positions
+
+    def part(self, start: int, end: int) -> Tensor:
+        """Those from `start` up to `end`; an adapter has to be as it was."""
+        if self._whole_NV is not None:
+            return self._whole_NV[start:end]
+        assert self._reading.head is not None
+        return self._reading.head(self._reading.hidden_ND[start:end])
+
+
+def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
+    inner = getattr(network, "module", network)  # several processes wrap it
+    device, mask = inner.device, batch.attention_mask
+    return network(
+        input_ids=batch.input_ids_BL.to(device),
+        attention_mask=mask.to(device, inner.dtype if mask.is_floating_point() else None),
+        position_ids=batch.position_ids_BL.to(device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=batch.predicts_BL.to(device),
+        **({} if batch.bounds is None else {attention.BOUNDS: batch.bounds}),
+        **more,
+    )
+
+
+def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:
+    """The layer that turns hidden states into logits, one row a token of the vocabulary."""
+    layer: torch.nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer

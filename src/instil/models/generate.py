@@ -1,0 +1,214 @@
+"""Batched decoding: what the prompts of one context share is read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from instil.models.cache import SharedPrefix, alike
+from instil.models.load import LanguageModel
+from instil.system.progress import Advance
+
+LEAST_DRAWN = 2.0**-24  # a float32 generator may draw 0, whose noise would be infinite
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completion, up to and with the token that ends it.
+
+    Attributes:
+        ids: Token ids.
+        finished: False if it was cut at the limit.
+    """
+
+    ids: list[int]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer.
+
+    Attributes:
+        stop: Strings that end it.
+        ids: Token ids that end it.
+        text: Turns token ids into text, special tokens included.
+    """
+
+    stop: Sequence[str]
+    ids: Sequence[int]
+    text: Callable[[list[int]], str]
+
+    def stops(self, ids: list[int]) -> bool:
+        """Whether the text of these tokens holds a stop string."""
+        if not self.stop:
+            return False
+        text = self.text(ids)
+        return any(stop in text for stop in self.stop)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are decoded.
+
+    Attributes:
+        max_new_tokens: Limit of a completion.
+        temperature: 0 is greedy.
+        seed: Of the sampling; with the number of a row, it settles what that row draws, in whatever batch it is decoded.
+        batch_size: Most rows decoded together.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    batch_size: int = 64
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    ending: Ending,
+    decoding: Decoding,
+    *,
+    advance: Advance,
+    numbers: Sequence[int] | None = None,
+) -> list[Generated]:
+    """Completes each prompt.
+
+    Args:
+        model: The model; whether an adapter on it is active is the caller's business.
+        prompts: Whole prompts in token ids.
+        ending: What ends an answer.
+        decoding: Greedy or sampled, how long.
+        advance: Told of progress.
+        numbers: Of the prompts among all that are completed, where these are some of them; sampling hangs on them.
+
+    Returns:
+        One completion a prompt, in the prompts' order.
+    """
+    done: dict[int, Generated] = {}
+    rows = range(len(prompts)) if numbers is None else numbers
+    for group in alike(prompts):
+        of_group = [prompts[i] for i in group]
+        prefix = SharedPrefix(model.network, of_group, padded_after=True)
+        advance(0, prefix.length)
+        for batch in prefix.batches(list(map(len, of_group)), batch_size=decoding.batch_size):
+            places = [group[i] for i in batch]
+            made = _complete(
+                model,
+                [prompts[i] for i in places],
+                prefix,
+                ending,
+                decoding,
+                numbers=[rows[i] for i in places],
+            )
+            done.update(zip(places, made, strict=True))
+            computed = sum(len(prompts[i]) - prefix.length for i in places)
+            advance(len(places), computed + sum(len(one.ids) for one in made))
+    return [done[i] for i in range(len(prompts))]
+
+
+def _complete(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    prefix: SharedPrefix,
+    ending: Ending,
+    decoding: Decoding,
+    *,
+    numbers: Sequence[int],
+) -> list[Generated]:
+    """Completes one batch."""
+    ids_BL, mask_BL = _pad_left(prompts, prefix.length, model.pad_id)
+    width = ids_BL.shape[1]
+    noise = [_Noise(decoding, numbers, model.device)] if decoding.temperature > 0 else []
+    output_BT = cast(Any, model.network).generate(
+        ids_BL.to(model.device),
+        attention_mask=mask_BL.to(model.device),
+        past_key_values=prefix.cache(len(prompts)),
+        generation_config=_settings(model, ending, decoding),
+        logits_processor=LogitsProcessorList(noise),
+        stopping_criteria=StoppingCriteriaList([_StopStrings(ending, width)]),
+    )[:, width:]
+    return [_trim(row, ending) for row in output_BT.tolist()]
+
+
+def _settings(model: LanguageModel, ending: Ending, decoding: Decoding) -> GenerationConfig:
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=list(ending.ids) or None,
+        pad_token_id=model.pad_id,
+        do_sample=False,  # `_Noise` samples, where sampling is wanted
+    )
+
+
+def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask of [prefix, padding, rest]: the padding must not come between a prompt and its completion."""
+    length = max(map(len, prompts))
+    ids_BL = torch.full((len(prompts), length), pad_id)
+    mask_BL = torch.zeros((len(prompts), length), dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        rest = prompt[prefix:]
+        ids_BL[i, :prefix] = torch.tensor(prompt[:prefix], dtype=torch.long)
+        ids_BL[i, length - len(rest) :] = torch.tensor(rest)
+        mask_BL[i, :prefix] = 1
+        mask_BL[i, length - len(rest) :] = 1
+    return ids_BL, mask_BL
+
+
+class _Noise(LogitsProcessor):
+    """Turns the largest score into a sample: logits / temperature + Gumbel noise, each row's from a generator of its own.
+
+    The largest of these is distributed as softmax(logits / temperature) (Gumbel 1954; Maddison et al. 2014,
+    arXiv:1411.0030, section 2). So a row's sample hangs on the seed and its number, not on the rows beside it.
+    """
+
+    def __init__(self, decoding: Decoding, rows: Sequence[int], device: torch.device) -> None:
+        self.temperature = decoding.temperature
+        # A seed of few bits makes a poor start for the generator: spread it.
+        seeds = [
+            int.from_bytes(hashlib.sha256(f"{decoding.seed} {row}".encode()).digest()[:7])
+            for row in rows
+        ]
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores_BV = scores / self.temperature
+        for row_V, generator in zip(scores_BV, self.generators, strict=True):
+            drawn_V = torch.empty_like(row_V).exponential_(generator=generator)
+            row_V -= drawn_V.clamp_min_(LEAST_DRAWN).log_()
+        return scores_BV
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row when its new text holds a stop string."""
+
+    def __init__(self, ending: Ending, prompt_length: int) -> None:
+        self.ending = ending
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        new = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor([self.ending.stops(row) for row in new], device=input_ids.device)
+
+
+def _trim(ids: list[int], ending: Ending) -> Generated:
+    """Cuts a decoded row after the token that ends it; what follows is padding."""
+    stops = ending.stops(ids)  # decoding every beginning is only worth it where one does
+    for end in range(1, len(ids) + 1):
+        ended = ids[end - 1] in ending.ids
+        if ended or (stops and ending.stops(ids[:end])):
+            return Generated(ids[:end], finished=True)
+    return Generated(ids, finished=False)

@@ -1,0 +1,148 @@
+"""Which weights a student may change. Whatever is trained is kept in float32; see `model.load_for_training`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.errors import TuningError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+class LoRA(BaseModel):
+    """Low-rank adapters on linear layers (Hu et al. 2021, arXiv:2106.09685)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    trains_base: ClassVar[bool] = False
+
+    name: Literal["lora"] = "lora"
+    r: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    modules: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the layers, such as q_proj; null: every linear one",
+    )
+
+    def apply(self, model: PreTrainedModel, *, seed: int, head: str | None = None) -> PeftModel:
+        """Wraps `model`; its own weights are frozen and shared, not copied.
+
+        The adapter starts as a no-op (B = 0), so the student starts as the base model. Its weights are float32
+        whatever the base's dtype.
+
+        Args:
+            model: The base.
+            seed: Of the adapter's start.
+            head: Name of a new classification head, which is trained whole.
+
+        Raises:
+            TuningError: the model has no linear layer of a name in `modules`.
+        """
+        from peft import LoraConfig, get_peft_model
+        from transformers import set_seed
+        from transformers.pytorch_utils import Conv1D
+
+        from instil.models import low_rank
+
+        layers = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if type(module).__name__ in ("Linear", "Conv1D")
+        }
+        unknown = sorted(set(self.modules or ()) - layers)
+        if unknown:
+            raise TuningError(
+                f"tuning.modules: {type(model).__name__} has no linear layer {unknown[0]!r}",
+                allowed=", ".join(sorted(layers)),
+                mend="name layers of this model, or leave modules out",
+            )
+        set_seed(seed)
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(self.modules) if self.modules else "all-linear",
+            modules_to_save=[head] if head else None,
+            # GPT-2 keeps its weights transposed.
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            task_type="CAUSAL_LM",
+        )
+        network = get_peft_model(model, config)
+        low_rank.install(network)
+        return network
+
+    def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
+        """Writes the adapter in PEFT's format."""
+        network.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+
+class Full(BaseModel):
+    """Every weight."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    trains_base: ClassVar[bool] = True
+
+    name: Literal["full"] = "full"
+
+    def apply(
+        self, model: PreTrainedModel, *, seed: int, head: str | None = None
+    ) -> PreTrainedModel:
+        """Makes every weight of `model` trainable."""
+        return model.requires_grad_(True)
+
+    def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
+        """Writes the whole model as transformers does; with a classification head, which it has no class for, as BitFit."""
+        if head:
+            _save_trained(network, folder)
+        else:
+            network.save_pretrained(folder / "model")
+
+
+class BitFit(BaseModel):
+    """Bias terms alone (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    trains_base: ClassVar[bool] = True
+
+    name: Literal["bitfit"] = "bitfit"
+
+    def apply(
+        self, model: PreTrainedModel, *, seed: int, head: str | None = None
+    ) -> PreTrainedModel:
+        """Makes the bias terms of `model` trainable, and a new head.
+
+        Raises:
+            TuningError: the model has no bias terms, so there is nothing to train.
+        """
+        biases = [name for name, _ in model.named_parameters() if name.endswith("bias")]
+        if not biases:
+            raise TuningError(
+                f"bitfit trains bias terms, and {model.name_or_path or type(model).__name__} has none",
+                got=f"{type(model).__name__} with 0 bias terms",
+                allowed="a model with biases, such as OPT or GPT-2",
+                mend="use tuning: {name: lora} or full",
+            )
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.endswith("bias") or bool(head and name.startswith(head)))
+        return model
+
+    def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
+        """Writes the trained weights alone, to be loaded over the base with `strict=False`."""
+        _save_trained(network, folder)
+
+
+def _save_trained(network: Any, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    trained = {n: p.detach().contiguous() for n, p in network.named_parameters() if p.requires_grad}
+    save_file(trained, folder / "trained.safetensors")
+
+
+Tuning = Annotated[LoRA | Full | BitFit, Field(discriminator="name")]

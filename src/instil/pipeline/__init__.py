@@ -1,0 +1,1 @@
+"""The way from a recipe to a finished folder: one cell, or all cells of a study."""

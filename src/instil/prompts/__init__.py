@@ -1,0 +1,1 @@
+"""From text to token ids: contexts, prompt formats, aligned pairs, labels."""

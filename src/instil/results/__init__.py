@@ -1,0 +1,1 @@
+"""What is remembered: the schemas of result files, and statistics; without torch."""

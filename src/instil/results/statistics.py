@@ -1,0 +1,121 @@
+"""Scores, intervals and tests as pure functions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from instil.results.schema import Proportion
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `n` rows (Wilson 1927), which holds near 0 and 1 too."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(share * n, n, alpha=0.05, method="wilson")
+    # At 0 and 1 a bound equals the share, but for rounding.
+    return max(0.0, min(share, float(low))), min(1.0, max(share, float(high)))
+
+
+def proportion(outcomes: Sequence[bool]) -> Proportion:
+    """The share of true outcomes with its 95 % Wilson interval."""
+    share = sum(outcomes) / len(outcomes)
+    low, high = wilson(share, len(outcomes))
+    return Proportion(value=share, low=low, high=high, n=len(outcomes))
+
+
+def recovery(*, zero_shot: float, in_context: float, distilled: float) -> float | None:
+    """How much of what the context gains the student keeps; None where the context gains nothing."""
+    gain = in_context - zero_shot
+    return (distilled - zero_shot) / gain if gain > 0 else None
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
+    """Expected calibration error (Naeini et al. 2015) over the bins of `reliability`.
+
+    Args:
+        confidences: Probability of each predicted label.
+        right: Whether it was right.
+    """
+    bins = reliability(zip(confidences, right, strict=True))
+    return sum(rows * abs(sure - share) for sure, share, rows in bins) / len(right)
+
+
+def reliability(
+    answers: Iterable[tuple[float, bool]], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean confidence, share right and rows of each equal bin of confidence that is not empty."""
+    filled: dict[int, list[tuple[float, bool]]] = {}
+    for confidence, right in answers:
+        # 1.0 belongs to the last bin.
+        filled.setdefault(min(int(confidence * bins), bins - 1), []).append((confidence, right))
+    return [
+        (
+            statistics.fmean(sure for sure, _ in rows),
+            statistics.fmean(right for _, right in rows),
+            len(rows),
+        )
+        for _, rows in sorted(filled.items())
+    ]
+
+
+def confusion(
+    labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Gold label -> predicted label -> rows; every label occurs in both places."""
+    pairs = list(zip(gold, predicted, strict=True))
+    return {one: {other: pairs.count((one, other)) for other in labels} for one in labels}
+
+
+def pooled(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """The sum of confusion matrices, gold label -> predicted label -> rows."""
+    total: dict[str, dict[str, int]] = {}
+    for table in tables:
+        for gold, row in table.items():
+            line = total.setdefault(gold, {})
+            for predicted, rows in row.items():
+                line[predicted] = line.get(predicted, 0) + rows
+    return total
+
+
+def predicted_shares(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """The share of rows that each label is predicted for."""
+    counts: dict[str, int] = {}
+    for row in confusion.values():
+        for label, rows in row.items():
+            counts[label] = counts.get(label, 0) + rows
+    all_rows = sum(counts.values()) or 1
+    return {label: rows / all_rows for label, rows in counts.items()}
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation (n - 1 in the denominator); None below two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The mean's 95 % interval by Student's t; None where the values do not vary."""
+    if len(set(values)) < 2:
+        return None
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    low, high = DescrStatsW(list(values)).tconfint_mean(alpha=0.05)
+    return float(low), float(high)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The two-sided exact p of McNemar's test (1947), from the rows that one alone gets right."""
+    if only_a + only_b == 0:
+        return 1.0
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    return min(1.0, float(test([[0, only_a], [only_b, 0]], exact=True).pvalue))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P values corrected for how many there are (Holm 1979), in the order given."""
+    if not p:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(value) for value in multipletests(list(p), method="holm")[1]]

@@ -1,0 +1,1 @@
+"""What all stands on: files, processes, costs, progress."""

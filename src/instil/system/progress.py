@@ -1,0 +1,192 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from instil.system import processes
+
+# Told of progress: (rows or steps done, token positions computed), each since the call before.
+Advance = Callable[[int, int], None]
+
+RELAY_SECONDS = 0.1  # between two messages about one bar
+
+
+class Display:
+    """Progress bars and notes on standard error; silent if `quiet`, and in all processes of a launch but the main one.
+
+    Args:
+        quiet: Show nothing but warnings.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet or not processes.is_main()
+
+    def note(self, text: str) -> None:
+        """One line about what is being done or was found."""
+        if not self.quiet:
+            self.console.print(text, markup=False, style="dim")
+
+    def warn(self, text: str) -> None:
+        """One line that a person should not miss; shown when quiet, too."""
+        if processes.is_main():
+            self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Bar]:
+        """A bar that counts up to `total`."""
+        with _progress(self.console, quiet=self.quiet) as progress:
+            yield Bar(progress, what, total)
+
+
+class Bar:
+    """One running bar."""
+
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=total, detail="")
+
+    def advance(self, by: int) -> None:
+        """Counts `by` more."""
+        self._progress.advance(self._task, by)
+
+    def reach(self, count: int, detail: str = "") -> None:
+        """Sets the count, with a few words beside it."""
+        self._progress.update(self._task, completed=count, detail=detail)
+
+
+class StudyDisplay:
+    """One display for all cells of a study: how many are done, the time left, and what the running one does.
+
+    Args:
+        display: Where to show it.
+        cells: How many there are.
+        done: How many of them were done before.
+    """
+
+    def __init__(self, display: Display, cells: int, done: int) -> None:
+        self._display = display
+        self._progress = _progress(display.console, quiet=display.quiet)
+        self._cells, self._done, self._run = cells, done, 0
+        self._all = self._progress.add_task("cells", total=cells, completed=done, detail="")
+        self._now: Any = None
+        self._spent = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str) -> None:
+        """A cell begins."""
+        self._start = time.monotonic()
+        self._progress.update(self._all, detail=f"{self._left()}{name}")
+
+    def end(self) -> None:
+        """The cell that began last has ended."""
+        self._run += 1
+        self._spent += time.monotonic() - self._start
+        self._drop()
+        self._progress.update(self._all, completed=self._done + self._run, detail=self._left())
+
+    def warn(self, text: str) -> None:
+        """One line that a person should not miss."""
+        self._display.warn(text)
+
+    def show(self, kind: str, *told: Any) -> None:
+        """Shows what a cell's `Relay` sent."""
+        if kind == "warn":
+            self.warn(told[0])
+        elif kind == "bar":
+            self._drop()
+            what, total = told
+            self._now = self._progress.add_task(f"  {what}", total=total, detail="")
+        elif self._now is not None:
+            count, detail = told
+            self._progress.update(self._now, completed=count, detail=detail)
+
+    def _drop(self) -> None:
+        if self._now is not None:
+            self._progress.remove_task(self._now)
+            self._now = None
+
+    def _left(self) -> str:
+        """Time left, from the mean of the cells that were run; cells differ, so it is a guess."""
+        if not self._run:
+            return ""
+        seconds = self._spent / self._run * (self._cells - self._done - self._run)
+        return f"about {max(1, round(seconds / 60))} min left  " if seconds else ""
+
+
+class Relay(Display):
+    """A display that tells another process what to show.
+
+    Args:
+        pipe: To that process's `StudyDisplay.show`.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__(quiet=True)
+        self._pipe = pipe
+
+    def note(self, text: str) -> None:
+        """Nothing: the study's display has no room for notes."""
+
+    def warn(self, text: str) -> None:
+        """Sends the line."""
+        self._pipe.send(("warn", text))
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Bar]:
+        """A bar in the other process."""
+        self._pipe.send(("bar", what, total))
+        yield _RelayBar(self._pipe)
+
+
+class _RelayBar(Bar):
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._count, self._told = pipe, 0, 0.0
+
+    def advance(self, by: int) -> None:
+        self.reach(self._count + by)
+
+    def reach(self, count: int, detail: str = "") -> None:
+        self._count, now = count, time.monotonic()
+        if now - self._told >= RELAY_SECONDS:
+            self._told = now
+            self._pipe.send(("reach", count, detail))
+
+
+def _progress(console: Console, *, quiet: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    return Progress(*columns, console=console, disable=quiet)

@@ -1,0 +1,171 @@
+r"""What of a teacher's prediction is kept: likely outcomes one by one, and of all others, its tail, some that are drawn.
+
+With the tail as one outcome a student learns how much the tail has, not which tokens share it, and no number of tokens
+makes up for that. So n outcomes are drawn from the tail, with its own probabilities p, and share its mass m:
+
+$$ n = \mathrm{round}(m / s), \qquad \hat p_v = c_v \, m / n, \qquad E[\hat p_v] = p_v $$
+
+s is `mass_per_draw` and c_v how often v was drawn. A loss whose gradient is linear in the teacher's distribution, as the
+forward KL's is, has with these outcomes the expected gradient that it has with all (Anshumann et al. 2025,
+arXiv:2503.16870, there with whole distributions drawn; here what is likely is exact, and only the rest varies). A tail of
+less than s / 2 stays one outcome; no token draws more than it may keep. What the draws make the KL too large by is one number a token:
+
+$$ E\big[\mathrm{KL}(\hat p \,\|\, q) - \mathrm{KL}(\hat p \,\|\, p)\big] = \mathrm{KL}(p \,\|\, q) $$
+
+and the difference is 0, whatever is drawn, for a student that predicts what the teacher does (before a store rounds). Draws are systematic:
+one uniform point a token and n - 1 more at equal distances, along the tail in the order of the ids. So an outcome is drawn
+about as often as it should be, which n independent chances do not see to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instil.targets.prediction import LOG_ZERO, Targets
+from instil.targets.selection import Selection
+
+
+def sparse(logits_NV: Tensor, points_N: Tensor, *, kept: Selection, temperature: float) -> Targets:
+    """The targets that a teacher's logits make, on the CPU.
+
+    Args:
+        logits_NV: Of N completion tokens.
+        points_N: Where in the tail its first outcome is drawn, uniform in [0, 1); see `points`.
+        kept: What is kept, and what is drawn.
+        temperature: Of the softmax.
+    """
+    # What is of the vocabulary's size stays on the model's device, in float32; float64, which not all devices have, does not.
+    whole = Targets.of(logits_NV, top_k=kept.top_k, temperature=temperature)
+    trimmed = trim(whole.to(torch.device("cpu")), kept)
+    return draw(trimmed, logits_NV, points_N, kept) if kept.mass_per_draw else trimmed
+
+
+def points(prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
+    """A uniform number in [0, 1) for each token of a completion, the same whenever it is asked for, shape (N,)."""
+    digest = hashlib.sha256(np.array([len(prompt), *prompt, *completion], np.int64).tobytes())
+    generator = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
+    return torch.from_numpy(generator.random(len(completion)))
+
+
+def trim(targets: Targets, rule: Selection) -> Targets:
+    """Lets outcomes go that need not be kept one by one; the tail grows by them.
+
+    Args:
+        targets: Likeliest first; `rule.top_k` at most of each token.
+        rule: What stays.
+    """
+    if rule.all_alike:
+        return targets
+    logprobs_NK = targets.logprobs_NK.double()
+    probs_NK = logprobs_NK.exp()
+    if targets.temperature != 1:  # of what is not here at temperature 1 nothing is known
+        probs_NK = (targets.temperature * logprobs_NK).softmax(-1)
+    kept_NK = probs_NK >= rule.min_probability
+    if rule.mass < 1:  # what comes before an outcome tells whether it is still needed
+        kept_NK &= probs_NK.cumsum(-1) - probs_NK < rule.mass
+    kept_NK[:, : rule.at_least] = True
+    if targets.kept_NK is not None:
+        kept_NK &= targets.kept_NK
+    dropped_NK = logprobs_NK.masked_fill(kept_NK, LOG_ZERO)
+    tail_N = torch.cat([dropped_NK, targets.log_tail_N.double()[:, None]], dim=-1).logsumexp(-1)
+    widest = int(kept_NK.sum(-1).max()) if len(kept_NK) else 0
+    kept_NK = kept_NK[:, :widest]
+    return replace(
+        targets,
+        ids_NK=targets.ids_NK[:, :widest].masked_fill(~kept_NK, 0),
+        logprobs_NK=targets.logprobs_NK[:, :widest].masked_fill(~kept_NK, LOG_ZERO),
+        log_tail_N=tail_N.float().clamp(min=LOG_ZERO),
+        kept_NK=kept_NK,
+    )
+
+
+def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Selection) -> Targets:
+    """Draws outcomes of the tail, which share its mass from then on.
+
+    Args:
+        targets: Trimmed ones, on the CPU.
+        logits_NV: What they were made from.
+        points_N: As of `sparse`.
+        rule: How many are drawn; `rule.top_k` of a token at most.
+    """
+    mass_N = targets.log_tail_N.double().exp()
+    counts_N = (mass_N / rule.mass_per_draw).round().clamp(max=rule.top_k)
+    counts_N = counts_N.nan_to_num(0)  # NaN is refused when it is stored
+    (some_R,) = counts_N.nonzero(as_tuple=True)
+    if not len(some_R):
+        return targets
+    weights_RV = _tail(targets, logits_NV, some_R)
+    ids_RM, times_RM = _systematic(weights_RV, counts_N[some_R], points_N[some_R])
+    times_RM = times_RM.masked_fill(_kept_already(targets, ids_RM, some_R), 0.0)
+    drawn_R1 = times_RM.sum(-1, keepdim=True)
+    share_RM = times_RM * mass_N[some_R, None] / drawn_R1.clamp(min=1)
+    device = logits_NV.device
+    scaled_RM = logits_NV[some_R.to(device)[:, None], ids_RM.to(device)].cpu() / targets.temperature
+    logprobs_RM = scaled_RM.double() - targets.logsumexp_N[some_R, None]
+    excess_R = (share_RM.xlogy(share_RM) - share_RM * logprobs_RM.clamp(min=LOG_ZERO)).sum(-1)
+    tail_R = targets.log_tail_N[some_R].masked_fill(drawn_R1[:, 0] > 0, LOG_ZERO)
+
+    def among_all(of_some: Tensor, elsewhere: float) -> Tensor:
+        every = of_some.new_full((len(mass_N), *of_some.shape[1:]), elsewhere)
+        return every.index_copy(0, some_R, of_some)
+
+    kept_NJ = torch.cat([targets.kept, among_all(times_RM > 0, False)], -1)
+    drawn_RM = share_RM.log().float().clamp(min=LOG_ZERO)
+    logprobs_NJ = torch.cat([targets.logprobs_NK, among_all(drawn_RM, LOG_ZERO)], -1)
+    known_NJ = logprobs_NJ.masked_fill(~kept_NJ, float("-inf"))
+    order_NJ = known_NJ.argsort(dim=-1, descending=True, stable=True)
+    order_NJ = order_NJ[:, : int(kept_NJ.sum(-1).max())]
+    return replace(
+        targets,
+        ids_NK=torch.cat([targets.ids_NK, among_all(ids_RM, 0)], -1).gather(-1, order_NJ),
+        logprobs_NK=logprobs_NJ.gather(-1, order_NJ),
+        log_tail_N=targets.log_tail_N.index_copy(0, some_R, tail_R),
+        kept_NK=kept_NJ.gather(-1, order_NJ),
+        excess_N=among_all(excess_R.float().clamp(min=0), 0.0),
+    )
+
+
+def _tail(targets: Targets, logits_NV: Tensor, some_R: Tensor) -> Tensor:
+    """Probabilities of the tail's outcomes, 0 for what is kept, of some of the tokens; shape (R, V), where the logits are."""
+    device = logits_NV.device
+    probs_RV = logits_NV[some_R.to(device)].float()  # the one copy, from here on changed in place
+    logsumexp_R1 = targets.logsumexp_N[some_R, None].to(device)
+    probs_RV.div_(targets.temperature).sub_(logsumexp_R1).exp_()
+    rows, places = targets.kept[some_R].nonzero(as_tuple=True)
+    ids = targets.ids_NK[some_R][rows, places]
+    probs_RV[rows.to(device), ids.to(device)] = 0.0
+    return probs_RV
+
+
+def _systematic(weights_RV: Tensor, counts_R: Tensor, points_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws `counts_R` outcomes of each row in proportion to their weights, which are gone afterwards.
+
+    Returns:
+        The different ones in the order of their ids, and how often each was drawn, 0 for padding; shapes (R, M), on the CPU.
+    """
+    reached_RV = weights_RV.cumsum_(-1)
+    whole_R1 = reached_RV[:, -1:].cpu()
+    numbers_M = torch.arange(int(counts_R.max()))
+    at_RM = ((numbers_M + points_R[:, None]) / counts_R[:, None] * whole_R1).float()
+    # Rounding must not reach the end, beyond which nothing is.
+    at_RM = at_RM.minimum(whole_R1.nextafter(torch.zeros_like(whole_R1)))
+    drawn_RM = torch.searchsorted(reached_RV, at_RM.to(reached_RV.device), right=True).cpu()
+    drawn_RM = drawn_RM.clamp(max=reached_RV.shape[1] - 1).sort(-1).values
+    new_RM = drawn_RM.diff(dim=-1, prepend=drawn_RM.new_full((len(drawn_RM), 1), -1)) > 0
+    place_RM = new_RM.cumsum(-1) - 1
+    ids_RM = torch.zeros_like(drawn_RM).scatter(-1, place_RM, drawn_RM)
+    each_RM = (numbers_M < counts_R[:, None]).double()
+    return ids_RM, torch.zeros_like(each_RM).scatter_add(-1, place_RM, each_RM)
+
+
+def _kept_already(targets: Targets, ids_RM: Tensor, some_R: Tensor) -> Tensor:
+    """Which of the ids are not of the tail: an accelerator's sums do not always grow, so one draw in a million goes astray."""
+    ids_RK = targets.ids_NK[some_R].masked_fill(~targets.kept[some_R], -1).sort(-1).values
+    places_RM = torch.searchsorted(ids_RK, ids_RM).clamp(max=ids_RK.shape[1] - 1)
+    return ids_RK.gather(-1, places_RM) == ids_RM

@@ -1,0 +1,324 @@
+"""The target store: what the teacher predicted, in a folder that is read in any order and trusted only when whole.
+
+`store.json`, its copy and one Arrow stream a shard, which `datasets.Dataset.from_file` maps into memory. A shard is written under
+another name, forced to disk and renamed; only then does `store.json` list it. So whatever ends a build, what is listed
+is whole, and the next build computes only what is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock
+
+from instil.errors import TargetStoreError
+from instil.system import processes
+from instil.system.files import written_whole
+from instil.system.progress import Advance
+from instil.targets.codec import Encoded, decode, encode
+from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, sha256, sync, verify
+from instil.targets.prediction import Targets
+from instil.targets.selection import Selection
+
+__all__ = ["Score", "StorePlan", "StoredTargets", "TargetStore", "build", "verify"]
+
+Score = Callable[[Sequence[int]], Iterable[tuple[int, list[int], Targets]]]
+"""Numbers of rows -> (number, completion, targets, likeliest outcomes first) of each, in any order."""
+
+_COLUMNS = [field.name for field in fields(Encoded)]
+_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("completion", pa.list_(pa.int32())),
+        *((name, pa.binary()) for name in _COLUMNS),
+    ]
+)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """What a store is to hold.
+
+    Attributes:
+        fingerprint: Of all that the targets depend on, but for what stands below.
+        lengths: Tokens of each row's completion; a row's number is its place here, and shards take rows in this order.
+        vocabulary: Outcomes of the teacher's distribution.
+        kept: Which of them are kept one by one.
+        temperature: Of the targets.
+        teacher: Its name, for who reads; two names of the same model make the same store.
+        shard_rows: Rows in a shard, at most: what an interrupted build loses.
+        shard_tokens: Completion tokens in a shard, at most; a longer row has one of its own.
+    """
+
+    fingerprint: str
+    lengths: Sequence[int]
+    vocabulary: int
+    kept: Selection
+    temperature: float = 1.0
+    teacher: str = ""
+    shard_rows: int = 64
+    shard_tokens: int = 16_384
+
+    @property
+    def info(self) -> StoreInfo:
+        """The store before any of it is computed."""
+        return StoreInfo(
+            fingerprint=self.fingerprint,
+            rows=len(self.lengths),
+            tokens=sum(self.lengths),
+            vocabulary=self.vocabulary,
+            temperature=self.temperature,
+            kept=self.kept,
+            teacher=self.teacher,
+        ).having([])
+
+    def shards(self) -> dict[str, range]:
+        """File name -> numbers of its rows."""
+        starts, held = [0], 0
+        for number, count in enumerate(self.lengths):
+            full = number - starts[-1] == self.shard_rows or held + count > self.shard_tokens
+            if full and number > starts[-1]:
+                starts.append(number)
+                held = 0
+            held += count
+        ends = [*starts[1:], len(self.lengths)]
+        return {
+            f"shard-{place:05d}.arrow": range(start, end)
+            for place, (start, end) in enumerate(zip(starts, ends, strict=True))
+            if end > start
+        }
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """One row of a store: its number, its completion in token ids, and the teacher's targets for it."""
+
+    row: int
+    completion: list[int]
+    targets: Targets
+
+
+class TargetStore(Sequence[StoredTargets]):
+    """A whole store; rows are read from the mapped files when they are asked for.
+
+    Args:
+        path: Its folder.
+        info: What `store.json` says.
+    """
+
+    def __init__(self, path: Path, info: StoreInfo) -> None:
+        self.path = path
+        self.info = info
+        self._starts = [shard.first for shard in info.shards]
+        self._mapped: dict[int, Any] = {}
+
+    @classmethod
+    def open(cls, path: Path, *, fingerprint: str | None = None, check: bool = True) -> TargetStore:
+        """Opens a store that is whole.
+
+        Args:
+            path: Its folder.
+            fingerprint: What its targets must have been made from; None: anything.
+            check: Read every shard and compare its checksum.
+
+        Raises:
+            TargetStoreError: there is none, it was made from something else, it is not finished, or it is damaged.
+        """
+        info = StoreInfo.read(path / INDEX)
+        if fingerprint is not None and info.fingerprint != fingerprint:
+            raise _other(path, ["fingerprint"])
+        if not info.whole:
+            raise TargetStoreError(
+                f"the target store {path} is not finished",
+                got=f"{sum(shard.rows for shard in info.shards)} of {info.rows} rows",
+                mend=GO_ON,
+            )
+        problems = verify(path) if check else []
+        if problems:
+            raise TargetStoreError(
+                f"the target store {path} is damaged", got=", ".join(problems), mend=GO_ON
+            )
+        return cls(path, info)
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    def __getitem__(self, number: int) -> StoredTargets:  # type: ignore[override]  # no slices
+        number = range(len(self))[number]
+        place = bisect_right(self._starts, number) - 1
+        (record,) = self._shard(place)[number - self._starts[place]].to_pylist()
+        completion = record["completion"]
+        encoded = Encoded(**{name: record[name] for name in _COLUMNS})
+        targets = decode(encoded, tokens=len(completion), temperature=self.info.temperature)
+        return StoredTargets(record["row"], completion, targets)
+
+    def _shard(self, place: int) -> Any:
+        """A shard as a data set, mapped into memory at its first use."""
+        if place not in self._mapped:
+            from datasets import Dataset
+
+            path = self.path / self.info.shards[place].file
+            self._mapped[place] = Dataset.from_file(str(path)).with_format("arrow")
+        return self._mapped[place]
+
+
+def build(
+    path: Path,
+    plan: StorePlan,
+    score: Score,
+    *,
+    advance: Advance = lambda rows, tokens: None,
+) -> TargetStore:
+    """Computes the shards that are missing or damaged, and opens the store.
+
+    Several processes of a launch compute a shard each at a time; the main one lists them. Another run that builds the same store is
+    waited for.
+
+    Args:
+        path: Its folder.
+        plan: What it is to hold.
+        score: Asks the teacher, for the rows of one shard at a time.
+        advance: Told of the rows that need not be computed here; of the others `score` tells itself.
+
+    Raises:
+        TargetStoreError: a store is there that was made from something else, or that cannot be read.
+        NotFiniteLossError: the teacher's numbers are NaN or infinite.
+        ValueError: `score` gives other rows than it was asked for.
+    """
+    with ExitStack() as held:
+        info = processes.main_does(lambda: _begin(path, plan, held))
+        advance(sum(shard.rows for shard in info.shards), 0)
+        kept = {shard.file for shard in info.shards}
+        missing = [one for one in plan.shards().items() if one[0] not in kept]
+        for start in range(0, len(missing), processes.count()):
+            mine = missing[start + processes.rank() :][:1]
+            made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
+            together = [shard for shards in processes.gather(made) for shard in shards]
+            if len(together) > len(made):
+                advance(sum(shard.rows for shard in together if shard not in made), 0)
+            info = info.having([*info.shards, *together])
+            if processes.is_main():
+                info.write(path / INDEX)
+    return TargetStore(path, info)
+
+
+def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
+    """What of the store is there and good; `store.json` lists nothing else afterwards.
+
+    As long as `held` is open, nobody else writes there. A sound store takes no lock: it may lie where nobody may write.
+    """
+    index = path / INDEX
+    if exists(path):
+        info = _as_planned(path, StoreInfo.latest(index), plan)
+        if info.whole and not verify(path):
+            return info
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+    if exists(path):  # another run may have been at work
+        return _without_damaged(path, _as_planned(path, StoreInfo.latest(index), plan))
+    if path.exists() and not path.is_dir():
+        raise TargetStoreError(f"{path} is a file", mend="name a folder for the target store")
+    path.mkdir(parents=True, exist_ok=True)
+    plan.info.write(index)
+    return plan.info
+
+
+def _as_planned(path: Path, info: StoreInfo, plan: StorePlan) -> StoreInfo:
+    """The same, refused if it was made from something else."""
+    differing = _differences(info, plan)
+    if differing:
+        raise _other(path, differing)
+    return info
+
+
+def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:
+    """What the store was made with otherwise than is planned."""
+    is_there, wanted = info.model_dump(), plan.info.model_dump()
+    settings = [name for name in wanted if name not in {"teacher", "shards", "whole", "checksum"}]
+    differing = [name for name in settings if is_there[name] != wanted[name]]
+    layout = plan.shards()
+    cut = {shard.file: range(shard.first, shard.first + shard.rows) for shard in info.shards}
+    if not differing and any(layout.get(file) != numbers for file, numbers in cut.items()):
+        return ["shards"]
+    return differing
+
+
+def _without_damaged(path: Path, info: StoreInfo) -> StoreInfo:
+    """The same without the shards that are damaged, and written down anew."""
+    try:
+        StoreInfo.read(path / INDEX)
+    except TargetStoreError as error:
+        _LOG.warning("%s: %s: read from its copy: %s", path, INDEX, error.got)
+    problems = {shard.file: shard.problem(path) for shard in info.shards}
+    for problem in filter(None, problems.values()):
+        _LOG.warning("%s: computing again: %s", path, problem)
+    info = info.having([shard for shard in info.shards if problems[shard.file] is None])
+    info.write(path / INDEX)
+    return info
+
+
+def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> Shard:
+    """Asks for the rows and writes them in the order of their numbers, whole or not at all."""
+    records: dict[int, dict[str, Any]] = {}
+    counts: list[int] = []
+    for number, completion, targets in score(numbers):
+        _check(number, completion, targets, plan)
+        counts += _counts(targets)
+        record = {"row": number, "completion": completion, **asdict(encode(targets))}
+        records[number] = record
+    if sorted(records) != list(numbers):
+        raise ValueError(
+            f"rows {numbers.start} to {numbers.stop - 1} were asked for, and {len(records)} came"
+        )
+    ordered = [records[number] for number in numbers]
+    with written_whole(path) as work:
+        with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
+            writer.write_batch(pa.RecordBatch.from_pylist(ordered, schema=_SCHEMA))
+        sync(work)
+        size, digest = work.stat().st_size, sha256(work)
+    sync(path.parent)
+    return Shard(
+        file=path.name,
+        first=numbers.start,
+        rows=len(numbers),
+        tokens=len(counts),
+        kept=sum(counts),
+        most_kept=max(counts, default=0),
+        bytes=size,
+        sha256=digest,
+    )
+
+
+def _check(number: int, completion: list[int], targets: Targets, plan: StorePlan) -> None:
+    got = (len(completion), len(targets.ids_NK), targets.temperature)
+    planned = (plan.lengths[number], plan.lengths[number], plan.temperature)
+    if got != planned or targets.ids_NK.shape[1] > plan.kept.most:
+        raise ValueError(
+            f"row {number}: planned are {planned[0]} tokens at temperature {planned[2]}, at most "
+            f"{plan.kept.most} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
+            f"{got[2]}, {targets.ids_NK.shape[1]} outcomes each"
+        )
+
+
+def _counts(targets: Targets) -> Iterator[int]:
+    """Outcomes that each token keeps."""
+    if targets.kept_NK is None:
+        yield from [targets.ids_NK.shape[1]] * len(targets.ids_NK)
+    else:
+        yield from targets.kept_NK.sum(-1).tolist()
+
+
+def _other(path: Path, differing: Sequence[str]) -> TargetStoreError:
+    return TargetStoreError(
+        f"the target store {path} was made from something else",
+        got=f"another {', '.join(differing)}",
+        mend="name another folder, or remove this one",
+    )

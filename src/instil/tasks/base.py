@@ -1,0 +1,84 @@
+"""What every task is: a pattern that turns a row of a data set into text, and where the rows come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instil.errors import DataFileError
+from instil.tasks.pattern import Pattern
+from instil.tasks.rows import Row
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The rows of a task: inputs are rendered patterns, outputs are names of labels or whole written answers.
+
+    Attributes:
+        train: Rows to learn from, and to take demonstrations from.
+        in_domain: Evaluation sets from where the training rows come from, by name.
+        out_of_domain: Evaluation sets from elsewhere, by name.
+        inputs: Rows to learn from in place of those of `train`, without outputs; None: there are none.
+    """
+
+    train: list[Row]
+    in_domain: dict[str, list[Row]]
+    out_of_domain: dict[str, list[Row]]
+    inputs: list[Row] | None = None
+
+
+class TaskBase(BaseModel, ABC):
+    """A pattern that turns a row into text, and the sets that the rows come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(None, description="a local copy of the sets; null: from the hub")
+    prefix: str = Field("", description="stands before everything else; may be empty")
+    pattern: Pattern = Field(description="text of a row, its fields' names in braces")
+
+    @property
+    def local(self) -> bool:
+        """Whether the sets lie in local files."""
+        return self.folder is not None
+
+    @abstractmethod
+    def read(self) -> TaskData:
+        """Reads all sets of the task.
+
+        Raises:
+            DataFileError: a file is missing or empty, or the hub lacks a data set.
+            DataFormatError: a file is malformed.
+            FieldError: a row lacks a field, or holds an output that the task does not know.
+            HubUnreachableError: the hub cannot be reached.
+        """
+
+    @abstractmethod
+    def _sources(self) -> list[object]:
+        """What tells the content of the sets apart, whatever their place."""
+
+    def digest(self) -> str:
+        """A SHA-256 over the settings and the content of local files; of hub sets, over their ids.
+
+        Raises:
+            DataFileError: a file is missing or empty.
+        """
+        settings = self.model_dump(
+            mode="json", exclude={"folder", "train", "unlabelled", "in_domain", "out_of_domain"}
+        )
+        return hashlib.sha256(json.dumps([settings, self._sources()]).encode()).hexdigest()
+
+
+def some(rows: list[Row], name: str) -> list[Row]:
+    """The rows of a set, which must not be without any.
+
+    Raises:
+        DataFileError: there are none.
+    """
+    if not rows:
+        raise DataFileError(f"the set {name!r} has no rows", mend="add at least one row")
+    return rows

@@ -1,0 +1,128 @@
+"""What all classification tasks share, and the task of the user's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from instil.errors import FieldError, did_you_mean
+from instil.tasks.base import TaskBase, TaskData, some
+from instil.tasks.pattern import names, render
+from instil.tasks.rows import Row, read_fields
+from instil.tasks.source import Fields, file_digest
+from instil.tasks.verbalizer import Verbalizer
+
+
+class ClassificationTask(TaskBase):
+    """A pattern that turns a row into text, and a verbalizer that turns a label into words."""
+
+    verbalizer: Verbalizer = Field(
+        description="label -> surface forms without a space before them; demonstrations show the first"
+    )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels' names, in the verbalizer's order."""
+        return tuple(self.verbalizer)
+
+    def _rows(
+        self, name: str, read: Fields, label_field: str, labels: Mapping[str, str | None]
+    ) -> list[Row]:
+        """Renders a set; rows whose label stands for None are left out."""
+        if label_field in names(self.pattern):
+            raise FieldError(
+                f"the pattern names {label_field!r}, the field that holds the label",
+                mend="take it out: a text that tells its label asks nothing",
+            )
+        rows = []
+        for where, fields in read:
+            label = _label(fields, where, label_field, labels)
+            if label is not None:
+                rows.append(Row(render(self.pattern, fields, where), label))
+        return some(rows, name)
+
+
+class Classification(ClassificationTask):
+    """The user's own rows, in JSON Lines, CSV or Parquet."""
+
+    name: Literal["classification"] = "classification"
+    folder: Path | None = Field(None, description="where relative paths begin; null: here")
+    train: Path = Field(description="rows to learn from")
+    unlabelled: Path | None = Field(
+        None,
+        description="rows to distil on, whose labels nobody knows; null: rows of train. Demonstrations are of train",
+    )
+    in_domain: dict[str, Path] = Field(
+        min_length=1, description="name -> file of evaluation rows like the training rows"
+    )
+    out_of_domain: dict[str, Path] = Field(
+        {}, description="name -> file of evaluation rows from elsewhere"
+    )
+    label: str = Field("label", description="name of the field that holds the label")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if both := sorted(self.in_domain.keys() & self.out_of_domain.keys()):
+            raise ValueError(f"{both[0]!r} is named in in_domain and in out_of_domain")
+        return self
+
+    @property
+    @override
+    def local(self) -> bool:
+        return True
+
+    def read(self) -> TaskData:
+        """Reads the files; see `TaskBase.read`."""
+        return TaskData(
+            self._read("train", self.train),
+            {name: self._read(name, path) for name, path in self.in_domain.items()},
+            {name: self._read(name, path) for name, path in self.out_of_domain.items()},
+            None if self.unlabelled is None else self._inputs(self.unlabelled),
+        )
+
+    def _inputs(self, path: Path) -> list[Row]:
+        read = read_fields(self._place(path))
+        return some(
+            [Row(render(self.pattern, fields, where)) for where, fields in read], "unlabelled"
+        )
+
+    def _read(self, name: str, path: Path) -> list[Row]:
+        labels = {label: label for label in self.verbalizer}
+        return self._rows(name, read_fields(self._place(path)), self.label, labels)
+
+    def _place(self, path: Path) -> Path:
+        return self.folder / path if self.folder else path
+
+    def _sources(self) -> list[object]:
+        return [
+            file_digest(self._place(self.train)),
+            {name: file_digest(self._place(path)) for name, path in self.in_domain.items()},
+            {name: file_digest(self._place(path)) for name, path in self.out_of_domain.items()},
+            *([file_digest(self._place(self.unlabelled))] if self.unlabelled else []),
+        ]
+
+
+def _label(
+    fields: Mapping[str, object], where: str, name: str, labels: Mapping[str, str | None]
+) -> str | None:
+    if name not in fields:
+        raise FieldError(
+            f"{where}: no field {name!r}, which should hold the label",
+            got=f"fields {', '.join(map(repr, fields)) or 'none'}",
+            mend=f"name the right field; {did_you_mean(name, fields)}",
+        )
+    value = fields[name]
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in labels:
+        return labels[str(value)]
+    raise FieldError(
+        f"{where}: field {name!r} holds no label of this task",
+        got="null" if value is None else f"{type(value).__name__} {value!r}",
+        allowed=", ".join(map(repr, labels)),
+        mend="the row is not labelled: choose a labelled split, or drop it"
+        if value in (None, -1, "")
+        else f"mend the label; {did_you_mean(str(value), labels)}",
+    )

@@ -1,0 +1,1 @@
+"""Who teaches: completions, scores and stored lessons."""

@@ -1,0 +1,327 @@
+"""Training the student: transformers.Trainer with our collator and our loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+from typing_extensions import override
+
+from instil.errors import ConfigError, LaunchError, NotFiniteLossError
+from instil.losses import Objective
+from instil.models.attention import reads_bounds
+from instil.models.chunked import chunked_sum
+from instil.models.forward import completion_logits, read
+from instil.models.packing import keeps_apart
+from instil.recipe import sections
+from instil.system import processes
+from instil.system.progress import Advance, Display
+from instil.training.callbacks import Interrupt, Observe, Show
+from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part
+from instil.training.tensorboard import Curves
+
+STATE = "trainer_state.json"
+CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What training did.
+
+    Attributes:
+        steps: Optimiser steps.
+        loss: (step, mean loss a token since the point before).
+    """
+
+    steps: int
+    loss: list[tuple[int, float]]
+
+
+def train(
+    student: PreTrainedModel | PeftModel,
+    rows: Sequence[Lesson],
+    *,
+    objective: Objective,
+    settings: sections.Training,
+    seed: int,
+    pad_id: int,
+    checkpoints: Path,
+    resumable: bool = True,
+    advance: Advance,
+    display: Display,
+    online: HiddenStates | None = None,
+    observe: Callable[[int], None] | None = None,
+    at_steps: int | Sequence[int] | None = None,
+    curves: Path | None = None,
+) -> TrainingReport:
+    """Trains the student in place; goes on from the last checkpoint if there is one.
+
+    Several processes of a launch share each batch, and their gradients are averaged: all end with the same weights.
+
+    Args:
+        student: The model, with some of its weights or an adapter trainable.
+        rows: What it is to learn.
+        objective: The loss.
+        settings: Optimisation.
+        seed: Of the order of rows and of dropout.
+        pad_id: Fills masked positions.
+        checkpoints: Folder for checkpoints.
+        resumable: Write checkpoints; they take an adapter's weights, not a base model's.
+        advance: Told of progress.
+        display: Shows progress.
+        online: Runs beside the student, for losses of hidden states.
+        observe: Called with the number of the step, the student in evaluation mode.
+        at_steps: It is called before the first step, each so many steps or at those of a list, and after the last one.
+        curves: Folder for TensorBoard's files, if `settings` ask for them.
+
+    Raises:
+        ConfigError: a batch has fewer rows than there are processes.
+        LaunchError: FSDP does not allow what is asked.
+        NotFiniteLossError: the loss became NaN or infinite.
+        KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
+    """
+    check(settings, objective, at_steps if observe else None)
+    steps = settings.steps(len(rows))
+    arguments = _arguments(settings, steps, seed=seed, folder=checkpoints, resumable=resumable)
+    last = _last_checkpoint(checkpoints)
+    if last is not None:
+        state = TrainerState.load_from_json(str(last / STATE))
+        if (
+            state.global_step >= steps
+        ):  # nothing is left to do, and the Trainer would take one step more
+            set_peft_model_state_dict(student, load_peft_weights(str(last), device="cpu"))
+            return _report(state)
+    with display.bar("training the student", steps) as bar, Interrupt() as interrupt:
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=Numbers(len(rows)),
+            data_collator=Collator(
+                rows,
+                pad_id,
+                packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0]),
+                masked=not reads_bounds(student),
+                online=online,
+            ),
+            callbacks=[
+                Show(bar, advance),
+                interrupt,
+                *([Observe(student, observe, at_steps)] if observe and at_steps else []),
+                *([Curves(curves)] if curves and settings.report_to == "tensorboard" else []),
+            ],
+            objective=objective,
+            advance=advance,
+            online=online,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if interrupt.pressed:
+        raise KeyboardInterrupt
+    student.eval()
+    return _report(trainer.state)
+
+
+def check(
+    settings: sections.Training, objective: Objective, at_steps: int | Sequence[int] | None
+) -> None:
+    """Refuses what the processes of this launch cannot do; worth asking before the teacher works.
+
+    Args:
+        settings: Optimisation.
+        objective: The loss.
+        at_steps: When the student is judged on the way.
+
+    Raises:
+        ConfigError: a batch has fewer rows than there are processes.
+        LaunchError: FSDP does not allow what is asked.
+    """
+    if settings.batch_size < processes.count():
+        raise ConfigError(
+            "training.batch_size is shared by all processes",
+            got=f"{settings.batch_size} rows for {processes.count()} processes",
+            allowed=f"at least {processes.count()}",
+            mend="raise it, or start fewer processes",
+        )
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return
+    if at_steps:
+        raise LaunchError(
+            "a student is judged in the middle of its training, and FSDP shares its layers out",
+            got=f"evaluation.at_steps: {at_steps}",
+            mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
+        )
+    if objective.needs_hidden_states:
+        raise LaunchError(
+            "a loss of hidden states needs the teacher's whole layers, and FSDP shares them out",
+            got=f"objective: {objective.name}",
+            mend="start the processes without --use_fsdp",
+        )
+
+
+def _arguments(
+    settings: sections.Training, steps: int, *, seed: int, folder: Path, resumable: bool
+) -> TrainingArguments:
+    """Our settings in the Trainer's words."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    recompute = {"use_reentrant": False} if settings.gradient_checkpointing else None
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.grad_accumulation,
+        learning_rate=settings.learning_rate,
+        max_steps=steps,
+        warmup_steps=math.ceil(settings.warmup_share * steps),
+        lr_scheduler_type=settings.schedule,
+        weight_decay=settings.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs=recompute,
+        # Processes differ in the number of their forward passes, so nothing may be exchanged but gradients.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        accelerator_config={"even_batches": False},  # a row of a last, short batch counts once
+        use_cpu=accelerator is None,
+        dataloader_pin_memory=accelerator is not None,
+        remove_unused_columns=False,
+        logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if resumable else "no",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # One process drives one device; several processes are accelerate's business.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _report(state: TrainerState) -> TrainingReport:
+    log = [(int(e["step"]), float(e["loss"])) for e in state.log_history if "loss" in e]
+    return TrainingReport(steps=state.global_step, loss=log)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: the Trainer writes its state last."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        advance: Advance,
+        online: HiddenStates | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.objective: Any = objective
+        self.advance: Advance = advance
+        self.online = online
+        # Under FSDP the output layer is whole within the model's forward pass alone.
+        self.chunks = not self.is_fsdp_enabled
+        # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
+        self.model_accepts_loss_kwargs = True
+
+    @override
+    def get_train_dataloader(self) -> Any:
+        """Every process goes through the same batches: the collator takes its share of each."""
+        loader: Any = super().get_train_dataloader()
+        if processes.count() > 1:
+            loader.batch_sampler.num_processes = 1
+            loader.batch_sampler.process_index = 0
+        return loader
+
+    @override
+    def training_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Forward and backward, part by part: what is kept for backward does not grow with the batch."""
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        *first, last = inputs["parts"]
+        count = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
+        for part in first:
+            with self.accelerator.no_sync(model):
+                total += self._step(model, part, count, inputs["weight"])
+        return total + self._step(model, last, count, inputs["weight"])
+
+    def _step(self, model: Any, part: Part, count: Tensor | int, weight: float) -> Tensor:
+        loss = self._summed(model, part) / count * weight
+        self.advance(0, part.batch.tokens)
+        if self.args.average_tokens_across_devices and isinstance(count, Tensor):
+            loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
+        if not torch.isfinite(loss):
+            raise NotFiniteLossError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}",
+                allowed="a finite number",
+                mend="lower the learning rate, or use dtype float32 or bfloat16 instead of float16",
+            )
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _summed(self, model: Any, part: Part) -> Tensor:
+        """The loss summed over all terms of a part."""
+        objective = self.objective
+        if not (objective.by_position and self.chunks):
+            loss = self._whole(model, part)
+            if self.online is None:
+                return loss
+            layers = read(model, part.batch, layers=True).layers
+            return loss + self._hidden(layers, part)
+        reading = read(model, part.batch, layers=objective.needs_hidden_states)
+        if objective.needs_logits and reading.head is None:  # capped or scaled after the layer
+            self.chunks = False
+            return self._summed(model, part)
+        if objective.needs_logits and reading.head is not None:
+            device = reading.hidden_ND.device
+            completion_N = part.batch.completion_N.to(device)
+            given = part.targets.to(device) if part.targets else None
+            loss = chunked_sum(
+                reading.hidden_ND,
+                reading.head,
+                lambda logits_CV, start, end: objective(
+                    logits_CV, completion_N[start:end], given and given.part(start, end)
+                ),
+            )
+        else:  # several processes wait for a gradient of every layer, also of those that no loss compares
+            loss = reading.hidden_ND.sum() * 0
+        return loss + self._hidden(reading.layers, part) if self.online is not None else loss
+
+    def _whole(self, model: Any, part: Part) -> Tensor:
+        """The loss of the logits as the model gives them, all at once."""
+        logits_NV = completion_logits(model, part.batch)
+        device = logits_NV.device
+        given = part.targets.to(device) if part.targets else None
+        loss: Tensor = self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()
+        return loss
+
+    def _hidden(self, layers: list[Tensor], part: Part) -> Tensor:
+        """The loss of hidden states."""
+        assert self.online is not None
+        assert part.teacher is not None
+        taught = self.online.hidden_states(part.teacher)
+        loss: Tensor = self.objective.hidden(layers, taught).sum()
+        return loss

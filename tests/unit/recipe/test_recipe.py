@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from instil.errors import ConfigError
+from instil.losses import CrossEntropy, ForwardKL
+from instil.recipe.recipe import Recipe
+
+
+def test_a_model_is_all_that_must_be_given() -> None:
+    recipe = Recipe.parse({"model": "m"})
+    assert recipe.objective == ForwardKL(temperature=1.0)
+    assert (recipe.tuning.r, recipe.tuning.alpha) == (8, 16)
+
+
+def test_yaml_and_back() -> None:
+    recipe = Recipe.parse({"model": "m", "objective": {"name": "cross_entropy"}, "seed": 3})
+    again = Recipe.parse(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))))
+    assert again == recipe
+    assert isinstance(again.objective, CrossEntropy)
+
+
+def test_all_problems_are_told_at_once_with_what_was_meant() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(
+            {
+                "model": "m",
+                "sede": 1,
+                "training": {"learning_rat": 1e-3, "batch_size": 0},
+                "objective": {"name": "forward_kl", "temperatur": 2},
+            }
+        )
+    message = str(caught.value)
+    assert "4 problems" in message
+    assert "sede: unknown key; did you mean seed?" in message
+    assert "training.learning_rat: unknown key; did you mean learning_rate?" in message
+    assert "training.batch_size: Input should be greater than or equal to 1 (got 0)" in message
+    assert "temperatur: unknown key" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "model"),
+        ({"model": "m", "training": {"epochs": 1, "max_steps": 5}}, "exclude each other"),
+        ({"model": "m", "teacher": {"samples": 2}}, "sampling_temperature > 0"),
+        (
+            {
+                "model": "m",
+                "teacher": {"completions": "gold", "samples": 2, "sampling_temperature": 1},
+            },
+            "not gold",
+        ),
+        ({"model": "m", "prompt": {"pattern": "no place"}}, "{input}"),
+        ({"model": "m", "prompt": {"completion": " {output}"}}, "after {output}"),
+        ({"model": "m", "prompt": {"completion": "nothing"}}, "{output}"),
+        ({"model": "m", "objective": {"name": "reverse"}}, "forward_kl"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(settings)
+    assert words in str(caught.value)
+
+
+WRITING: dict[str, object] = {"model": "m", "task": {"name": "gsm8k"}}
+
+
+def test_a_task_whose_answers_are_written_is_read_as_text_is() -> None:
+    recipe = Recipe.parse(WRITING)
+    assert recipe.objective == ForwardKL()
+    teacher = {"completions": "teacher", "samples": 2, "sampling_temperature": 1}
+    Recipe.parse(WRITING | {"teacher": teacher | {"max_new_tokens": 9}})
+    Recipe.parse(WRITING | {"objective": [{"name": "cross_entropy"}, {"name": "logit_mse"}]})
+    for method in ("zero_shot", "in_context", "pattern_fine_tuning_in_context"):
+        again = Recipe.parse(WRITING | {"method": method})
+        assert Recipe.parse(again.model_dump(mode="json")) == again
+    assert Recipe(model="m", task=recipe.task).objective == ForwardKL()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"objective": {"name": "label_kl"}}, "label_kl needs labels.*use forward_kl"),
+        ({"method": "vanilla_fine_tuning"}, "head of labels.*use pattern_fine_tuning"),
+        ({"tuning": {"name": "full"}}, "only lora, whose base stays at hand"),
+        ({"student": {"keep_layers": 2}}, "student.keep_layers: not read"),
+        (
+            {"training": {"max_steps": 30}, "evaluation": {"at_steps": [10, 40]}},
+            r"at_steps: training ends after step 30 \(got 40\)",
+        ),
+        ({"evaluation": {"at_steps": 0}}, "at_steps: steps are counted from 1"),
+        ({"evaluation": {"at_steps": [0, 3]}}, "at_steps: steps are counted from 1"),
+        ({"evaluation": {"at_steps": []}}, "at_steps: .* a list names at least one"),
+        ({"teacher": {"contexts": 2}}, "teacher.contexts: not read with a task whose answers are"),
+        ({"teacher": {"calibration": "batch"}}, "teacher.calibration: not read"),
+        ({"demonstrations": {"balanced": False}}, "demonstrations.balanced: not read"),
+        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read"),
+        ({"context": {"k": 3}}, "context: not read"),
+        ({"data": {"allow_overlap": True}}, "data: not read"),
+        ({"task": {"name": "gsm8k", "prompt": "wei"}}, "set folder"),
+        (
+            {
+                "task": {"name": "gsm8k", "prompt": "wei", "folder": "."},
+                "demonstrations": {"k": 9},
+            },
+            r"demonstrations\.k: the task brings 8 demonstrations \(got 9\)",
+        ),
+        (
+            {
+                "task": {"name": "gsm8k", "prompt": "wei", "folder": "."},
+                "demonstrations": {"draw": "per_query"},
+            },
+            "nothing is drawn.*use fixed",
+        ),
+    ],
+)
+def test_what_a_task_with_written_answers_does_not_read_is_refused(
+    settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Recipe.parse(WRITING | settings)

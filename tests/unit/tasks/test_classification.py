@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from instil.errors import DataFileError, FieldError
+from instil.tasks import Classification, Task
+from instil.tasks.rows import Row
+
+ROWS = [
+    {"subject": "Refund", "body": "Give me my money", "kind": "billing"},
+    {"subject": "Hi", "body": "It does not start", "kind": "fault"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lines = "\n".join(map(json.dumps, ROWS))
+    (tmp_path / "train.jsonl").write_text(lines)
+    (tmp_path / "eval.csv").write_text("subject,body,kind\nOld,Broken,fault\n")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "other.parquet")
+    return tmp_path
+
+
+def task(folder: Path, **changes: Any) -> Classification:
+    settings = {
+        "folder": folder,
+        "train": "train.jsonl",
+        "in_domain": {"eval": "eval.csv"},
+        "out_of_domain": {"other": "other.parquet"},
+        "pattern": "{subject}: {body}\nKind:",
+        "verbalizer": {"billing": "Bill", "fault": ["Fault", "Bug"]},
+        "label": "kind",
+    }
+    return Classification.model_validate({**settings, **changes})
+
+
+def test_rows_are_rendered_and_outputs_are_label_names(folder: Path) -> None:
+    read = task(folder).read()
+    rows = [
+        Row("Refund: Give me my money\nKind:", "billing"),
+        Row("Hi: It does not start\nKind:", "fault"),
+    ]
+    assert read.train == rows
+    assert read.in_domain == {"eval": [Row("Old: Broken\nKind:", "fault")]}
+    assert read.out_of_domain == {"other": rows}
+    assert task(folder).labels == ("billing", "fault")
+
+
+def test_a_task_is_told_by_its_name_and_written_as_it_was_read(folder: Path) -> None:
+    made = task(folder)
+    adapter: TypeAdapter[Any] = TypeAdapter(Task)
+    assert adapter.validate_python(made.model_dump(mode="json")) == made
+
+
+def test_labels_may_be_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": -1}\n{"text": "b", "label": "1"}\n')
+    read = Classification(
+        train=path,
+        in_domain={"same": path},
+        pattern="{text}",
+        verbalizer={"-1": ("bad",), "1": ("good",)},
+    ).read()
+    assert [row.output for row in read.train] == ["-1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"kind": "bill"}, "line 1.*'kind' holds no label.*'bill'.*'billing', 'fault'.*did you"),
+        ({"kind": None}, "not labelled"),
+        ({"kind": -1}, "not labelled"),
+        ({"kind": True}, "bool True"),
+        ({"kin": "fault"}, "no field 'kind'.*did you mean 'kin'"),
+        ({"kind": "fault", "subjekt": "x"}, "no field 'subject'.*did you mean 'subjekt'"),
+    ],
+)
+def test_a_row_at_fault_is_named(folder: Path, row: dict[str, object], words: str) -> None:
+    fields = {"body": "x", "subject": "y", **row}
+    if "subjekt" in row:
+        del fields["subject"]
+    (folder / "train.jsonl").write_text(json.dumps(fields))
+    with pytest.raises(FieldError, match=words):
+        task(folder).read()
+
+
+def test_a_file_without_rows_and_a_missing_one_are_refused(folder: Path) -> None:
+    (folder / "eval.csv").write_text("subject,body,kind\n")
+    with pytest.raises(DataFileError, match="'eval' has no rows"):
+        task(folder).read()
+    with pytest.raises(DataFileError, match="no such file"):
+        task(folder, train="gone.csv").read()
+    with pytest.raises(DataFileError, match="no such file"):
+        task(folder, train="gone.csv").digest()
+
+
+def test_a_pattern_may_not_tell_the_label(folder: Path) -> None:
+    with pytest.raises(FieldError, match="asks nothing"):
+        task(folder, pattern="{body} {kind}").read()
+
+
+def test_settings_that_cannot_work_are_refused(folder: Path) -> None:
+    with pytest.raises(ValidationError, match="in in_domain and in out_of_domain"):
+        task(folder, in_domain={"other": "eval.csv"})
+    with pytest.raises(ValidationError, match="at least 1"):
+        task(folder, in_domain={})
+    with pytest.raises(ValidationError, match="at least one field"):
+        task(folder, pattern="Kind:")
+
+
+def test_the_digest_follows_content_and_settings_but_not_the_place(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = task(folder).digest()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for path in folder.iterdir():
+        (elsewhere / path.name).write_bytes(path.read_bytes())
+    assert task(elsewhere).digest() == before
+    assert task(folder, pattern="{body}").digest() != before
+    assert task(folder, in_domain={"renamed": "eval.csv"}).digest() != before
+    (folder / "eval.csv").write_text("subject,body,kind\nNew,Broken,fault\n")
+    assert task(folder).digest() != before

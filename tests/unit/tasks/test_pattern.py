@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from instil.errors import DataFormatError, FieldError
+from instil.tasks.pattern import Pattern, render
+
+PATTERN = TypeAdapter(Pattern)
+
+
+def test_fields_are_written_in_and_double_braces_are_braces() -> None:
+    assert render("{{{a}}} {b c}{a}", {"a": "x", "b c": 2, "other": None}, "row 1") == "{x} 2x"
+
+
+def test_braces_in_a_value_stay_as_they_are() -> None:
+    assert render("{a}", {"a": "{b} {0.__class__}", "b": "no"}, "row 1") == "{b} {0.__class__}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("no field", "at least one field"),
+        ("{{text}}", "at least one field"),
+        ("{}", "no field's name"),
+        ("{text.__class__}", "no field's name"),
+        ("{text[0]}", "no field's name"),
+        ("{text!r}", "only {text} is allowed"),
+        ("{text:>9}", "only {text} is allowed"),
+        ("{text", "for a brace"),
+        ("text}", "for a brace"),
+    ],
+)
+def test_anything_but_plain_names_is_refused(pattern: str, words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PATTERN.validate_python(pattern)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"txet": "a"}, "file, line 3: no field 'text'.*did you mean 'txet'"),
+        ({"a": "b", "c": "d"}, "known: 'a', 'c'"),
+        ({"text": None}, "got: null"),
+        ({"text": ["a"]}, "got: list"),
+        ({"text": " \n"}, "nothing to read"),
+    ],
+)
+def test_a_row_that_does_not_fill_the_pattern_is_refused(
+    fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(FieldError, match=words):
+        render("Text: {text}", fields, "file, line 3")
+
+
+def test_one_blank_field_among_others_and_outer_spaces_are_left_alone() -> None:
+    assert render("{a}|{b}", {"a": "", "b": " x "}, "row 1") == "| x "
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(DataFormatError, match="row 7 holds half a character"):
+        render("{a}", {"a": "\ud83d"}, "row 7")
