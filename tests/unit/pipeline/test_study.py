@@ -145,6 +145,7 @@ def test_a_failed_cell_is_recorded_tried_again_and_the_rest_goes_on(
     assert path.stat().st_mtime > before
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path: Path, recipe: dict[str, Any]) -> None:
     arguments = [sys.executable, "-m", "instil", *command(tmp_path, recipe)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -162,6 +163,7 @@ def test_a_killed_study_goes_on(tmp_path: Path, recipe: dict[str, Any]) -> None:
     assert not list(tmp_path.glob("study/cells/*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["all", "cell"])  # the study may miss what its cell was told
 def test_ctrl_c_ends_the_study_and_its_cell_and_it_goes_on(
     tmp_path: Path, recipe: dict[str, Any], told: str
@@ -206,6 +208,7 @@ def test_ctrl_c_ends_the_study_and_its_cell_and_it_goes_on(
     assert cells(tmp_path).items() >= done.items()
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_killed_does_not_take_the_study_along(
     tmp_path: Path, recipe: dict[str, Any]
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_recipe_validates_and_says_what_it_is(name: str) -> None:
     assert (result.exit_code, "no problem found" in result.output) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(shipped()))
 def test_every_method_and_tuning_of_a_recipe_runs_two_steps(
     name: str, data: Path, models: dict[str, str], tmp_path: Path
