@@ -174,28 +174,19 @@ def plan(settings: Mapping[str, Any]) -> Plan:
     cells: dict[str, PlannedCell] = {}
     # What is wrong with a list does not hide what is wrong elsewhere.
     sound = [{k: v for k, v in grid.items() if isinstance(v, list) and v} for grid in grids]
-    tried = {
-        key: [value for grid in sound for value in grid.get(key, [])]
-        for key in dict.fromkeys(key for grid in sound for key in grid)
-    }
+    grid = _Grid(base, sound)
     for combination in _combinations(sound):
-        recipe, found = _recipe(base, combination)
-        problems += found
-        if recipe is None:
-            continue
-        try:
-            digest = cell_digest(recipe)
-        except InstilError as error:  # of a file that it names
-            problems.append(str(error))
-            continue
-        if digest in cells:  # the same run by another way
-            continue
-        varied = {
-            key: _checked(value, key, recipe)
-            for key, value in combination.items()
-            if _matters(base, combination, key, tried[key], recipe)
-        }
-        cells[digest] = PlannedCell(f"{_readable(varied)}-{digest}", varied, recipe)
+        found = grid.cell(combination)
+        problems += found.problems
+        # Another combination may have resulted in the same run.
+        if found.recipe is not None and found.digest is not None and found.digest not in cells:
+            varied = {
+                key: _checked(value, key, found.recipe)
+                for key, value in combination.items()
+                if grid.matters(combination, key)
+            }
+            name = f"{_readable(varied)}-{found.digest}"
+            cells[found.digest] = PlannedCell(name, varied, found.recipe)
     if problems:
         raise ConfigError.listing(list(dict.fromkeys(problems)))
     return Plan(
@@ -232,19 +223,69 @@ def _combinations(grids: Sequence[Mapping[str, list[Any]]]) -> Iterator[dict[str
             yield dict(zip(grid, values, strict=True))
 
 
-def _recipe(
-    base: Mapping[str, Any], combination: Mapping[str, Any]
-) -> tuple[Recipe | None, list[str]]:
-    settings = copy.deepcopy(dict(base))
-    problems: list[str] = []
-    for key in sorted(combination, key=lambda key: key.count(".")):  # a section before its settings
+@dataclass(frozen=True)
+class _Found:
+    """What a combination of the grid's values results in.
+
+    Attributes:
+        recipe: With what its method does not read set to defaults; None if it is not valid.
+        digest: Equal for combinations that are the same run; None if the recipe is not valid.
+        problems: What is wrong with it.
+    """
+
+    recipe: Recipe | None
+    digest: str | None
+    problems: list[str]
+
+
+class _Grid:
+    """The combinations of a recipe's grids, each parsed once.
+
+    Args:
+        base: The recipe's settings without the grids.
+        grids: Keys with the values to try.
+    """
+
+    def __init__(self, base: Mapping[str, Any], grids: Sequence[Mapping[str, list[Any]]]) -> None:
+        self._base = base
+        self._tried: dict[str, list[Any]] = {}
+        for grid in grids:
+            for key, values in grid.items():
+                self._tried.setdefault(key, []).extend(values)
+        self._found: dict[str, _Found] = {}
+
+    def cell(self, combination: Mapping[str, Any]) -> _Found:
+        """What a combination results in."""
+        called = repr(sorted(combination.items(), key=lambda item: item[0]))
+        if called not in self._found:
+            self._found[called] = self._parsed(combination)
+        return self._found[called]
+
+    def matters(self, combination: Mapping[str, Any], key: str) -> bool:
+        """Whether another of the key's values, or none, would make it another run."""
+        digest = self.cell(combination).digest
+        others = [{**combination, key: value} for value in self._tried[key]]
+        others.append({name: value for name, value in combination.items() if name != key})
+        return any(self.cell(other).digest != digest for other in others)
+
+    def _parsed(self, combination: Mapping[str, Any]) -> _Found:
+        settings = dict(self._base)
+        problems: list[str] = []
+        # A section comes before its settings.
+        for key in sorted(combination, key=lambda key: key.count(".")):
+            try:
+                _put(settings, key, _completed(settings, key, combination[key]))
+            except ConfigError as error:
+                problems.append(str(error))
+        parsed, found = Recipe.check(settings, file=RecipeFile)
+        problems += found
+        if parsed is None or problems:
+            return _Found(None, None, problems)
+        recipe = effective(parsed)
         try:
-            _put(settings, key, _completed(settings, key, combination[key]))
-        except ConfigError as error:
-            problems.append(str(error))
-    recipe, found = Recipe.check(settings, file=RecipeFile)
-    problems += found
-    return (effective(recipe) if recipe and not problems else None), problems
+            return _Found(recipe, cell_digest(recipe), [])
+        except InstilError as error:  # of a file that it names
+            return _Found(recipe, None, [str(error)])
 
 
 def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
@@ -257,31 +298,18 @@ def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
 
 
 def _put(settings: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a nested key; a section that is not there, or is null, is made."""
+    """Sets a nested key; the sections on its way are copied, or made where they are missing or null."""
     *sections, last = key.split(".")
     for section in sections:
         inner = settings.get(section)
-        if inner is None:
-            inner = settings[section] = {}
-        if not isinstance(inner, dict):
+        if inner is not None and not isinstance(inner, dict):
             raise ConfigError(
                 f"{key}: {section} is a value and has no keys of its own", got=repr(inner)
             )
-        settings = inner
+        made = {} if inner is None else dict(inner)
+        settings[section] = made
+        settings = made
     settings[last] = value
-
-
-def _matters(
-    base: Mapping[str, Any],
-    combination: Mapping[str, Any],
-    key: str,
-    values: Sequence[Any],
-    recipe: Recipe,
-) -> bool:
-    """Whether another value of this key, or none, would make it another run."""
-    others = [_recipe(base, {**combination, key: value})[0] for value in values]
-    without = {name: value for name, value in combination.items() if name != key}
-    return any(other != recipe for other in [*others, _recipe(base, without)[0]])
 
 
 def _checked(value: Any, key: str, recipe: Recipe) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from instil.errors import DataFileError, HubUnreachableError
@@ -47,6 +47,11 @@ class DataSet:
     labels: Mapping[str, str | None] = field(default_factory=dict)
     file_fields: Mapping[str, str] = field(default_factory=dict)
     hub_fields: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def facts(self) -> dict[str, object]:
+        """All of it; a grid asks for it for every cell."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def fingerprint(name: str, data_set: DataSet, folder: Path | None) -> object:
         DataFileError: the local copy lacks the file.
     """
     content = None if folder is None else file_digest(_path(name, data_set, folder))
-    return {**asdict(data_set), "content": content}
+    return {**data_set.facts, "content": content}
 
 
 def file_digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from instil.cli import app
 from instil.pipeline.worker import run_cell
 from instil.recipe.grid import PlannedCell, override, plan, read_recipe
+from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find, shipped
 from instil.system.progress import Display
 from instil.tasks.gsm8k import GSM8K
@@ -109,6 +110,58 @@ def test_a_recipe_validates_and_says_what_it_is(name: str) -> None:
     assert text.startswith(f"# instil run {name}\n")
     result = CliRunner().invoke(app, ["validate", name])
     assert (result.exit_code, "no problem found" in result.output) == (0, True)
+
+
+AVERAGED = "teacher=contexts4+calibrationbatch"
+SINGLE = "teacher=contexts1+calibrationnone"
+NAMES = {
+    "gsm8k-smollm2": [
+        "zero_shot",
+        "in_context",
+        "pattern_fine_tuning",
+        "distillation",
+        "distillation,k=0",
+        "in_context,answers=shuffled",
+        "distillation,answers=shuffled",
+    ],
+    "nli-smollm2": [
+        *(f"zero_shot,seed={seed}" for seed in (0, 1)),
+        *(f"in_context,k={k},seed={seed}" for k in (1, 8) for seed in (0, 1)),
+        *(f"vanilla_fine_tuning,seed={seed}" for seed in (0, 1)),
+        *(f"pattern_fine_tuning,seed={seed}" for seed in (0, 1)),
+        *(f"distillation,k={k},seed={seed}" for k in (1, 8) for seed in (0, 1)),
+        f"in_context,{AVERAGED},k=8,seed=0",
+        f"distillation,{AVERAGED},k=8,seed=0",
+    ],
+    "topic-smollm2": [
+        *(f"zero_shot,seed={seed}" for seed in (0, 1, 2)),
+        *(f"in_context,{SINGLE},seed={seed}" for seed in (0, 1, 2)),
+        *(f"in_context,{AVERAGED},seed={seed}" for seed in (0, 1, 2)),
+        *(f"distillation,{AVERAGED},seed={seed}" for seed in (0, 1, 2)),
+        f"distillation,{SINGLE},seed=0",
+        f"distillation,{AVERAGED},over=labels,seed=0",
+        f"distillation,{AVERAGED},keep_layers=15,seed=0",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cell_is_named_after_the_keys_that_matter_to_it(name: str) -> None:
+    cells = plan(read_recipe(find(name))).cells
+    assert [cell.name.rpartition("-")[0] for cell in cells] == NAMES[name]
+
+
+def test_every_combination_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    check = Recipe.check.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Recipe], settings: Any, **more: Any) -> Any:
+        seen.append(json.dumps(settings))
+        return check(cls, settings, **more)
+
+    monkeypatch.setattr(Recipe, "check", classmethod(counted))
+    cells = plan(read_recipe(find("nli-smollm2"))).cells
+    assert len(cells) < len(seen) == len(set(seen)) < 6 * len(cells)
 
 
 @pytest.mark.slow
