@@ -481,7 +481,7 @@ build(folder, t.a_plan(), score)
 def test_killed_at_any_moment_at_most_one_shard_is_lost(
     tmp_path: Path, moment: str, left: int
 ) -> None:
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parents[3]
     process = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "store"), moment], cwd=root, check=False
     )
