@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 import warnings
@@ -12,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +33,7 @@ from instil.errors import (
 from instil.models import attention, bundled
 from instil.models.forward import output_embeddings
 from instil.system import processes
+from instil.system.files import content_digest, digest
 
 # oneDNN keeps the kernels of 1,024 shapes if not told otherwise, at 0.6 MB each. To make one anew takes 0.8 ms, and with 128
 # of them a step of training does that 60 times instead of 10.
@@ -325,17 +323,19 @@ def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
 def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
     """A digest of what the weights are: the hub's commit, or the content of a folder's files, wherever it lies."""
     folder = Path(source)
-    identity: Any
+    identity: list[object]
     if folder.is_dir():
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
         identity = [[path.name, _content(path, path.stat().st_mtime_ns)] for path in files]
     else:
-        identity = [network_config.to_dict(), getattr(network_config, "_commit_hash", None)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        identity = [
+            network_config.to_json_string(use_diff=False),
+            getattr(network_config, "_commit_hash", None),
+        ]
+    return digest(identity)
 
 
 @cache
 def _content(path: Path, changed: int) -> str:
     """A digest of a file as it is since a time, in ns; a model is asked for more than once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_digest(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from instil.errors import ContextError
 from instil.recipe.sections import ContextFiles
+from instil.system.files import digest
 from instil.tasks.rows import Row, as_rows, read_rows, read_text
 
 
@@ -125,9 +124,7 @@ class Context:
     def digest(self) -> str:
         """A SHA-256 over the whole context."""
         rows = [[row.input, row.output] for row in self.demonstrations]
-        return hashlib.sha256(
-            json.dumps([self.document, self.instruction, rows]).encode()
-        ).hexdigest()
+        return digest([self.document, self.instruction, rows])
 
 
 NO_CONTEXT = Context()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from instil.losses import Objective
     from instil.recipe.sections import Teacher
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from instil.recipe.recipe import Recipe
 from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
 from instil.results.cell import NO_MATTER
 from instil.system.environment import VERSION
+from instil.system.files import digest
 from instil.targets.selection import Selection
 from instil.tasks.free_text import WritingTask
 from instil.tasks.source import file_digest
@@ -125,4 +124,4 @@ def cell_digest(recipe: Recipe) -> str:
         "task": recipe.task.digest() if recipe.task else None,
         "version": VERSION,
     }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return digest(identity)[:8]

@@ -1,7 +1,8 @@
-"""Files that others read again: JSON with a schema, JSON Lines, and anything that must be whole or absent."""
+"""Files that others read again: JSON with a schema, JSON Lines, anything that must be whole or absent; and digests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     work = path.with_name(path.name + ".part")
     yield work
     work.replace(path)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value in canonical JSON, in hexadecimal digits; the order of a mapping's keys does not count.
+
+    Raises:
+        TypeError: the value holds something that JSON does not know.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Strict(BaseModel):

@@ -5,7 +5,6 @@ A store is a folder: `store.json`, its copy, and one Arrow file a shard. `store.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from instil.errors import DataFileError, DataFormatError, TargetStoreError
-from instil.system.files import JsonFile, Strict, written_whole
+from instil.system.files import JsonFile, Strict, content_digest, digest, written_whole
 from instil.targets.selection import Selection
 
 INDEX = "store.json"
@@ -55,7 +54,7 @@ class Shard(Strict):
         if size != self.bytes:
             kind = "cut" if size < self.bytes else "too long"
             return f"{self.file}: {kind}, {size:,} bytes, expected {self.bytes:,}"
-        found = sha256(path)
+        found = content_digest(path)
         if found != self.sha256:
             return f"{self.file}: changed, sha256 {found[:12]}…, expected {self.sha256[:12]}…"
         return None
@@ -168,7 +167,7 @@ class StoreInfo(JsonFile):
         return sum(shard.tokens for shard in self.shards)
 
     def _digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"checksum"}).encode()).hexdigest()
+        return digest(self.model_dump(mode="json", exclude={"checksum"}))
 
 
 def exists(path: Path) -> bool:
@@ -196,12 +195,6 @@ def verify(path: Path) -> list[str]:
         return [f"{INDEX}: {error.got}"]
     damaged = [shard.problem(path) for shard in info.shards]
     return [*filter(None, damaged), *info.missing()]
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

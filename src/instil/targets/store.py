@@ -20,10 +20,10 @@ from filelock import FileLock
 
 from instil.errors import TargetStoreError
 from instil.system import processes
-from instil.system.files import written_whole
+from instil.system.files import content_digest, written_whole
 from instil.system.progress import Advance
 from instil.targets.codec import Encoded, decode, encode
-from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, sha256, sync, verify
+from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, sync, verify
 from instil.targets.prediction import Targets
 from instil.targets.selection import Selection
 
@@ -283,7 +283,7 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
         with pa.OSFile(str(work), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
             writer.write_batch(pa.RecordBatch.from_pylist(ordered, schema=_SCHEMA))
         sync(work)
-        size, digest = work.stat().st_size, sha256(work)
+        size, digest = work.stat().st_size, content_digest(work)
     sync(path.parent)
     return Shard(
         file=path.name,

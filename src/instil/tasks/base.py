@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from instil.errors import DataFileError
+from instil.system.files import digest
 from instil.tasks.pattern import Pattern
 from instil.tasks.rows import Row
 
@@ -67,10 +66,11 @@ class TaskBase(BaseModel, ABC):
         Raises:
             DataFileError: a file is missing or empty.
         """
-        settings = self.model_dump(
-            mode="json", exclude={"folder", "train", "unlabelled", "in_domain", "out_of_domain"}
+        # As text: the order of a verbalizer's labels counts.
+        settings = self.model_dump_json(
+            exclude={"folder", "train", "unlabelled", "in_domain", "out_of_domain"}
         )
-        return hashlib.sha256(json.dumps([settings, self._sources()]).encode()).hexdigest()
+        return digest([settings, self._sources()])
 
 
 def some(rows: list[Row], name: str) -> list[Row]:

@@ -100,8 +100,8 @@ class Classification(ClassificationTask):
     def _sources(self) -> list[object]:
         return [
             file_digest(self._place(self.train)),
-            {name: file_digest(self._place(path)) for name, path in self.in_domain.items()},
-            {name: file_digest(self._place(path)) for name, path in self.out_of_domain.items()},
+            [(name, file_digest(self._place(path))) for name, path in self.in_domain.items()],
+            [(name, file_digest(self._place(path))) for name, path in self.out_of_domain.items()],
             *([file_digest(self._place(self.unlabelled))] if self.unlabelled else []),
         ]
 

@@ -53,11 +53,11 @@ class NamedSets(TaskBase):
         return [self.train, *self.in_domain, *self.out_of_domain]
 
     def _sources(self) -> list[object]:
-        def contents(names: tuple[str, ...]) -> dict[str, object]:
-            return {name: fingerprint(name, self.sets[name], self.folder) for name in names}
+        def contents(*names: str) -> list[object]:
+            return [(name, fingerprint(name, self.sets[name], self.folder)) for name in names]
 
         return [
-            contents((self.train,)),
-            contents(self.in_domain),
-            contents(self.out_of_domain),
+            contents(self.train),
+            contents(*self.in_domain),
+            contents(*self.out_of_domain),
         ]

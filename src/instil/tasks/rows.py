@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instil.errors import DataFileError, DataFormatError, FieldError, OverlapError
+from instil.system import files
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,7 @@ def check_overlap(
 
 def digest(rows: Iterable[Row]) -> str:
     """A SHA-256 over the rows in their order."""
-    hasher = hashlib.sha256()
-    for row in rows:
-        hasher.update(json.dumps([row.input, row.output]).encode())
-    return hasher.hexdigest()
+    return files.digest([[row.input, row.output] for row in rows])
 
 
 def key(row: Row) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from instil.errors import DataFileError, HubUnreachableError
+from instil.system.files import content_digest
 from instil.tasks.rows import check_file, read_fields
 
 
@@ -119,8 +119,7 @@ def file_digest(path: Path) -> str:
 def _content(path: Path, size: int, changed: int) -> str:
     """The digest of a file in this state; a grid asks for it once a cell."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return content_digest(path)
     except OSError as error:
         raise DataFileError(f"{path} cannot be read", got=error.strerror or str(error)) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from filelock import FileLock
 
 from instil.models.generate import Generated
 from instil.system import processes
-from instil.system.files import written_whole
+from instil.system.files import digest, written_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def keep(
             there = {"spent": spent, "completions": [asdict(one) for one in made]}
             if processes.is_main():
                 with written_whole(path) as work:
-                    told = there | {"sha256": _digest(there)}
+                    told = there | {"sha256": digest(there)}
                     work.write_text(json.dumps(told), encoding="utf-8")
     completions = [Generated(**one) for one in there["completions"]]
     return StoredCompletions(completions, there["spent"], reused)
@@ -75,13 +74,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         told: dict[str, Any] = json.loads(path.read_bytes())
-        sound = told.pop("sha256", None) == _digest(told)
+        sound = told.pop("sha256", None) == digest(told)
     except (ValueError, AttributeError):  # no JSON, or of another kind
         sound = False
     if not sound:
         _LOG.warning("%s is damaged: the teacher writes again", path)
     return told if sound else None
-
-
-def _digest(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ only when something is missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,7 +35,7 @@ from instil.prompts.labels import LabelTokens, check_prompts
 from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
-from instil.system.files import written_whole
+from instil.system.files import digest, written_whole
 from instil.system.progress import Advance, Display
 from instil.targets.prediction import Targets
 from instil.tasks.rows import Row
@@ -152,7 +151,7 @@ class LabelTeacher:
         check_prompts(prompts, self.choices.completions, self.outline.window, what=what)
         wanted = [top_k, temperature] if top_k else []
         settings = [self.outline.fingerprint, self.dtype, asdict(self.choices), *wanted]
-        fingerprint = hashlib.sha256(json.dumps([*settings, prompts]).encode()).hexdigest()
+        fingerprint = digest([*settings, prompts])
         path = self.store / f"{fingerprint[:32]}.safetensors"
         known = fingerprint in self.counted
         there = processes.main_does(path.exists)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from instil.losses import Objective
 from instil.models.cache import alike
@@ -26,6 +22,7 @@ from instil.recipe.canonical import selection_of
 from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
+from instil.system.files import digest
 from instil.system.progress import Display
 from instil.targets.prediction import TargetRow, Targets
 from instil.targets.selection import Selection
@@ -73,11 +70,7 @@ class Teaching:
         model, temperature = self.models.teacher, self.recipe.objective.temperature
         outcomes = [self.vocabulary, self.kept.model_dump()]
         settings = [model.fingerprint, model.dtype, temperature, *outcomes]
-        digest = hashlib.sha256(json.dumps(settings).encode())
-        for pair in pairs:
-            for ids in (pair.teacher_prompt, pair.completion):
-                digest.update(np.array([len(ids), *ids], np.int32).tobytes())
-        return digest.hexdigest()
+        return digest([settings, [[pair.teacher_prompt, pair.completion] for pair in pairs]])
 
     def completions(
         self, rows: RenderedRows, *, max_new_tokens: int, store: Path | None = None
@@ -147,8 +140,8 @@ class Teaching:
         model, form = self.models.teacher, self.form
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [form.end_ids, form.stop, decoding.max_new_tokens]
-        asked = json.dumps([model.fingerprint, model.dtype, *drawn, *ends, rows.teacher_prompts])
-        path = folder / f"completions-{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+        asked = [model.fingerprint, model.dtype, *drawn, *ends, rows.teacher_prompts]
+        path = folder / f"completions-{digest(asked)[:32]}.json"
 
         def write() -> tuple[list[Generated], dict[str, float]]:
             measured = Recorder()

@@ -94,6 +94,12 @@ def test_a_cell_has_another_name_when_a_setting_or_the_data_change(
     assert plan(base).cells[0].name != before
 
 
+def test_the_order_of_the_labels_is_part_of_a_cell_s_name(base: dict[str, Any]) -> None:
+    before = plan(base).cells[0].name
+    base["task"] |= {"verbalizer": {"b": ["B"], "a": ["A"]}}
+    assert plan(base).cells[0].name != before
+
+
 def test_every_problem_of_every_cell_is_told_once(base: dict[str, Any]) -> None:
     settings = base | {
         "trainig": {},
