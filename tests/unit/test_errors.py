@@ -35,3 +35,8 @@ def test_status_two_is_for_input() -> None:
     assert errors.OverlapError.exit_status == 2
     assert errors.RecoveryError.exit_status == 3
     assert errors.NotFiniteLossError.exit_status == 1
+
+
+def test_a_hint_is_the_nearest_name_or_all_of_them() -> None:
+    assert errors.did_you_mean("trian", ["test", "train"]) == "did you mean 'train'?"
+    assert errors.did_you_mean("x", iter(["test", "train"])) == "known: 'test', 'train'"

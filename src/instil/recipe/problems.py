@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic_core import ErrorDetails
 
+from instil.errors import did_you_mean
 from instil.tasks.free_text import WritingTask
 
 _UNREAD_WITH_TASK = (
@@ -76,29 +77,38 @@ def unread(recipe: BaseModel, task: object | None) -> list[str]:
     return found
 
 
-def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: dict[str, Any]) -> str:
-    """One pydantic error in one clause: where, what, and what was meant."""
-    place = ".".join(_written(settings, error["loc"])) or "recipe"
-    if error["type"] == "extra_forbidden":
-        known = _keys_at(recipe, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"{place}: unknown key; {hint}"
-    if error["type"] == "union_tag_invalid":
-        tag, known = error["ctx"]["tag"], re.findall(r"'(.*?)'", error["ctx"]["expected_tags"])
-        near = difflib.get_close_matches(tag, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{place}: unknown name {tag!r}; {hint}known: {', '.join(known)}"
-    if error["type"] == "union_tag_not_found":
-        return f"{place}: give it a name (got {error['input']!r})"
+def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: ErrorDetails) -> str:
+    """One pydantic error in one clause: where, what, and what was meant.
+
+    Args:
+        recipe: What the settings should have been.
+        settings: As they were written.
+        error: One of the errors that validating them gave.
+    """
+    location, given, context = error["loc"], error["input"], error.get("ctx", {})
+    place = ".".join(_written(settings, location)) or "recipe"
+    match error["type"]:
+        case "extra_forbidden":
+            known = _keys_at(recipe, location[:-1])
+            return f"{place}: unknown key; {did_you_mean(str(location[-1]), known)}"
+        case "union_tag_invalid":
+            known = _quoted(context["expected_tags"])
+            return (
+                f"{place}: unknown name {context['tag']!r}; {did_you_mean(context['tag'], known)}"
+            )
+        case "union_tag_not_found":
+            return f"{place}: give it a name (got {given!r})"
+        case "literal_error":
+            known = _quoted(context["expected"])
+            return f"{place}: unknown value {given!r}; {did_you_mean(str(given), known)}"
     said = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:  # of several settings, which it names
-        return f"{place}: {said}"
-    if error["type"] == "literal_error":
-        known = re.findall(r"'(.*?)'", error["ctx"]["expected"])
-        near = difflib.get_close_matches(str(error["input"]), known, n=1)
-        said += f"; did you mean {near[0]}?" if near else ""
-    return f"{place}: {said} (got {error['input']!r})"
+    # What is wrong with several settings together names them.
+    return f"{place}: {said} (got {given!r})" if location else f"{place}: {said}"
+
+
+def _quoted(text: str) -> list[str]:
+    """The words in quotation marks: pydantic lists what it expects in a sentence."""
+    return re.findall(r"'(.*?)'", text)
 
 
 def _written(settings: Any, location: Sequence[str | int]) -> list[str]:

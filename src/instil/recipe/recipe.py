@@ -180,7 +180,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(settings), []
         except ValidationError as error:
-            return None, [problem(file or cls, settings, dict(e)) for e in error.errors()]
+            return None, [problem(file or cls, settings, e) for e in error.errors()]
 
 
 def default_names(settings: Mapping[str, Any]) -> dict[str, str]:

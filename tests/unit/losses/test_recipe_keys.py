@@ -52,16 +52,22 @@ def test_a_loss_that_is_made_already_is_taken() -> None:
 @pytest.mark.parametrize(
     ("objective", "words"),
     [
-        ([{"name": "cross_entropy"}, {"name": "logit_mes"}], "did you mean logit_mse?"),
+        ([{"name": "cross_entropy"}, {"name": "logit_mes"}], "did you mean 'logit_mse'?"),
         ([{"name": "cross_entropy"}, {"name": "logit_mes"}], "objective.1: unknown name"),
-        ([{"name": "label_kl"}], "objective.0: unknown name 'label_kl'; known: forward_kl"),
-        ({"name": "hidden_sate"}, "did you mean hidden_state?"),
+        ([{"name": "label_kl"}], "objective.0: unknown name 'label_kl'; known: 'forward_kl'"),
+        ({"name": "hidden_sate"}, "did you mean 'hidden_state'?"),
         ([{"weight": 2}], "objective.0: give it a name"),
         ([], "objective: an empty list"),
         ([{"name": "logit_mse", "weight": 0}], "objective.0.weight: Input should be greater"),
-        ([{"name": "logit_mse", "topk": 3}], "objective.0.topk: unknown key; did you mean top_k?"),
-        ({"name": "hidden_state", "layrs": 1}, "objective.layrs: unknown key; did you mean layers"),
-        ({"temperatur": 2}, "objective.temperatur: unknown key; did you mean temperature?"),
+        (
+            [{"name": "logit_mse", "topk": 3}],
+            "objective.0.topk: unknown key; did you mean 'top_k'?",
+        ),
+        (
+            {"name": "hidden_state", "layrs": 1},
+            "objective.layrs: unknown key; did you mean 'layers'",
+        ),
+        ({"temperatur": 2}, "objective.temperatur: unknown key; did you mean 'temperature'?"),
         ({"name": "jensen_shannon", "beta": 1}, "objective.beta: Input should be less than 1"),
         (
             [{"name": "forward_kl"}, {"name": "reverse_kl", "temperature": 2}],

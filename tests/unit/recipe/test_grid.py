@@ -109,7 +109,7 @@ def test_every_problem_of_every_cell_is_told_once(base: dict[str, Any]) -> None:
         plan(settings)
     text = str(caught.value)
     assert "3 problems" in text
-    assert "trainig: unknown key; did you mean training?" in text
+    assert "trainig: unknown key; did you mean 'training'?" in text
     assert "demonstrations.kk: unknown key" in text
     assert text.count("'distilation'") == 1
 
@@ -164,9 +164,9 @@ def test_what_a_file_may_hold_beside_a_recipe_is_known(base: dict[str, Any]) -> 
     with pytest.raises(ConfigError) as caught:
         plan(base | {"gird": {}, "titel": "a", "method": "zeroshot"})
     told = str(caught.value)
-    assert "gird: unknown key; did you mean grid?" in told
-    assert "titel: unknown key; did you mean title?" in told
-    assert "did you mean zero_shot? (got 'zeroshot')" in told
+    assert "gird: unknown key; did you mean 'grid'?" in told
+    assert "titel: unknown key; did you mean 'title'?" in told
+    assert "method: unknown value 'zeroshot'; did you mean 'zero_shot'?" in told
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_an_empty_list_does_not_hide_other_problems(base: dict[str, Any]) -> Non
         plan(base | {"grid": {"methd": ["zero_shot"], "seed": []}})
     message = str(caught.value)
     assert "2 problems: grid.seed: an empty list, or no list (got [])" in message
-    assert "methd: unknown key; did you mean method?" in message
+    assert "methd: unknown key; did you mean 'method'?" in message
 
 
 def test_a_section_of_the_grid_keeps_what_the_recipe_says_of_its_other_keys(

@@ -33,8 +33,8 @@ def test_all_problems_are_told_at_once_with_what_was_meant() -> None:
         )
     message = str(caught.value)
     assert "4 problems" in message
-    assert "sede: unknown key; did you mean seed?" in message
-    assert "training.learning_rat: unknown key; did you mean learning_rate?" in message
+    assert "sede: unknown key; did you mean 'seed'?" in message
+    assert "training.learning_rat: unknown key; did you mean 'learning_rate'?" in message
     assert "training.batch_size: Input should be greater than or equal to 1 (got 0)" in message
     assert "temperatur: unknown key" in message
 
@@ -55,7 +55,7 @@ def test_all_problems_are_told_at_once_with_what_was_meant() -> None:
         ({"model": "m", "prompt": {"pattern": "no place"}}, "{input}"),
         ({"model": "m", "prompt": {"completion": " {output}"}}, "after {output}"),
         ({"model": "m", "prompt": {"completion": "nothing"}}, "{output}"),
-        ({"model": "m", "objective": {"name": "reverse"}}, "forward_kl"),
+        ({"model": "m", "objective": {"name": "reverse"}}, "did you mean 'reverse_kl'?"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, object], words: str) -> None:

@@ -248,4 +248,4 @@ def test_validating_reads_the_rows_of_local_files(
 def test_an_unknown_recipe_is_told_with_the_nearest() -> None:
     result = CliRunner().invoke(app, ["validate", "nli-smolm2"])
     assert result.exit_code == 2
-    assert "did you mean nli-smollm2?" in result.output
+    assert "did you mean 'nli-smollm2'?" in result.output

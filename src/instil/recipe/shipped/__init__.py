@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from instil.errors import ConfigError
+from instil.errors import ConfigError, did_you_mean
 
 
 def shipped() -> dict[str, Path]:
@@ -26,9 +25,7 @@ def find(recipe: str) -> Path:
     known = shipped()
     if recipe in known:
         return known[recipe]
-    near = difflib.get_close_matches(recipe, known, n=1)
     raise ConfigError(
         f"no recipe {recipe!r}: neither a file nor a shipped recipe",
-        allowed=", ".join(known),
-        mend=f"did you mean {near[0]}?" if near else "see `instil recipes list`",
+        mend=did_you_mean(recipe, known),
     )
