@@ -1,14 +1,11 @@
-"""The losses, one a file, and the table that names them.
+"""The losses, one a file, and the union that names them in a recipe.
 
-A new loss is a file with a class like those here, and one more member of `Objective`, of `_Written` and of `Term`. One of
-hidden states is not a member of `Objective`: alone it stands in a sum of one.
+A new loss is a file with a class like those here, and one more member of `weighted_sum.TokenLosses`.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, get_args
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticKnownError
 
 from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.forward_kl import ForwardKL
@@ -17,45 +14,19 @@ from instil.losses.jensen_shannon import JensenShannon
 from instil.losses.label_kl import LabelKL
 from instil.losses.logit_mse import LogitMSE
 from instil.losses.reverse_kl import ReverseKL
-from instil.losses.weighted_sum import Term, WeightedSum
-
-_Written = (
-    ForwardKL
-    | ReverseKL
-    | JensenShannon
-    | CrossEntropy
-    | LogitMSE
-    | HiddenState
-    | LabelKL
-    | WeightedSum
-)
-_NAMES = [loss.model_fields["name"].default for loss in get_args(_Written)]
+from instil.losses.weighted_sum import Term, TokenLosses, WeightedSum
 
 
-def _read(value: Any) -> Any:
-    """A list of losses is their sum, and so is a loss of hidden states alone, which has no logits to be called with."""
-    if isinstance(value, Mapping):
-        name = value.get("name")
-        if isinstance(name, str) and name not in _NAMES:
-            known = ", ".join(map(repr, _NAMES))
-            raise PydanticKnownError(
-                "union_tag_invalid",
-                {"discriminator": "'name'", "tag": name, "expected_tags": known},
-            )
-        if name == "hidden_state":
-            value = [value]
-    elif isinstance(value, HiddenState):
-        value = [value]
+def _summed(value: object) -> object:
+    """A list of losses is their sum."""
     return {"name": "sum", "terms": value} if isinstance(value, list | tuple) else value
 
 
+_Named = Annotated[TokenLosses | LabelKL | WeightedSum, Field(discriminator="name")]
 Objective = Annotated[
-    ForwardKL | ReverseKL | JensenShannon | CrossEntropy | LogitMSE | LabelKL | WeightedSum,
-    Field(discriminator="name"),
+    _Named,
     BeforeValidator(
-        _read,
-        json_schema_input_type=Annotated[_Written, Field(discriminator="name")]
-        | Annotated[list[Term], Field(min_length=1)],
+        _summed, json_schema_input_type=_Named | Annotated[list[Term], Field(min_length=1)]
     ),
 ]
 

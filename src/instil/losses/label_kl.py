@@ -20,13 +20,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from instil.losses.base import Loss
 from instil.losses.forward_kl import ForwardKL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from torch import Tensor
 
     from instil.targets.prediction import Targets
@@ -78,28 +80,24 @@ class LabelTargets:
             mass_R=torch.cat(mass) if mass else None,
         )
 
-    def to(self, device: object) -> Self:
+    def to(self, device: torch.device) -> Self:
         """The same targets on another device."""
         return type(self)(
-            gold_R=self.gold_R.to(device),  # type: ignore[call-overload]
-            probs_RL=None if self.probs_RL is None else self.probs_RL.to(device),  # type: ignore[call-overload]
-            vocabulary=None if self.vocabulary is None else self.vocabulary.to(device),  # type: ignore[arg-type]
+            gold_R=self.gold_R.to(device),
+            probs_RL=None if self.probs_RL is None else self.probs_RL.to(device),
+            vocabulary=None if self.vocabulary is None else self.vocabulary.to(device),
             choices=self.choices,
-            mass_R=None if self.mass_R is None else self.mass_R.to(device),  # type: ignore[call-overload]
+            mass_R=None if self.mass_R is None else self.mass_R.to(device),
         )
 
 
-class LabelKL(BaseModel):
+class LabelKL(Loss):
     """KL(teacher || student) over the labels, with or without their mass, or over the vocabulary, and cross-entropy on the gold label."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     by_position: ClassVar[bool] = False  # a row's terms come from several positions
     needs_logits: ClassVar[bool] = True
     needs_targets: ClassVar[bool] = True
     needs_distribution: ClassVar[bool] = True
-    takes_draws: ClassVar[bool] = False
-    needs_hidden_states: ClassVar[bool] = False
-    top_k_needed: ClassVar[int | None] = None
 
     name: Literal["label_kl"] = "label_kl"
     alpha: float = Field(1.0, ge=0, le=1, description="weight of the KL; the rest is cross-entropy")
@@ -107,12 +105,12 @@ class LabelKL(BaseModel):
     temperature: float = Field(1.0, gt=0)
 
     def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: LabelTargets) -> Tensor:
-        """Loss of each row.
+        """Loss of each row; see `Loss.__call__`.
 
         Args:
             logits_NV: Student logits at the positions that decide the label, R x P of them; (R, L) from a
                 classification head.
-            completion_N: Not used.
+            completion_N: The tokens at these positions; the rows' labels are among the targets.
             targets: Of the same R rows.
 
         Returns:

@@ -8,11 +8,12 @@ In a recipe it is a plain list: `objective: [{name: cross_entropy}, {name: logit
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+from typing_extensions import override
 
-from instil.losses.base import HiddenStateLoss, LogitLoss
+from instil.losses.base import Loss
 from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.divergence import Divergence
 from instil.losses.forward_kl import ForwardKL
@@ -28,17 +29,13 @@ if TYPE_CHECKING:
 
     from instil.targets.prediction import Targets
 
-Term = Annotated[
-    ForwardKL | ReverseKL | JensenShannon | CrossEntropy | LogitMSE | HiddenState,
-    Field(discriminator="name"),
-]
+TokenLosses = ForwardKL | ReverseKL | JensenShannon | CrossEntropy | LogitMSE | HiddenState
+"""All losses that may stand in a sum: a new one is added here."""
+Term = Annotated[TokenLosses, Field(discriminator="name")]
 
 
-class WeightedSum(BaseModel):
+class WeightedSum(Loss):
     """Several losses at once, each times its weight; in a recipe a plain list of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    by_position: ClassVar[bool] = True
 
     name: Literal["sum"] = "sum"
     # No min_length: pydantic would also tell of an empty list where the only loss is at fault.
@@ -64,28 +61,28 @@ class WeightedSum(BaseModel):
         return self
 
     @property
+    @override
     def needs_logits(self) -> bool:
-        """Whether a term compares logits; if not, `hidden` is all of the loss."""
         return any(term.needs_logits for term in self.terms)
 
     @property
+    @override
     def needs_targets(self) -> bool:
-        """Whether a term compares with the teacher's targets."""
         return any(term.needs_targets for term in self.terms)
 
     @property
+    @override
     def needs_distribution(self) -> bool:
-        """Whether a term compares all outcomes that the targets tell apart."""
         return any(term.needs_distribution for term in self.terms)
 
     @property
+    @override
     def takes_draws(self) -> bool:
-        """Whether all terms that compare with the teacher's targets are linear in them."""
         return all(term.takes_draws for term in self.terms if term.needs_targets)
 
     @property
+    @override
     def needs_hidden_states(self) -> bool:
-        """Whether a term compares hidden states."""
         return any(term.needs_hidden_states for term in self.terms)
 
     @property
@@ -94,49 +91,20 @@ class WeightedSum(BaseModel):
         return next((term.temperature for term in self.terms if isinstance(term, Divergence)), 1.0)
 
     @property
+    @override
     def top_k_needed(self) -> int | None:
-        """Log-probabilities a token that the targets must hold; None: any number."""
         return max((k for term in self.terms if (k := term.top_k_needed)), default=None)
 
+    @override
     def __call__(
         self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None = None
     ) -> Tensor:
-        """Sum of the terms that compare logits, for each completion token.
+        losses = (
+            term(logits_NV, completion_N, targets) for term in self.terms if term.needs_logits
+        )
+        return sum(losses, start=super().__call__(logits_NV, completion_N, targets))
 
-        Args:
-            logits_NV: Student logits that predict each of N completion tokens.
-            completion_N: The tokens' ids.
-            targets: The teacher's targets for the same N tokens; None if no term needs them.
-
-        Returns:
-            Shape (N,); zeros if no term compares logits.
-
-        Raises:
-            ValueError: a term needs targets and got none, or targets of another temperature.
-        """
-        losses = [
-            term(logits_NV, completion_N, targets)
-            for term in self.terms
-            if isinstance(term, LogitLoss)
-        ]
-        return sum(losses, start=logits_NV.new_zeros(len(logits_NV)))
-
+    @override
     def hidden(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """Sum of the terms that compare hidden states, for each completion token.
-
-        Args:
-            student: Hidden states (N, D): the output of the embeddings, then of each layer.
-            teacher: The teacher's for the same N tokens.
-
-        Returns:
-            Shape (N,); zeros if no term compares hidden states.
-
-        Raises:
-            ConfigError: the two differ in number or width, or a layer does not exist.
-        """
-        losses = [
-            term.hidden(student, teacher)
-            for term in self.terms
-            if isinstance(term, HiddenStateLoss)
-        ]
-        return sum(losses, start=student[0].new_zeros(len(student[0])))
+        losses = (term.hidden(student, teacher) for term in self.terms if term.needs_hidden_states)
+        return sum(losses, start=super().hidden(student, teacher))

@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from instil.errors import ConfigError, LaunchError, NotFiniteLossError
 from instil.losses import Objective
+from instil.losses.base import Loss
 from instil.models.attention import reads_bounds
 from instil.models.chunked import chunked_sum
 from instil.models.forward import completion_logits, read
@@ -234,7 +235,7 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.objective: Any = objective
+        self.objective: Loss = objective
         self.advance: Advance = advance
         self.online = online
         # Under FSDP the output layer is whole within the model's forward pass alone.
@@ -315,13 +316,11 @@ class DistillationTrainer(Trainer):
         logits_NV = completion_logits(model, part.batch)
         device = logits_NV.device
         given = part.targets.to(device) if part.targets else None
-        loss: Tensor = self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()
-        return loss
+        return self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()
 
     def _hidden(self, layers: list[Tensor], part: Part) -> Tensor:
         """The loss of hidden states."""
         assert self.online is not None
         assert part.teacher is not None
         taught = self.online.hidden_states(part.teacher)
-        loss: Tensor = self.objective.hidden(layers, taught).sum()
-        return loss
+        return self.objective.hidden(layers, taught).sum()

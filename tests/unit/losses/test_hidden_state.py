@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from instil.errors import ConfigError
-from instil.losses import HiddenState
+from instil.losses import HiddenState, WeightedSum
 
 
 def states(count: int = 4, n: int = 3, d: int = 5, *, seed: int = 0) -> list[torch.Tensor]:
@@ -117,3 +117,11 @@ def test_it_needs_hidden_states_alone() -> None:
     loss = HiddenState()
     assert (loss.needs_logits, loss.needs_targets, loss.needs_hidden_states) == (False, False, True)
     assert (loss.temperature, loss.top_k_needed) == (1.0, None)
+
+
+def test_alone_it_is_what_a_sum_of_it_is() -> None:
+    loss, student, teacher = HiddenState(weight=0.5), states(), states(seed=1)
+    summed = WeightedSum(terms=(loss,))
+    assert torch.equal(loss.hidden(student, teacher), summed.hidden(student, teacher))
+    logits = torch.randn(4, 5)
+    assert torch.equal(loss(logits, torch.zeros(4).long(), None), torch.zeros(4))

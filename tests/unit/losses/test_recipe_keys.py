@@ -22,10 +22,7 @@ FORMS: list[tuple[Any, Any]] = [
         WeightedSum(terms=(CrossEntropy(), LogitMSE(weight=0.5, top_k=9))),
     ),
     ({"name": "sum", "terms": [{"name": "cross_entropy"}]}, WeightedSum(terms=(CrossEntropy(),))),
-    (
-        {"name": "hidden_state", "layers": [1, -1]},
-        WeightedSum(terms=(HiddenState(layers=(1, -1)),)),
-    ),
+    ({"name": "hidden_state", "layers": [1, -1]}, HiddenState(layers=(1, -1))),
 ]
 
 
@@ -43,7 +40,7 @@ def test_every_form_is_read_and_comes_back(written: Any, read: Any) -> None:
 
 def test_a_loss_that_is_made_already_is_taken() -> None:
     assert parse(CrossEntropy()).objective == CrossEntropy()
-    assert parse(HiddenState()).objective == WeightedSum(terms=(HiddenState(),))
+    assert parse(HiddenState()).objective == HiddenState()
     assert parse([CrossEntropy(), LogitMSE()]).objective == WeightedSum(
         terms=(CrossEntropy(), LogitMSE())
     )
