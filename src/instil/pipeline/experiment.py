@@ -39,7 +39,7 @@ from instil.system.progress import Display
 from instil.tasks.rows import digest
 from instil.tasks.split import split
 from instil.teacher.lessons import Lessons, Teaching
-from instil.training import tensorboard, trainer
+from instil.training import callbacks, trainer
 
 FIXED_BYTES = 16 * 2**20  # report, predictions, results
 
@@ -70,7 +70,7 @@ def run(
         InstilError: something in the input, the models or the machine does not allow the run; nothing is left behind.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
-    tensorboard.check(recipe.training)
+    callbacks.check_tensorboard(recipe.training)
     trainer.check(recipe.training, recipe.objective, None)
     staging = Staging(output, overwrite=overwrite)
     recorder = Recorder()
@@ -246,7 +246,7 @@ class Job:
                 ),
                 display=self.display,
                 online=self.teaching.online(pairs, objective),
-                curves=folder / tensorboard.FOLDER,
+                curves=folder / callbacks.CURVES,
             )
 
     def whole(self) -> Job:

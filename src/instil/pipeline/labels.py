@@ -35,8 +35,14 @@ from instil.tasks.free_text import WritingTask
 from instil.tasks.pattern import fill
 from instil.tasks.rows import Row
 from instil.tasks.split import Drawn, EvaluationSet
-from instil.teacher.calibration import CONTENT_FREE, average, log_reference, probabilities
-from instil.teacher.labels import LabelScores, LabelTeacher
+from instil.teacher.labels import (
+    CONTENT_FREE,
+    LabelScores,
+    LabelTeacher,
+    average,
+    log_reference,
+    probabilities,
+)
 from instil.training import trainer
 
 

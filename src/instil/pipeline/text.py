@@ -37,7 +37,7 @@ from instil.tasks.numbers import final_number
 from instil.tasks.rows import Row
 from instil.tasks.split import Drawn, EvaluationSet
 from instil.teacher.lessons import Lessons, Teaching
-from instil.training import tensorboard, trainer
+from instil.training import callbacks, trainer
 
 VALIDATION = "validation rows"
 
@@ -64,7 +64,7 @@ class WritingCell:
     def prepare(cls, recipe: Recipe, store: Path, display: Display) -> WritingCell:
         """Draws and renders the rows, loads the models, and refuses what they cannot do."""
         task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
-        tensorboard.check(recipe.training)
+        callbacks.check_tensorboard(recipe.training)
         if method.learns:
             at_steps = recipe.evaluation.at_steps
             trainer.check(recipe.training, recipe.objective, at_steps)
@@ -222,7 +222,7 @@ class WritingCell:
                 online=self._teaching.online(lessons.pairs, self._objective),
                 observe=watch.observe if watch else None,
                 at_steps=self.recipe.evaluation.at_steps,
-                curves=folder / tensorboard.FOLDER,
+                curves=folder / callbacks.CURVES,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         return CellTraining(

@@ -1,13 +1,22 @@
-"""The teacher of a classification task: what it says of the labels, under each context, computed once and stored.
+r"""The teacher of a classification task: what it says of the labels, under each context, computed once and stored.
 
 A stored file holds the predictions of one model, under one context, for one set of rows: what in-context evaluation
 reads and what distillation learns from are the same numbers, so the cells of a study share them. The model is loaded
 only when something is missing.
+
+A context tilts a model towards some labels whatever the query (Zhao et al. 2021, arXiv:2102.09690). Dividing by a
+reference prediction r takes the tilt out:
+
+$$ \hat p_y \propto p_y / r_y $$
+
+with r the prediction for inputs without content (contextual calibration, the same paper), or the mean prediction over
+unlabelled inputs (batch calibration, Zhou et al. 2023, arXiv:2309.17249, eq. 3).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,6 +48,9 @@ from instil.system.files import digest, written_whole
 from instil.system.progress import Advance, Display
 from instil.targets.prediction import Targets
 from instil.tasks.rows import Row
+
+CONTENT_FREE = ("N/A", "[MASK]", "")
+"""Inputs without content, as Zhao et al. take them."""
 
 
 @dataclass(frozen=True)
@@ -228,3 +240,28 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as file:
         names: Callable[[], Any] = file.keys
         return {name: file.get_tensor(name) for name in names()}, file.metadata()
+
+
+def probabilities(logprobs_RL: Tensor, log_reference_L: Tensor | None = None) -> Tensor:
+    """Probabilities of the labels among themselves.
+
+    Args:
+        logprobs_RL: Log-probability of each label; their sum may be below 1.
+        log_reference_L: Logarithm of what to divide by; None: nothing.
+
+    Returns:
+        Shape (R, L); each row sums to 1.
+    """
+    if log_reference_L is not None:
+        logprobs_RL = logprobs_RL - log_reference_L
+    return logprobs_RL.softmax(-1)
+
+
+def log_reference(logprobs_RL: Tensor) -> Tensor:
+    """Logarithm of the mean prediction over R inputs, shape (L,); as a logarithm it does not vanish."""
+    return logprobs_RL.log_softmax(-1).logsumexp(0) - math.log(len(logprobs_RL))
+
+
+def average(predictions: Sequence[Tensor]) -> Tensor:
+    """The mean of several contexts' probabilities (R, L) of the same rows."""
+    return torch.stack(list(predictions)).mean(0)

@@ -1,17 +1,24 @@
-"""What happens beside training, step by step: progress is shown, the student is judged, Ctrl-C is heard."""
+"""What happens beside training, step by step: progress and curves, a look at the student, Ctrl-C."""
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from instil.errors import ConfigError
+from instil.recipe.sections import Training
 from instil.system import processes
 from instil.system.progress import Advance, Bar
+
+CURVES = "tensorboard"
+"""The folder, within a run's, of TensorBoard's files."""
 
 
 class Show(TrainerCallback):
@@ -50,7 +57,7 @@ class Observe(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Looks each so many steps or at those that are named, and after the last one."""
+        """Evaluates every N steps, or at the listed ones, and after the last."""
         step, at_steps = state.global_step, self.at_steps
         due = step % at_steps == 0 if isinstance(at_steps, int) else step in at_steps
         if due or step == state.max_steps:
@@ -60,6 +67,61 @@ class Observe(TrainerCallback):
         self.student.eval()
         self.observe(step)
         self.student.train()
+
+
+def check_tensorboard(settings: Training) -> None:
+    """Refuses a report to a package that is not there.
+
+    Raises:
+        ConfigError: says how to install it.
+    """
+    if settings.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "training.report_to: tensorboard is not installed",
+            mend="pip install 'instil[tensorboard]', or leave report_to out",
+        )
+
+
+class Curves(TrainerCallback):
+    """Writes what the Trainer logs as files for TensorBoard; of several processes, the main one does.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begins a file; what an interrupted run logged after its last checkpoint is not shown."""
+        if state.is_world_process_zero:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes the numbers of a step."""
+        if self._writer is not None and logs is not None:
+            for name in ("loss", "grad_norm", "learning_rate"):
+                if name in logs:
+                    self._writer.add_scalar(f"train/{name}", logs[name], state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Interrupt(TrainerCallback):

@@ -31,9 +31,8 @@ from instil.models.packing import keeps_apart
 from instil.recipe import sections
 from instil.system import processes
 from instil.system.progress import Advance, Display
-from instil.training.callbacks import Interrupt, Observe, Show
+from instil.training.callbacks import Curves, Interrupt, Observe, Show
 from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part
-from instil.training.tensorboard import Curves
 
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
