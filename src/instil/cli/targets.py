@@ -71,9 +71,9 @@ def build(
 
 
 def _stores(recipe: Recipe) -> bool:
-    from instil.tasks.free_text import WritingTask
+    from instil.tasks.free_text import FreeText
 
-    known = recipe.task is None or isinstance(recipe.task, WritingTask)
+    known = recipe.task is None or isinstance(recipe.task, FreeText)
     return known and recipe.objective.needs_targets
 
 

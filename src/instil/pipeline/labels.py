@@ -31,7 +31,7 @@ from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks import LabelTask
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 from instil.tasks.pattern import fill
 from instil.tasks.rows import Row
 from instil.tasks.split import Drawn, EvaluationSet
@@ -68,7 +68,7 @@ class LabelCell:
         """Draws the rows; no weights are loaded."""
         task, objective, method = recipe.task, recipe.objective, METHODS[recipe.method]
         assert task is not None
-        assert not isinstance(task, WritingTask)
+        assert not isinstance(task, FreeText)
         assert isinstance(objective, LabelKL)
         if method.learns:
             trainer.check(recipe.training, objective, None)

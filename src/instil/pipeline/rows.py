@@ -9,7 +9,7 @@ from instil.methods import METHODS
 from instil.prompts.demonstrations import check_pool_size
 from instil.recipe.recipe import Recipe
 from instil.tasks import TaskData
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 from instil.tasks.split import Drawn, draw_rows
 
 
@@ -48,7 +48,7 @@ def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
 def _check_pool(recipe: Recipe, drawn: Drawn) -> None:
     """Refuses more demonstrations than there are rows to draw them from."""
     method = METHODS[recipe.method]
-    brought = isinstance(recipe.task, WritingTask) and recipe.task.exemplar_count is not None
+    brought = isinstance(recipe.task, FreeText) and recipe.task.exemplar_count is not None
     if (method.context or method.teacher) and not brought:
         check_pool_size(recipe.demonstrations.k, len(drawn.pool))
 

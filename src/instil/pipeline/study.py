@@ -29,7 +29,7 @@ from instil.results.study_index import CELLS, INDEX, StudyIndex
 from instil.system import processes
 from instil.system.files import written_whole
 from instil.system.progress import Display, StudyDisplay
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 
 TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
 DONE = (CELL, RESULTS)
@@ -70,7 +70,7 @@ def teaching_key(recipe: Recipe) -> str | None:
     if recipe.task is None or recipe.method not in ("in_context", "distillation"):
         return None
     read = {"task", "demonstrations", "prompt", "dtype", "seed", "evaluation"}
-    written = isinstance(recipe.task, WritingTask)
+    written = isinstance(recipe.task, FreeText)
     if written:  # answers are written anew, targets are stored
         if recipe.method != "distillation" or not recipe.objective.needs_targets:
             return None
@@ -237,7 +237,7 @@ def _clear(cell: PlannedCell, folder: Path, work: Path) -> None:
 
     That goes on where it was interrupted; the settings that it had are in the cell's name.
     """
-    goes_on = isinstance(cell.recipe.task, WritingTask | None)
+    goes_on = isinstance(cell.recipe.task, FreeText | None)
     for path in (folder,) if goes_on else (folder, work):
         if path.exists():
             shutil.rmtree(path)

@@ -32,7 +32,7 @@ from instil.results.statistics import proportion
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 from instil.tasks.numbers import final_number
 from instil.tasks.rows import Row
 from instil.tasks.split import Drawn, EvaluationSet
@@ -48,7 +48,7 @@ class WritingCell:
 
     recipe: Recipe
     method: Method
-    task: WritingTask
+    task: FreeText
     drawn: Drawn
     models: Models
     form: PromptFormat
@@ -63,7 +63,7 @@ class WritingCell:
     @classmethod
     def prepare(cls, recipe: Recipe, store: Path, display: Display) -> WritingCell:
         """Draws and renders the rows, loads the models, and refuses what they cannot do."""
-        task, method = cast(WritingTask, recipe.task), METHODS[recipe.method]
+        task, method = cast(FreeText, recipe.task), METHODS[recipe.method]
         callbacks.check_tensorboard(recipe.training)
         if method.learns:
             at_steps = recipe.evaluation.at_steps
@@ -156,7 +156,7 @@ class WritingCell:
             varied=varied,
             recorder=self.recorder,
             dtype=self.models.student.dtype,
-            task=cast(Any, self.task).name,
+            task=self.task.name,
             labels=[],
             prompt_tokens_mean=mean(
                 len(ids) for _, rows in self.sets for ids in rows.prompts(self.method)

@@ -19,7 +19,7 @@ from instil.recipe.grid import PlannedCell
 from instil.recipe.recipe import Recipe
 from instil.results.cell import Cell
 from instil.system.progress import Display, Relay, StudyDisplay
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 
 KILLED = "killed"  # the kind of failure where the system ended a process
 
@@ -140,7 +140,7 @@ def run_cell(
     Raises:
         InstilError: the task, the models or the settings do not allow the run.
     """
-    if isinstance(recipe.task, WritingTask):
+    if isinstance(recipe.task, FreeText):
         from instil.pipeline.text import WritingCell
 
         return WritingCell.prepare(recipe, store, display).run(folder, name, varied)

@@ -21,7 +21,7 @@ from instil.results.cell import NO_MATTER
 from instil.system.environment import VERSION
 from instil.system.files import digest
 from instil.targets.selection import Selection
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 from instil.tasks.source import file_digest
 
 SETTINGS = set(Selection.model_fields) - {"at_least"}
@@ -65,8 +65,8 @@ def effective(recipe: Recipe) -> Recipe:
     if recipe.task is None:
         return recipe
     method = METHODS[recipe.method]
-    written = isinstance(recipe.task, WritingTask)
-    # How long an answer may be is set with the teacher and holds for whoever writes.
+    text = isinstance(recipe.task, FreeText)
+    # How long an answer may be is set with the teacher and holds for every model.
     unread_teacher = Teacher(max_new_tokens=recipe.teacher.max_new_tokens)
     reads_context = method.context or method.teacher
     reset: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def effective(recipe: Recipe) -> Recipe:
             judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
             reset["evaluation"] = recipe.evaluation.model_copy(update=judged)
     if method.learns != "targets":
-        reset["objective"] = CrossEntropy() if written else LabelKL(over="labels")
+        reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
     if not method.teacher:
         reset["teacher"] = unread_teacher
     if not reads_context:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from instil.errors import did_you_mean
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 
 _UNREAD_WITH_TASK = (
     "context",
@@ -28,7 +28,7 @@ _UNREAD_WITH_TASK = (
     "evaluation.at_steps",
     "evaluation.validation_rows",
 )
-_UNREAD_WITH_WRITING = (
+_UNREAD_WITH_TEXT = (
     "context",
     "data",
     "prompt.pattern",
@@ -61,8 +61,8 @@ def unread(recipe: BaseModel, task: object | None) -> list[str]:
     kind = "with a classification task"
     if task is None:
         places, kind = _ONLY_WITH_TASK, "without a task"
-    elif isinstance(task, WritingTask):
-        places, kind = _UNREAD_WITH_WRITING, "with a task whose answers are written"
+    elif isinstance(task, FreeText):
+        places, kind = _UNREAD_WITH_TEXT, "with a task whose answers are free text"
     found: list[str] = []
     for place in places:
         section, _, field = place.partition(".")

@@ -32,9 +32,9 @@ from instil.recipe.sections import (
     Teacher,
     Training,
 )
-from instil.tasks import WRITTEN, Task
+from instil.tasks import TASKS, Task
 from instil.tasks.classification import Classification
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 
 
 class Recipe(Section):
@@ -79,8 +79,8 @@ class Recipe(Section):
         if self.task is None:
             if not isinstance(self.tuning, LoRA):
                 raise ValueError("tuning: without a task only lora, whose base stays at hand")
-        elif isinstance(self.task, WritingTask):
-            self._check_writing(self.task)
+        elif isinstance(self.task, FreeText):
+            self._check_free_text(self.task)
         elif not isinstance(self.objective, LabelKL):
             raise ValueError(
                 f"objective: {self.objective.name} is not for a classification task; use label_kl"
@@ -118,7 +118,7 @@ class Recipe(Section):
                 f"objective.alpha: {self.objective.alpha:g} mixes labels in, and task.unlabelled has none; use 1"
             )
 
-    def _check_writing(self, task: WritingTask) -> None:
+    def _check_free_text(self, task: FreeText) -> None:
         """Refuses what needs labels, steps that are never reached, and a draw of demonstrations that are not drawn."""
         at_steps, last = self.evaluation.at_steps, self.training.max_steps
         if isinstance(at_steps, tuple) and last is not None and max(at_steps) > last:
@@ -128,18 +128,22 @@ class Recipe(Section):
             )
         if isinstance(self.objective, LabelKL):
             raise ValueError(
-                "objective: label_kl needs labels, and the task's answers are written; "
+                "objective: label_kl needs labels, and the task's answers are free text; "
                 "use forward_kl or another loss of tokens"
             )
         if self.method == "vanilla_fine_tuning":
             raise ValueError(
-                "method: vanilla_fine_tuning trains a head of labels, and the task's answers are written; "
+                "method: vanilla_fine_tuning trains a head of labels, and the task's answers are free text; "
                 "use pattern_fine_tuning"
             )
         if not isinstance(self.tuning, LoRA):
-            raise ValueError("tuning: with written answers only lora, whose base stays at hand")
+            raise ValueError(
+                "tuning: with answers in free text only lora, whose base stays at hand"
+            )
         if self.student.keep_layers is not None:
-            raise ValueError("student.keep_layers: not read with a task whose answers are written")
+            raise ValueError(
+                "student.keep_layers: not read with a task whose answers are free text"
+            )
         if task.exemplar_count is None:
             return
         if self.demonstrations.k > task.exemplar_count:
@@ -192,4 +196,5 @@ def default_names(settings: Mapping[str, Any]) -> dict[str, str]:
 def _asks_for_labels(task: Any) -> bool:
     """Whether there is a task, checked already or not, and its answers are labels."""
     name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
-    return bool(task) and name not in WRITTEN
+    # A name that nobody knows is a problem of its own.
+    return bool(task) and (name not in TASKS or TASKS[name].answers == "labels")

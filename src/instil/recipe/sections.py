@@ -217,7 +217,7 @@ class Evaluation(Section):
     )
     at_steps: int | tuple[int, ...] | None = Field(
         None,
-        description="of a task whose answers are written: judge the student at first, each so many steps or at those of a list, and at last, and keep the best",
+        description="with answers in free text: evaluate before training, every N steps (or at the listed steps) and at the end; keep the best",
     )
     validation_rows: int = Field(
         50, ge=1, description="with at_steps: rows of the training set that it is judged on"

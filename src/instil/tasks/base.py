@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +17,7 @@ from instil.tasks.rows import Row
 
 @dataclass(frozen=True)
 class TaskData:
-    """The rows of a task: inputs are rendered patterns, outputs are names of labels or whole written answers.
+    """The rows of a task: inputs are rendered patterns, outputs are names of labels or whole texts.
 
     Attributes:
         train: Rows to learn from, and to take demonstrations from.
@@ -32,10 +33,17 @@ class TaskData:
 
 
 class TaskBase(BaseModel, ABC):
-    """A pattern that turns a row into text, and the sets that the rows come from."""
+    """A pattern that turns a row into text, and the sets that the rows come from.
+
+    Attributes:
+        answers: Whether answers are chosen from labels or are free text.
+        name: Tells the task from the others in a recipe.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    answers: ClassVar[Literal["labels", "text"]]
 
+    name: str
     folder: Path | None = Field(None, description="a local copy of the sets; null: from the hub")
     prefix: str = Field("", description="stands before everything else; may be empty")
     pattern: Pattern = Field(description="text of a row, its fields' names in braces")

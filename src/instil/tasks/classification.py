@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -19,6 +19,8 @@ from instil.tasks.verbalizer import Verbalizer
 
 class ClassificationTask(TaskBase):
     """A pattern that turns a row into text, and a verbalizer that turns a label into words."""
+
+    answers: ClassVar[Literal["labels"]] = "labels"
 
     verbalizer: Verbalizer = Field(
         description="label -> surface forms without a space before them; demonstrations show the first"

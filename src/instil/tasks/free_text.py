@@ -1,8 +1,9 @@
-"""What all tasks share whose answers are written out, not chosen from labels."""
+"""What all tasks share whose answers are free text, not chosen from labels."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,17 +11,19 @@ from instil.errors import FieldError
 from instil.tasks.base import TaskBase, some
 from instil.tasks.pattern import Pattern, names, render
 from instil.tasks.rows import Row
-from instil.tasks.source import Fields, WrittenSet
+from instil.tasks.source import Fields, TextSet
 
 
-class WritingTask(TaskBase):
+class FreeText(TaskBase):
     """A pattern that turns a row into a question, and a rule that tells a right answer from a wrong one."""
+
+    answers: ClassVar[Literal["text"]] = "text"
 
     pattern: Pattern = Field("{question}", description="text of a row, its fields' names in braces")
 
     @abstractmethod
     def right(self, written: str, gold_output: str) -> bool:
-        """Whether a written answer is right.
+        """Whether an answer is right.
 
         Args:
             written: The answer.
@@ -50,7 +53,7 @@ class WritingTask(TaskBase):
             FieldError: no answer could be compared with it.
         """
 
-    def _rows(self, name: str, read: Fields, known: WrittenSet) -> list[Row]:
+    def _rows(self, name: str, read: Fields, known: TextSet) -> list[Row]:
         """Renders a set."""
         if told := names(self.pattern) & names(known.answer):
             raise FieldError(

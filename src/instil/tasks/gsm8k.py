@@ -1,4 +1,4 @@
-"""Word problems whose solution is written out: GSM8K, and SVAMP from elsewhere.
+"""Word problems whose answer is a worked solution: GSM8K, and SVAMP from elsewhere.
 
 GSM8K: Cobbe et al. 2021 (arXiv:2110.14168). SVAMP: Patel et al. 2021 (arXiv:2103.07191), shorter problems, many of which hold a
 number that is not needed; its gold outputs are the number alone. The local file holds all its 1,000 rows, the hub's test
@@ -16,27 +16,27 @@ from pydantic import Field, model_validator
 
 from instil.errors import FieldError
 from instil.tasks.base import TaskData
-from instil.tasks.free_text import WritingTask
+from instil.tasks.free_text import FreeText
 from instil.tasks.numbers import final_number, same_number
 from instil.tasks.public_sets import NamedSets
 from instil.tasks.rows import Row, key, read_fields
-from instil.tasks.source import Hub, WrittenSet, file_digest, read_set
+from instil.tasks.source import Hub, TextSet, file_digest, read_set
 
 _EXEMPLARS = "gsm8k/cot_8shot.jsonl"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
-def _gsm8k(file: str, split: str) -> WrittenSet:
-    return WrittenSet(file, Hub("openai/gsm8k", split, "main"))
+def _gsm8k(file: str, split: str) -> TextSet:
+    return TextSet(file, Hub("openai/gsm8k", split, "main"))
 
 
-class GSM8K(WritingTask, NamedSets):
-    """What number do these facts come to? Answers are reasoning, then `#### N`."""
+class GSM8K(FreeText, NamedSets):
+    """Which number answers the question? Answers are reasoning, then `#### N`."""
 
-    sets: ClassVar[Mapping[str, WrittenSet]] = {
+    sets: ClassVar[Mapping[str, TextSet]] = {
         "gsm8k_train": _gsm8k("gsm8k/train.jsonl", "train"),
         "gsm8k": _gsm8k("gsm8k/test.jsonl", "test"),
-        "svamp": WrittenSet(
+        "svamp": TextSet(
             "svamp/test.jsonl",
             Hub("ChilleD/SVAMP", "test"),
             hub_fields={"body": "Body", "question": "Question", "answer": "Answer"},
@@ -75,15 +75,15 @@ class GSM8K(WritingTask, NamedSets):
 
     @property
     def exemplar_count(self) -> int | None:
-        """See `WritingTask.exemplar_count`."""
+        """See `FreeText.exemplar_count`."""
         return 8 if self.prompt == "wei" else None
 
     def exemplars(self) -> list[Row]:
-        """See `WritingTask.exemplars`."""
+        """See `FreeText.exemplars`."""
         if self.prompt == "train":
             return []
         path = self._exemplar_file()
-        return self._rows("exemplars", read_fields(path), WrittenSet(str(path), Hub("", "")))
+        return self._rows("exemplars", read_fields(path), TextSet(str(path), Hub("", "")))
 
     def read(self) -> TaskData:
         """Reads the sets, without rows that ask what an exemplar answers; see `TaskBase.read`."""
@@ -99,7 +99,7 @@ class GSM8K(WritingTask, NamedSets):
         )
 
     def right(self, written: str, gold_output: str) -> bool:
-        """Whether the number that the answer comes to is the gold answer's; see `instil.tasks.numbers`."""
+        """Whether the answer ends in the gold answer's number; see `instil.tasks.numbers`."""
         return same_number(written, gold_output, flexible=self.flexible)
 
     def _read(self, name: str) -> list[Row]:

@@ -1,4 +1,4 @@
-r"""The number that a written answer comes to, and whether it is the right one.
+r"""The number that an answer in free text ends in, and whether it is the right one.
 
 Looked for in this order; what the first rule that finds a number says, counts:
 
@@ -56,7 +56,7 @@ _SAID = re.compile(rf"\banswer[ ]is{_AROUND}{_MARKED}", re.IGNORECASE)
 
 
 def final_number(text: str, *, flexible: bool = True) -> Decimal | None:
-    """The number that a written answer comes to.
+    """The number that an answer in free text ends in.
 
     Args:
         text: The answer; what stands before a `</think>` is left out.
@@ -79,7 +79,7 @@ def final_number(text: str, *, flexible: bool = True) -> Decimal | None:
 
 
 def same_number(text: str, gold: str, *, flexible: bool = True) -> bool:
-    """Whether a written answer comes to the number that the gold answer comes to.
+    """Whether an answer in free text ends in the same number as the gold answer.
 
     Args:
         text: The answer.

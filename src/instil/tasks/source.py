@@ -37,7 +37,7 @@ class DataSet:
         file: Its path in a local copy.
         hub: Its place on the hub.
         labels: What its label field holds, numbers as text -> our label; None: such rows are left out. Empty where
-            answers are written.
+            answers are free text.
         file_fields: Our name of a field -> the file's, where they differ.
         hub_fields: Our name of a field -> the hub's, where they differ.
     """
@@ -55,8 +55,8 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class WrittenSet(DataSet):
-    """A set whose answers are written.
+class TextSet(DataSet):
+    """A set whose answers are free text.
 
     Attributes:
         question: Pattern of what is asked; the task's own pattern knows it as `question`.

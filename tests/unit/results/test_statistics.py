@@ -18,7 +18,6 @@ from instil.results.statistics import (
     t_interval,
     wilson,
 )
-from instil.tasks.metrics import exact_match
 
 
 def test_wilson_against_a_published_value() -> None:
@@ -39,11 +38,6 @@ def test_recovery() -> None:
     assert recovery(zero_shot=0.1, in_context=0.9, distilled=0.5) == pytest.approx(0.5)
     assert recovery(zero_shot=0.5, in_context=0.5, distilled=0.9) is None
     assert recovery(zero_shot=0.5, in_context=0.4, distilled=0.9) is None
-
-
-def test_exact_match_minds_case_but_not_outer_space() -> None:
-    assert exact_match(" Paris\n", "Paris")
-    assert not exact_match("paris", "Paris")
 
 
 def test_t_interval_over_three_seeds() -> None:
