@@ -7,7 +7,7 @@ lies, in the dtype that the layer computes in, with nothing in between.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft.tuners import lora
@@ -40,7 +40,7 @@ class LowRankLinear(lora.Linear):
         (name,) = names
         dropout = self.lora_dropout[name]
         drops = isinstance(dropout, torch.nn.Dropout) and dropout.training
-        made = _Adapted.apply(  # type: ignore[no-untyped-call]
+        made: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
             x,
             dropout(x) if drops else None,
             layer.weight,
@@ -49,7 +49,7 @@ class LowRankLinear(lora.Linear):
             self.lora_B[name].weight,
             self.scaling[name],
         )
-        return cast(Tensor, made)
+        return made
 
 
 class _Adapted(torch.autograd.Function):

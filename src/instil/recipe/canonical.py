@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from instil.losses import Objective
     from instil.recipe.sections import Teacher
 from pathlib import Path
-from typing import Any
 
 from instil.losses import Objective
 from instil.losses.cross_entropy import CrossEntropy
@@ -69,7 +68,7 @@ def effective(recipe: Recipe) -> Recipe:
     # How long an answer may be is set with the teacher and holds for every model.
     unread_teacher = Teacher(max_new_tokens=recipe.teacher.max_new_tokens)
     reads_context = method.context or method.teacher
-    reset: dict[str, Any] = {}
+    reset: dict[str, object] = {}
     if method.learns is None:
         reset |= {"tuning": LoRA(), "training": Training()}
         if not reads_context:  # demonstrations are drawn from what validation leaves
@@ -86,7 +85,7 @@ def effective(recipe: Recipe) -> Recipe:
     if recipe.method == "in_context":
         reset["student"] = Student()
     if method.teacher:
-        unread: dict[str, Any] = {}
+        unread: dict[str, object] = {}
         if method.learns is None:  # what it writes is judged, and nothing learns from it
             unread = unread_teacher.model_dump(
                 include={"completions", "samples", "sampling_temperature", *SETTINGS}

@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: the first one would be lost without a word."""
 
     @overrides
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)  # as written: what is merged in comes later
         seen: set[str] = set()
         for key, _ in node.value:
@@ -288,7 +288,7 @@ class _Grid:
             return _Found(recipe, None, [str(error)])
 
 
-def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
+def _completed(settings: Mapping[str, Any], key: str, value: object) -> object:
     """A value of the grid; a section that is not of another name keeps what the recipe says of its other keys."""
     there = settings.get(key)
     if not (isinstance(value, dict) and isinstance(there, dict)):
@@ -297,7 +297,7 @@ def _completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
     return {**there, **value} if value.get("name", name) == name else value
 
 
-def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+def _put(settings: dict[str, Any], key: str, value: object) -> None:
     """Sets a nested key; the sections on its way are copied, or made where they are missing or null."""
     *sections, last = key.split(".")
     for section in sections:
@@ -312,9 +312,9 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
     settings[last] = value
 
 
-def _checked(value: Any, key: str, recipe: Recipe) -> Any:
+def _checked(value: object, key: str, recipe: Recipe) -> object:
     """A value as the recipe has understood it: YAML reads 1e-4 as text."""
-    found: Any = recipe.model_dump(mode="json")
+    found: object = recipe.model_dump(mode="json")
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return found if isinstance(found, int | float) else value
@@ -329,7 +329,7 @@ def _readable(varied: Mapping[str, Any]) -> str:
     return re.sub(r"[^\w.=+,-]+", "_", ",".join(words))[:LONGEST_NAME] or "cell"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, dict):
         return "+".join(str(v) if k == "name" else f"{k}{_short(v)}" for k, v in value.items())
     if isinstance(value, list) and value and isinstance(value[0], dict):  # losses of a sum

@@ -111,7 +111,7 @@ def _quoted(text: str) -> list[str]:
     return re.findall(r"'(.*?)'", text)
 
 
-def _written(settings: Any, location: Sequence[str | int]) -> list[str]:
+def _written(settings: object, location: Sequence[str | int]) -> list[str]:
     """The way to a value as the settings have it: without the tags of unions, and the keys that sugar stands for."""
     way = []
     for depth, part in enumerate(location, 1):
@@ -141,7 +141,7 @@ def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]
     return list(dict.fromkeys(name for m in members for name in m.model_fields))
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: object) -> list[type[BaseModel]]:
     """The models in an annotation, of unions and sequences too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]

@@ -60,7 +60,7 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_defaults(cls, settings: Any) -> Any:
+    def _name_defaults(cls, settings: object) -> object:
         """A section that is chosen by name has one if none is given: `tuning: {r: 4}` is LoRA."""
         if not isinstance(settings, Mapping):
             return settings
@@ -193,7 +193,7 @@ def default_names(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"objective": "label_kl" if labels else "forward_kl", "tuning": "lora"}
 
 
-def _asks_for_labels(task: Any) -> bool:
+def _asks_for_labels(task: object) -> bool:
     """Whether there is a task, checked already or not, and its answers are labels."""
     name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
     # A name that nobody knows is a problem of its own.

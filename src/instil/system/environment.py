@@ -7,7 +7,6 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 VERSION = metadata.version("instil")
 PACKAGES = (
@@ -23,7 +22,7 @@ PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
+def describe() -> dict[str, object]:
     """Versions, source commit, processor, memory and accelerator of this process."""
     import psutil
     import torch

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from instil.errors import InstilError, LaunchError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+    from torch.distributed import ProcessGroup
 
 PATIENCE = timedelta(days=7)  # for a process that works alone
 GOODBYE = timedelta(seconds=30)  # for one that tells of an error
@@ -170,15 +174,16 @@ def _join(patience: timedelta) -> None:
 
 
 @cache
-def _group() -> Any:
+def _group() -> ProcessGroup:
     """What our messages go through; the devices' own group is for gradients."""
     from torch import distributed
 
     _join(PATIENCE)
-    return distributed.new_group(backend="gloo", timeout=PATIENCE)
+    group: ProcessGroup = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return group
 
 
-def _store(patience: timedelta) -> Any:
+def _store(patience: timedelta) -> Store | None:
     """What all processes can read and write without meeting; None where they do not meet."""
     from torch.distributed import distributed_c10d
 

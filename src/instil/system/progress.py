@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -85,7 +86,7 @@ class StudyDisplay:
         self._progress = _progress(display.console, quiet=display.quiet)
         self._cells, self._done, self._run = cells, done, 0
         self._all = self._progress.add_task("cells", total=cells, completed=done, detail="")
-        self._now: Any = None
+        self._now: TaskID | None = None
         self._spent = 0.0
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from instil.errors import NotFiniteLossError
@@ -192,5 +192,5 @@ def _signed(values: Ints) -> Ints:
     return (values >> 1) ^ -(values & 1)
 
 
-def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
+def _array(tensor: Tensor, dtype: DTypeLike) -> NDArray[Any]:
     return tensor.numpy(force=True).astype(dtype)

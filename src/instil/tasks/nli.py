@@ -7,7 +7,7 @@ al. 2019 (P19-1334), where lexical overlap misleads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -86,7 +86,7 @@ class NLI(Family):
 
     @model_validator(mode="before")
     @classmethod
-    def _three_way_defaults(cls, settings: Any) -> Any:
+    def _three_way_defaults(cls, settings: object) -> object:
         if not isinstance(settings, Mapping) or settings.get("ways") != 3:
             return settings
         return {

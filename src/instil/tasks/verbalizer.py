@@ -6,12 +6,12 @@ The first form is the one that demonstrations show. What needs a tokenizer is ch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """Takes one form without a list, and whole numbers as labels."""
     if not isinstance(value, Mapping):
         return value

@@ -8,14 +8,18 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
+from torch.nn import Module
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from instil.errors import ConfigError
 from instil.recipe.sections import Training
 from instil.system import processes
 from instil.system.progress import Advance, Bar
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CURVES = "tensorboard"
 """The folder, within a run's, of TensorBoard's files."""
@@ -29,7 +33,11 @@ class Show(TrainerCallback):
         self.advance = advance
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Shows one step more."""
         self.advance(1, 0)
@@ -41,21 +49,29 @@ class Observe(TrainerCallback):
     """Stops training for a look at the student, in evaluation mode."""
 
     def __init__(
-        self, student: Any, observe: Callable[[int], None], at_steps: int | Sequence[int]
+        self, student: Module, observe: Callable[[int], None], at_steps: int | Sequence[int]
     ) -> None:
         self.student = student
         self.observe = observe
         self.at_steps = at_steps
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Looks at a student that has learnt nothing."""
         if state.global_step == 0:
             self._look(0)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Evaluates every N steps, or at the listed ones, and after the last."""
         step, at_steps = state.global_step, self.at_steps
@@ -91,10 +107,14 @@ class Curves(TrainerCallback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Begins a file; what an interrupted run logged after its last checkpoint is not shown."""
         if state.is_world_process_zero:
@@ -107,8 +127,8 @@ class Curves(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
         """Writes the numbers of a step."""
         if self._writer is not None and logs is not None:
@@ -117,7 +137,11 @@ class Curves(TrainerCallback):
                     self._writer.add_scalar(f"train/{name}", logs[name], state.global_step)
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Ends the file."""
         if self._writer is not None:
@@ -146,7 +170,11 @@ class Interrupt(TrainerCallback):
         self.pressed = True
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
     ) -> None:
         """Ends training with a checkpoint if Ctrl-C was pressed, in whichever process."""
         self.pressed = any(processes.gather(self.pressed))  # all stop after the same step

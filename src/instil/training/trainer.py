@@ -12,6 +12,8 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -243,18 +245,19 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     @override
-    def get_train_dataloader(self) -> Any:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """Every process goes through the same batches: the collator takes its share of each."""
-        loader: Any = super().get_train_dataloader()
+        loader: DataLoader[Any] = super().get_train_dataloader()
         if processes.count() > 1:
-            loader.batch_sampler.num_processes = 1
-            loader.batch_sampler.process_index = 0
+            sampler: Any = loader.batch_sampler  # accelerate's
+            sampler.num_processes = 1
+            sampler.process_index = 0
         return loader
 
     @override
     def training_step(
         self,
-        model: Any,
+        model: Module,
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
@@ -268,7 +271,7 @@ class DistillationTrainer(Trainer):
                 total += self._step(model, part, count, inputs["weight"])
         return total + self._step(model, last, count, inputs["weight"])
 
-    def _step(self, model: Any, part: Part, count: Tensor | int, weight: float) -> Tensor:
+    def _step(self, model: Module, part: Part, count: Tensor | int, weight: float) -> Tensor:
         loss = self._summed(model, part) / count * weight
         self.advance(0, part.batch.tokens)
         if self.args.average_tokens_across_devices and isinstance(count, Tensor):
@@ -282,7 +285,7 @@ class DistillationTrainer(Trainer):
         self.accelerator.backward(loss)
         return loss.detach()
 
-    def _summed(self, model: Any, part: Part) -> Tensor:
+    def _summed(self, model: Module, part: Part) -> Tensor:
         """The loss summed over all terms of a part."""
         objective = self.objective
         if not (objective.by_position and self.chunks):
@@ -310,7 +313,7 @@ class DistillationTrainer(Trainer):
             loss = reading.hidden_ND.sum() * 0
         return loss + self._hidden(reading.layers, part) if self.online is not None else loss
 
-    def _whole(self, model: Any, part: Part) -> Tensor:
+    def _whole(self, model: Module, part: Part) -> Tensor:
         """The loss of the logits as the model gives them, all at once."""
         logits_NV = completion_logits(model, part.batch)
         device = logits_NV.device
