@@ -52,9 +52,9 @@ class WeightedSum(Loss):
                 raise ValueError(
                     f"losses {i} and {j} are the same ({one.name}); keep one, with the sum of their weights"
                 )
-        told = [term for term in self.terms if isinstance(term, Divergence)]
-        if len({term.temperature for term in told}) > 1:
-            shown = ", ".join(f"{term.name} {term.temperature:g}" for term in told)
+        divergences = [term for term in self.terms if isinstance(term, Divergence)]
+        if len({term.temperature for term in divergences}) > 1:
+            shown = ", ".join(f"{term.name} {term.temperature:g}" for term in divergences)
             raise ValueError(
                 f"losses of different temperatures ({shown}): targets are stored at one; give all the same"
             )

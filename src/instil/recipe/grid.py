@@ -1,4 +1,4 @@
-"""A recipe file: settings, and a grid of those that vary. What it comes to is a list of cells, each a whole recipe.
+"""A recipe file: settings, and a grid of those that vary. It results in a list of cells, each a whole recipe.
 
 Two combinations that would be the same run are one cell: zero-shot answers do not depend on the learning rate.
 """

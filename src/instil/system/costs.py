@@ -61,7 +61,7 @@ class Cost:
 
 
 class Recorder:
-    """Adds up costs a phase; a phase may be entered several times, also by a run that goes on later."""
+    """Adds up costs a phase; a phase may be entered several times, also by a run that is resumed."""
 
     def __init__(self) -> None:
         self.reused: set[Phase] = set()
@@ -110,7 +110,7 @@ class Recorder:
     def instead(self, name: Phase, *, of: Phase) -> Iterator[Recorder]:
         """Measures what runs inside as one phase, and takes it off another one, within which it stands.
 
-        Gives the recorder that is to be told of what runs inside.
+        Gives the recorder that counts what runs inside.
         """
         inner = Recorder()
         with inner.phase(name):
@@ -147,11 +147,11 @@ class Recorder:
         self._tally(name).steps += steps
 
     def advance(self, name: Phase, show: Callable[[int], None]) -> Callable[[int, int], None]:
-        """What a batch of rows is told to: it shows the rows and counts one step with its tokens.
+        """Called for each batch of rows: it shows the rows and counts one step with its tokens.
 
         Args:
             name: Of the phase.
-            show: Shows so many rows more.
+            show: Shows N more rows.
         """
 
         def advance(rows: int, tokens: int) -> None:

@@ -49,7 +49,7 @@ class JsonFile(Strict):
     """A whole JSON file."""
 
     lies_in: ClassVar[str]
-    """What its folder is, for who names the wrong one."""
+    """What kind of folder holds this file; used in the error for a wrong path."""
 
     def write(self, path: Path) -> None:
         """Writes it as indented JSON, whole or not at all."""

@@ -64,7 +64,7 @@ def gather(mine: T) -> list[T]:
 
 
 def share(numbers: int) -> range:
-    """Which of so many rows are this process's."""
+    """Which of N rows are this process's."""
     return range(rank(), numbers, count())
 
 

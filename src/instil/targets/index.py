@@ -19,7 +19,7 @@ from instil.targets.selection import Selection
 
 INDEX = "store.json"
 COPY = "store.copy.json"
-GO_ON = "give the command that built it again: it goes on from there"
+GO_ON = "give the command that built it again: it resumes from there"
 
 
 class Shard(Strict):
@@ -134,7 +134,7 @@ class StoreInfo(JsonFile):
 
     @classmethod
     def latest(cls, path: Path) -> Self:
-        """Reads what `write` wrote, from its copy where `path` is lost or damaged; that may be a shard behind.
+        """Reads what `write` wrote, from its copy where `path` is lost or damaged; that may lack the last shard.
 
         Raises:
             TargetStoreError: neither is as it was written.

@@ -14,7 +14,7 @@ class Selection(Strict):
     """What a token keeps: outcomes in the order of their probability, for as long as all rules agree.
 
     Attributes:
-        top_k: At most so many.
+        top_k: Most outcomes.
         min_probability: None that is less likely than this, at temperature 1.
         mass: None after the first that together cover this, at temperature 1.
         at_least: So many whatever the two above say.

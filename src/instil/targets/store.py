@@ -53,7 +53,7 @@ class StorePlan:
         vocabulary: Outcomes of the teacher's distribution.
         kept: Which of them are kept one by one.
         temperature: Of the targets.
-        teacher: Its name, for who reads; two names of the same model make the same store.
+        teacher: Its name, for the reader; two names of the same model make the same store.
         shard_rows: Rows in a shard, at most: what an interrupted build loses.
         shard_tokens: Completion tokens in a shard, at most; a longer row has one of its own.
     """

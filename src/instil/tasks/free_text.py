@@ -55,9 +55,9 @@ class FreeText(TaskBase):
 
     def _rows(self, name: str, read: Fields, known: TextSet) -> list[Row]:
         """Renders a set."""
-        if told := names(self.pattern) & names(known.answer):
+        if shown := names(self.pattern) & names(known.answer):
             raise FieldError(
-                f"the pattern names {min(told)!r}, the field that holds the answer",
+                f"the pattern names {min(shown)!r}, the field that holds the answer",
                 mend="take it out: a text that tells its answer asks nothing",
             )
         rows = []

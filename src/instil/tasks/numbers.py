@@ -11,7 +11,7 @@ Looked for in this order; what the first rule that finds a number says, counts:
 4. The last number of the text, which is not a marked answer and can be switched off.
 
 Numbers are decimal and exact, `3.50` is `3.5`. Signs of currency, units, `%` and emphasis around a number are passed over:
-`25%` is 25. Of a sum that is marked, `#### 9 eggs * 2 = 18 eggs`, what it comes to counts. A comma or a no-break space
+`25%` is 25. Of a sum that is marked, `#### 9 eggs * 2 = 18 eggs`, the result counts. A comma or a no-break space
 groups thousands; a plain space parts two numbers. `1/2` is one number, the quotient, and so is `2 1/2`. Words (`million`)
 and powers of ten are not read.
 """
@@ -40,7 +40,7 @@ _NUMBER = (
     r"|(?<![\w.])(?P<bare>\.[0-9]+))"
 )
 _AROUND = r"(?:[ \t*_`~=:$£€¥({\[]|\\boxed|\\[(\[]){0,20}"  # on the same line
-# Behind a mark a sign may stand apart, and a sum with units before what it comes to.
+# After a mark a sign may stand apart, and a sum with units before its result.
 _UNIT = r"(?: ?%| ?[a-zA-Z]{1,20}(?: [a-zA-Z]{1,20}){0,2})?"
 _TERM = rf"[ $£€¥(\[]{{0,4}}-?[0-9](?:[0-9.,/]{{0,20}}[0-9])?[)\]]*{_UNIT}[ )\]]{{0,4}}"
 _MORE = rf"[-+*/x×÷]{_TERM}"

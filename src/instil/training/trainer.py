@@ -70,7 +70,7 @@ def train(
     at_steps: int | Sequence[int] | None = None,
     curves: Path | None = None,
 ) -> TrainingReport:
-    """Trains the student in place; goes on from the last checkpoint if there is one.
+    """Trains the student in place; resumes from the last checkpoint if there is one.
 
     Several processes of a launch share each batch, and their gradients are averaged: all end with the same weights.
 
@@ -87,7 +87,7 @@ def train(
         display: Shows progress.
         online: Runs beside the student, for losses of hidden states.
         observe: Called with the number of the step, the student in evaluation mode.
-        at_steps: It is called before the first step, each so many steps or at those of a list, and after the last one.
+        at_steps: It is called before the first step, every N steps or at the listed ones, and after the last one.
         curves: Folder for TensorBoard's files, if `settings` ask for them.
 
     Raises:
