@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import torch
 
-from instil.evaluation.fidelity import Compared, add_batch
+from instil.evaluation.fidelity import beside, summed_kl
 from instil.models.batch import collate
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
@@ -26,15 +26,16 @@ def drift(models: Models, *, advance: Advance) -> Drift:
         models: Teacher and student.
         advance: Told of progress.
     """
-    network, total, tokens = models.student.network, Compared(), 0
+    network, total, tokens = models.student.network, 0.0, 0
     for piece in _unrelated_text(models.student):
         batch = collate([piece[:1]], [piece[1:]], pad_id=models.student.pad_id)
         with models.adapter(on=False):
             base = Logits(network, batch)
-        add_batch(models, base, batch, {True: total})
+        for p_CV, (q_CV,), _ in beside(models, base, batch, [True]):
+            total += summed_kl(p_CV, q_CV)
         tokens += len(batch.completion_N)
         advance(1, 2 * batch.tokens)
-    return Drift(kl_to_base=total.over(tokens).kl, n_tokens=tokens)
+    return Drift(kl_to_base=total / tokens, n_tokens=tokens)
 
 
 def drift_pieces(model: LanguageModel) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
 
     Args:
         network: The model, wrapped or not.
-        batch: An `alignment.Batch`.
+        batch: A `Batch`.
         cache: Keys and values of the prefix that the batch left out.
     """
     logits_NV: Tensor = _forward(network, batch, cache).logits
@@ -40,19 +41,13 @@ class Reading:
     head: Head | None
     layers: list[Tensor]
 
-    def logits(self) -> Iterator[Tensor]:
-        """The logits, a chunk of positions (C, V) at a time; of a model that does nothing after its output layer."""
-        assert self.head is not None
-        for hidden_CD in torch.split(self.hidden_ND, self.head.positions):
-            yield self.head(hidden_CD)
-
 
 def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -> Reading:
     """Runs a model up to its output layer.
 
     Args:
         network: The model, wrapped or not.
-        batch: An `alignment.Batch`.
+        batch: A `Batch`.
         cache: Keys and values of the prefix that the batch left out.
         layers: Keep the hidden states of every layer.
     """
@@ -90,30 +85,44 @@ class Logits:
 
     Args:
         network: The model, wrapped or not.
-        batch: An `alignment.Batch`.
-        cache: Makes the keys and values of the prefix that the batch left out.
+        batch: A `Batch`.
+        cache: Gives the keys and values of the prefix that the batch left out, for one pass.
+        whole: Make them all at once.
     """
 
     def __init__(
-        self, network: Any, batch: Any, *, cache: Callable[[], Any] = lambda: None
+        self,
+        network: Any,
+        batch: Any,
+        *,
+        cache: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        whole: bool = False,
     ) -> None:
-        self._reading = read(network, batch, cache=cache())
-        self._whole_NV: Tensor | None = None
-        if self._reading.head is None:
-            self._whole_NV = completion_logits(network, batch, cache=cache())
+        def run(forward: Callable[..., Any]) -> Any:
+            with cache() as kept:
+                return forward(network, batch, cache=kept)
+
+        self._head: Head | None = None
+        if not whole:
+            reading = run(read)
+            self._head, self._states_ND = reading.head, reading.hidden_ND
+        if self._head is None:
+            self._states_ND = run(completion_logits)  # the logits themselves
 
     @property
     def positions(self) -> int:
         """As many as are to be asked for at a time, so that memory does not grow with the vocabulary."""
-        head = self._reading.head
-        return len(self._reading.hidden_ND) if head is None else head.positions
+        return len(self._states_ND) if self._head is None else self._head.positions
 
     def part(self, start: int, end: int) -> Tensor:
         """Those from `start` up to `end`; an adapter has to be as it was."""
-        if self._whole_NV is not None:
-            return self._whole_NV[start:end]
-        assert self._reading.head is not None
-        return self._reading.head(self._reading.hidden_ND[start:end])
+        states_CD = self._states_ND[start:end]
+        return states_CD if self._head is None else self._head(states_CD)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All of them, (C, V) at a time."""
+        for start in range(0, len(self._states_ND), self.positions):
+            yield self.part(start, start + self.positions)
 
 
 def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:

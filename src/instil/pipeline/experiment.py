@@ -30,7 +30,7 @@ from instil.prompts.pair import AlignedPair
 from instil.prompts.rendered import RenderedRows, Windows, completion_limit
 from instil.recipe.recipe import Recipe
 from instil.results.cell import NO_MATTER
-from instil.results.schema import MethodResult, PhaseCost, Prediction
+from instil.results.schema import Fidelity, MethodResult, Pair, PhaseCost, Prediction
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import VERSION
@@ -272,13 +272,17 @@ class Job:
                     )
                 predictions += made
             with self.display.bar("comparing with the teacher", len(pairs)) as bar:
-                closeness = fidelity.fidelity(
+                before, after = fidelity.likelihoods(
                     self.models,
-                    pairs,
-                    gold=rows.gold_completions is not None,
+                    rows,
+                    completions.held_out,
+                    [RUN_METHODS["zero_shot"], RUN_METHODS["distilled"]],
+                    compare=True,
                     batch_size=size,
                     advance=self.recorder.advance("evaluate", bar.advance),
                 )
+                assert before.fidelity is not None
+                assert after.fidelity is not None
             pieces = drift.drift_pieces(self.models.student)
             with self.display.bar("measuring drift", pieces) as bar:
                 drifted = drift.drift(
@@ -294,7 +298,17 @@ class Job:
             max_new_tokens=self.max_new_tokens,
             methods=methods,
             predictions=predictions,
-            fidelity=closeness,
+            fidelity=Fidelity(
+                kl_to_teacher=Pair(
+                    zero_shot=before.fidelity.kl_to_teacher,
+                    distilled=after.fidelity.kl_to_teacher,
+                ),
+                top1_agreement=Pair(
+                    zero_shot=before.fidelity.agreement, distilled=after.fidelity.agreement
+                ),
+                n_tokens=sum(map(len, completions.held_out)),
+                completions="gold" if rows.gold_completions is not None else "teacher",
+            ),
             drift=drifted,
             trained=trained,
             completions=[ids for _, ids in completions.training],

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Method
-from instil.models.label_scoring import in_order, scored
 from instil.models.load import LanguageModel, load, load_for_training
+from instil.models.reader import read_labels
 from instil.models.reshape import keep_layers, put_head
 from instil.models.roles import shared_out, take_over
 from instil.prompts.labels import LabelTokens
@@ -93,20 +93,18 @@ class LabelStudent:
         """Log-probability of each label, shape (R, L), nats; of a classification head, they sum to 1."""
         choices = self.choices
 
-        def make(logits_NV: Tensor) -> Tensor:
+        def make(logits_NV: Tensor) -> dict[str, Tensor]:
             found = logits_NV.log_softmax(-1) if choices is None else choices.logprobs(logits_NV)
-            return found.cpu()
+            return {"logprobs_RL": found.cpu()}
 
-        return in_order(
-            scored(
-                self.model,
-                prompts,
-                self.completions,
-                batch_size=self.recipe.evaluation.batch_size,
-                advance=advance,
-                make=make,
-            )
-        )
+        return read_labels(
+            self.model,
+            prompts,
+            self.completions,
+            batch_size=self.recipe.evaluation.batch_size,
+            advance=advance,
+            make=make,
+        )["logprobs_RL"]
 
     def train(
         self,

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from transformers import set_seed
 
-from instil.evaluation.fidelity import GoldScore, score_gold
+from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, Method
 from instil.models.generate import Decoding, generate
@@ -258,18 +258,20 @@ class WritingCell:
             for text, row in zip(written, rows.rows, strict=True)
         ]
 
-    def gold_score(self, rows: RenderedRows) -> GoldScore:
+    def gold_score(self, rows: RenderedRows) -> Likelihood:
         """How the method predicts the rows' gold answers; the main process reads them."""
-        return processes.main_does(
-            lambda: score_gold(
+        (found,) = processes.main_does(
+            lambda: likelihoods(
                 self.models,
                 rows,
-                self.method,
+                rows.need_gold(),
+                [self.method],
                 compare=self.recipe.method == "distillation",
                 batch_size=self.recipe.evaluation.batch_size,
                 advance=self.recorder.advance("evaluate", lambda done: None),
             )
         )
+        return found
 
     def _judge(
         self, one: EvaluationSet, rows: RenderedRows

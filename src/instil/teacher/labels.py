@@ -29,7 +29,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instil.methods import Phase
-from instil.models.label_scoring import in_order, scored
 from instil.models.load import (
     LanguageModel,
     Outline,
@@ -38,6 +37,7 @@ from instil.models.load import (
     outline,
     resolve_dtype,
 )
+from instil.models.reader import read_labels
 from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.labels import LabelTokens, check_prompts
@@ -195,14 +195,17 @@ class LabelTeacher:
     ) -> dict[str, Tensor]:
         choices = self.choices
 
-        def make(logits_NV: Tensor) -> tuple[Tensor, Targets | None]:
-            targets = None
+        def make(logits_NV: Tensor) -> dict[str, Tensor]:
+            made = {"logprobs_RL": choices.logprobs(logits_NV).cpu()}
             if top_k:
                 targets = Targets.of(choices.cut(logits_NV), top_k=top_k, temperature=temperature)
                 targets = targets.to(torch.device("cpu"))
-            return choices.logprobs(logits_NV).cpu(), targets
+                # One line per row: its P positions.
+                for name in KEPT:
+                    made[name] = getattr(targets, name).unflatten(0, (-1, choices.positions))
+            return made
 
-        batches = scored(
+        tensors = read_labels(
             self.model,
             prompts,
             choices.completions,
@@ -210,21 +213,10 @@ class LabelTeacher:
             advance=advance,
             make=make,
         )
-        tensors = {
-            "logprobs_RL": in_order([(numbers, logprobs) for numbers, (logprobs, _) in batches])
+        return {
+            name: tensor.flatten(0, 1) if name in KEPT else tensor
+            for name, tensor in tensors.items()
         }
-        if top_k:
-            parts = {
-                number: part
-                for numbers, (_, targets) in batches
-                if targets is not None
-                for number, part in zip(
-                    numbers, targets.split([choices.positions] * len(numbers)), strict=True
-                )
-            }
-            whole_set = Targets.cat([parts[number] for number in range(len(prompts))])
-            tensors |= {name: getattr(whole_set, name).contiguous() for name in KEPT}
-        return tensors
 
 
 KEPT = ("ids_NK", "logprobs_NK", "log_tail_N", "logsumexp_N")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +11,6 @@ from instil.losses import Objective
 from instil.models.cache import alike
 from instil.models.forward import output_embeddings
 from instil.models.generate import Decoding, Generated, generate
-from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair
@@ -199,70 +196,39 @@ class Teaching:
         path.parent.mkdir(parents=True, exist_ok=True)
         costs = path.with_name(path.name + ".spent.json")
         measured.keep_at(costs)
+        asked: list[int] = []
         with (
             self.models.adapter(on=False),
             self.display.bar("teacher scores completions", len(pairs)) as bar,
         ):
-            ask = _Asked(self.models.teacher, pairs, plan, self.recipe, measured, bar.advance)
-            built = build(path, plan=plan, score=ask, advance=lambda rows, _: bar.advance(rows))
+            scorer = Scorer.of(
+                self.models.teacher,
+                pairs,
+                vocabulary=plan.vocabulary,
+                kept=plan.kept,
+                temperature=plan.temperature,
+                batch_size=self.recipe.evaluation.batch_size,
+                advance=measured.advance("teach", bar.advance),
+            )
+
+            def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
+                asked.extend(numbers)
+                with measured.phase("teach"):
+                    for number, targets in scorer.score(numbers):
+                        yield number, pairs[number].completion, targets
+
+            built = build(path, plan=plan, score=score, advance=lambda rows, _: bar.advance(rows))
         measured.add_other_processes()
         if processes.is_main():
-            if ask.scorer is None:  # another run may have built it while this one waited
-                measured = Recorder()
-                measured.keep_at(costs)
-            # All that the store has ever cost: a run that goes on has had some of it in its sums.
-            self.recorder.put("teach", measured.spent("teach"))
-        if ask.scorer is None:
+            known = measured
+            if not asked:  # another run may have built it while this one waited
+                known = Recorder()
+                known.keep_at(costs)
+            # All that the store has ever cost: a run that resumes has some of it in its sums.
+            self.recorder.put("teach", known.spent("teach"))
+        if not asked:
             self.recorder.reused.add("teach")
         return built
-
-
-class _Asked:
-    """A teacher that reads the context when it is asked for the first time.
-
-    It costs what it takes to answer: a store that is there already is read for nothing, however often.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        pairs: Sequence[AlignedPair],
-        plan: StorePlan,
-        recipe: Recipe,
-        recorder: Recorder,
-        show: Callable[[int], None],
-    ) -> None:
-        self.scorer: Scorer | None = None
-        self._model, self._pairs, self._plan = model, pairs, plan
-        self._groups = alike([pair.teacher_prompt for pair in pairs])
-        self._place = {n: (g, p) for g, of in enumerate(self._groups) for p, n in enumerate(of)}
-        self._group = -1
-        self._batch_size, self._recorder = recipe.evaluation.batch_size, recorder
-        self._advance = recorder.advance("teach", show)
-
-    def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
-        with self._recorder.phase("teach"):
-            places = sorted(self._place[number] for number in numbers)
-            for group, of_group in groupby(places, key=itemgetter(0)):
-                # No name for the scorer: it would keep this context's keys and values while the next one is read.
-                for place, targets in self._of(group).score([place for _, place in of_group]):
-                    number = self._groups[group][place]
-                    yield number, self._pairs[number].completion, targets
-
-    def _of(self, group: int) -> Scorer:
-        """What scores the pairs of one context, which it has read; one at a time, for a context takes memory."""
-        if self.scorer is None or group != self._group:
-            self._group, self.scorer = group, None  # the one before is let go first
-            self.scorer = Scorer.of(
-                self._model,
-                [self._pairs[number] for number in self._groups[group]],
-                vocabulary=self._plan.vocabulary,
-                kept=self._plan.kept,
-                temperature=self._plan.temperature,
-                batch_size=self._batch_size,
-                advance=self._advance,
-            )
-        return self.scorer
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,11 @@ def test_hidden_states_through_the_head_are_the_logits(
         expected = completion_logits(any_model.network, batch)
         reading = read(any_model.network, batch)
         assert reading.head is not None
-        pieces = list(reading.logits())
+        pieces = list(Logits(any_model.network, batch).chunks())
+        (whole,) = Logits(any_model.network, batch, whole=True).chunks()
     assert reading.layers == []
     assert len(reading.hidden_ND) == len(batch.completion_N) > 8
+    assert torch.equal(whole, expected)
     assert [len(piece) for piece in pieces][:2] == [4, 4]
     torch.testing.assert_close(torch.cat(pieces), expected, atol=1e-5, rtol=1e-5)
 

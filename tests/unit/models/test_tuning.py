@@ -15,8 +15,8 @@ from instil.errors import TuningError
 from instil.losses import LabelKL
 from instil.losses.label_kl import LabelTargets
 from instil.methods import METHODS
-from instil.models.label_scoring import in_order, scored
 from instil.models.load import LanguageModel, load, load_for_training
+from instil.models.reader import read_labels
 from instil.models.reshape import put_head
 from instil.models.tuning import BitFit, Full, LoRA
 from instil.pipeline.label_student import LabelStudent
@@ -223,16 +223,13 @@ def label_logprobs(
     size = len(model.tokenizer)
     head = method == "vanilla_fine_tuning"
     completions = ([0],) if head else CHOICES.completions
-    return in_order(
-        scored(
-            model,
-            prompts,
-            completions,
-            batch_size=4,
-            advance=nothing,
-            make=lambda raw: raw.log_softmax(-1) if head else CHOICES.logprobs(raw[:, :size]),
-        )
-    )
+
+    def make(raw: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"found": raw.log_softmax(-1) if head else CHOICES.logprobs(raw[:, :size])}
+
+    return read_labels(model, prompts, completions, batch_size=4, advance=nothing, make=make)[
+        "found"
+    ]
 
 
 ALLOWED = [

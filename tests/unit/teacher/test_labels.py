@@ -10,8 +10,9 @@ import torch
 from tests.conftest import save_tiny
 
 from instil.errors import AlignmentError
-from instil.models import label_scoring
+from instil.models import forward, reader
 from instil.models.load import LanguageModel, load, outline
+from instil.models.reader import Packing
 from instil.prompts.context import Context
 from instil.prompts.format import PlainPrompt
 from instil.prompts.labels import LabelTokens
@@ -97,10 +98,8 @@ def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Both ways to put rows into one forward pass; called with what it takes, about that many rows."""
 
     def of(rows: int) -> None:
-        monkeypatch.setattr(label_scoring, "PACKED_TOKENS", rows * 20)
-        monkeypatch.setattr(label_scoring, "LONG_PREFIX", 0)
-        if request.param == "padded":
-            monkeypatch.setattr(label_scoring, "keeps_apart", lambda *args: False)
+        packing = Packing(tokens=rows * 20, masked=True) if request.param == "packed" else None
+        monkeypatch.setattr(reader, "LABELS", packing)
 
     of(4)
     return of
@@ -119,31 +118,6 @@ def test_shared_prefix_and_batches_equal_separate_full_forwards(
     prompts = [one.form.prompt_ids(query.input, SHOTS) for query in QUERIES]
     assert got.prompt_tokens == pytest.approx(sum(map(len, prompts)) / len(prompts))
     assert got.vocabulary is None
-
-
-@pytest.mark.usefixtures("batches")
-@pytest.mark.parametrize("paths", VERBALIZERS)
-def test_each_of_a_few_contexts_is_read_once(
-    any_model: LanguageModel, teacher: Make, monkeypatch: pytest.MonkeyPatch, paths: str
-) -> None:
-    other = Context(demonstrations=SHOTS.demonstrations[::-1])
-    contexts = [SHOTS, other] * len(QUERIES)
-    queries = [query for query in QUERIES for _ in range(2)]
-    read: list[int] = []
-    usual = label_scoring.SharedPrefix
-
-    def counted(network: Any, prompts: list[list[int]]) -> Any:
-        read.append(len(prompts))
-        return usual(network, prompts)
-
-    monkeypatch.setattr(label_scoring, "SharedPrefix", counted)
-    one = teacher(any_model.name, paths=paths)
-    told = {"recorder": Recorder(), "phase": "teach"}
-    got, _ = one.score("reads", queries, contexts, **told)  # type: ignore[arg-type]
-    assert read == [6, 6]
-    for start, context in enumerate((SHOTS, other)):
-        alone, _ = score(one, QUERIES, context)
-        torch.testing.assert_close(got.logprobs_RL[start::2], alone.logprobs_RL, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
@@ -271,7 +245,7 @@ def test_nothing_half_computed_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = teacher(model_folders["llama"])
-    real, calls = label_scoring.completion_logits, []
+    real, calls = forward.completion_logits, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -279,7 +253,7 @@ def test_nothing_half_computed_is_stored(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(label_scoring, "completion_logits", interrupted)
+    monkeypatch.setattr(forward, "completion_logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(one)
     assert not list(tmp_path.rglob("*.safetensors"))

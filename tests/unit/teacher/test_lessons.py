@@ -13,6 +13,7 @@ import torch
 from tests.conftest import byte_tokenizer, tiny_llama
 from tests.small import QUIET, form_of, models_of, pairs_of
 
+from instil.models import reader
 from instil.models.load import LanguageModel, load
 from instil.models.roles import Models
 from instil.prompts.context import Context, FewShot
@@ -22,7 +23,6 @@ from instil.recipe.recipe import Recipe
 from instil.system.costs import Recorder
 from instil.targets.codec import STEP
 from instil.targets.selection import Selection
-from instil.teacher import lessons as lessons_module
 from instil.teacher.lessons import Teaching
 from instil.teacher.scorer import Scorer
 
@@ -156,7 +156,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the teacher was asked again")
 
-    monkeypatch.setattr(lessons_module.Scorer, "of", fail)
+    monkeypatch.setattr(Scorer, "score", fail)
 
 
 def test_runs_that_share_a_store_score_once_and_tell_the_same_cost(
@@ -243,16 +243,16 @@ def test_each_of_a_few_contexts_is_read_once_a_shard(
         for n in range(12)
     ]
     read: list[int] = []
-    usual = Scorer.of
+    usual = reader.SharedPrefix
 
-    def counted(model: LanguageModel, given: list[AlignedPair], **more: Any) -> Scorer:
-        read.append(len(given))
-        return usual(model, given, **more)
+    def counted(network: Any, prompts: list[list[int]]) -> Any:
+        read.append(len(prompts))
+        return usual(network, prompts)
 
-    monkeypatch.setattr(lessons_module.Scorer, "of", counted)
+    monkeypatch.setattr(reader, "SharedPrefix", counted)
     together, _ = lessons(at_work(models), pairs, tmp_path / "together")
     assert read == [6, 6]
-    monkeypatch.setattr(lessons_module, "alike", lambda prompts: [[n] for n in range(len(prompts))])
+    monkeypatch.setattr(reader, "alike", lambda prompts: [[n] for n in range(len(prompts))])
     alone, _ = lessons(at_work(models), pairs, tmp_path / "alone")
     for one, other in zip(together, alone, strict=True):
         assert one.completion == other.completion
