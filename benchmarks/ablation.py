@@ -1,14 +1,21 @@
-"""Varies one setting of distillation at a time and says what wins: recovery and held-out KL, on small tasks of two kinds.
+"""Varies one setting of distillation at a time: recovery and held-out KL on small tasks.
 
-    python benchmarks/ablation.py --data FOLDER [--only VARIANT ...] [--tasks TASK ...] [--seeds 0] [--output FILE]
+    python benchmarks/ablation.py --data FOLDER
+        [--only VARIANT ...] [--tasks TASK ...] [--seeds 0] [--output FILE]
 
-FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024), whose context is 8 demonstrations,
-`instruction_induction/{*.train,*.test}.jsonl` with `instructions.jsonl` (Honovich et al. 2022), whose context is the task's first
-instruction, and `ifeval/single_format_instruction.jsonl` (Zhou et al. 2023), prompts with and without an instruction about the form
-of the answer: one row's instruction is the context, all rows' prompts without theirs are the queries, and an answer is right if it
-has that form. Every run has up to 150 unlabelled inputs and 60 held-out rows; all settings that a variant does not name are the
-defaults, but for `bullet_points` and `highlighted_section` (see `FORMS`). The teacher's targets are shared where they are the same. A
-line a run goes to the output as soon as it is there, and what is there is not run again.
+FOLDER holds three kinds of tasks:
+
+- `function_vectors/*.jsonl` (Todd et al. 2024): the context is 8 demonstrations;
+- `instruction_induction/{*.train,*.test}.jsonl` with `instructions.jsonl` (Honovich et al. 2022):
+  the context is the task's first instruction;
+- `ifeval/single_format_instruction.jsonl` (Zhou et al. 2023): prompts with and without an
+  instruction about the form of the answer. The instruction of one row is the context, the prompts
+  of all rows without theirs are the queries, and an answer is right if it has that form.
+
+Every run has up to 150 unlabelled inputs and 60 held-out rows. All settings that a variant does not
+name are the defaults, except for `bullet_points` and `highlighted_section` (see `FORMS`). Equal
+targets are computed once. Each run adds a line to the output when it ends, and a run that has a
+line is not repeated.
 """
 
 from __future__ import annotations
@@ -22,21 +29,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from function_vectors import accuracies, distances
 from instil.api import Run
 from instil.models.load import quiet_libraries
-from instil.pipeline import experiment
-from instil.pipeline.given import Given
+from instil.pipeline import cell
+from instil.pipeline.rows import Given
 from instil.prompts.context import Context, FewShot, Instruction
 from instil.recipe.recipe import Recipe
+from instil.results.schema import SPENT
 from instil.system import environment
 from instil.system.progress import Display
+from instil.tasks.files import ROWS
 from instil.tasks.rows import Row
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 60, 150
 SHOTS = ("singular-plural", "country-capital", "capitalize")
 INSTRUCTIONS = ("num_to_verbal", "letters_list", "larger_animal")
-# The row whose instruction is the context, and what an answer of that form holds. Answers are long: they are cut, and batches halved.
+# The row whose instruction is the context, and a pattern of answers of that form. Answers are long:
+# they are cut, and batches are halved.
 FORMS = {"bullet_points": (2078, r"^\* ."), "highlighted_section": (2515, r"\*[^\s*][^\n*]*\*")}
 ANSWER_TOKENS, BATCH = 32, 8
 
@@ -92,26 +103,27 @@ def given(data: Path, task: str, seed: int, *, gold: bool) -> Given:
         context = Context.of(FewShot(shown))
     elif task in FORMS:
         pairs = lines(data / "ifeval" / "single_format_instruction.jsonl")
-        (told,) = (pair for pair in pairs if pair["key"] == FORMS[task][0])
-        instruction = told["prompt"].removeprefix(told["prompt_without_instruction"]).strip()
+        (chosen,) = (pair for pair in pairs if pair["key"] == FORMS[task][0])
+        alone = chosen["prompt_without_instruction"]
+        instruction = chosen["prompt"].removeprefix(alone).strip()
         asked = [{"input": pair["prompt_without_instruction"], "output": None} for pair in pairs]
         rng.shuffle(asked)
         held_out, inputs = asked[:HELD_OUT], asked[HELD_OUT : HELD_OUT + INPUTS]
         context = Context.of(Instruction(instruction))
     else:
         folder = data / "instruction_induction"
-        (told,) = (one for one in lines(folder / "instructions.jsonl") if one["task"] == task)
+        (known,) = (one for one in lines(folder / "instructions.jsonl") if one["task"] == task)
         held_out = rng.sample(lines(folder / f"{task}.test.jsonl"), HELD_OUT)
         judged = {row["input"] for row in held_out}
         others = [
             row for row in lines(folder / f"{task}.train.jsonl") if row["input"] not in judged
         ]
         inputs = rng.sample(others, INPUTS)
-        context = Context.of(Instruction(told["instructions"][0]))
+        context = Context.of(Instruction(known["instructions"][0]))
     return Given(
         context=context,
         inputs=[Row(row["input"], row["output"] if gold else None) for row in inputs],
-        held_out=[Row(row["input"], row["output"]) for row in held_out],
+        held_out={ROWS: [Row(row["input"], row["output"]) for row in held_out]},
     )
 
 
@@ -123,32 +135,32 @@ def measure(data: Path, task: str, variant: str, seed: int, work: Path) -> dict[
     if task in FORMS:
         settings["teacher"]["max_new_tokens"] = ANSWER_TOKENS
         settings.setdefault("training", {})["batch_size"] = BATCH
-    recipe = Recipe.parse({"model": MODEL, "seed": seed, "prompt": prompt, **settings})
+    recipe = Recipe.parse(
+        {
+            "model": MODEL,
+            "task": {"name": "files"},
+            "seed": seed,
+            "prompt": prompt,
+            "evaluation": {"baselines": ["zero_shot", "in_context"]},
+            **settings,
+        }
+    )
     rows = given(data, task, seed, gold=recipe.teacher.completions == "gold")
     with tempfile.TemporaryDirectory() as folder:
-        run = experiment.run(recipe, rows, output=Path(folder) / "run", display=Display(quiet=True))
+        # Not `instil.distill`, which wants rows to judge on to have outputs.
+        output, display = Path(folder) / "run", Display(quiet=True)
+        run = Run(cell.run(recipe, output, given=rows, display=display))
         results = run.results
-        kl = results.fidelity.kl_to_teacher
-        accuracy = (
-            formed(run, FORMS[task][1])
-            if task in FORMS
-            else {
-                name: score.accuracy.value
-                for name, score in results.methods.items()
-                if score.accuracy
-            }
-        )
-        phases = results.phases
+        accuracy = formed(run, FORMS[task][1]) if task in FORMS else accuracies(results)
+    spent = (cost for phase, cost in results.phases.items() if phase in SPENT)
     return {
         "variant": variant,
         "task": task,
         "seed": seed,
         **accuracy,
         "recovery": results.recovery,
-        "kl_share": kl.distilled / kl.zero_shot,
-        "kl_distilled": kl.distilled,
-        "drift": results.drift.kl_to_base,
-        "seconds": sum(phases[name].wall_seconds for name in ("generate", "teach", "train")),
+        **distances(results),
+        "seconds": sum(cost.wall_seconds for cost in spent),
     }
 
 
@@ -156,27 +168,28 @@ def formed(run: Run, pattern: str) -> dict[str, float]:
     """Share of each method's answers that have a form."""
     right: dict[str, list[bool]] = {}
     for one in run.predictions:
-        right.setdefault(one.method, []).append(bool(re.search(pattern, one.output, re.MULTILINE)))
+        found = re.search(pattern, one.text or "", re.MULTILINE)
+        right.setdefault(one.method, []).append(bool(found))
     return {method: statistics.mean(answers) for method, answers in right.items()}
 
 
 def table(done: list[dict[str, Any]], variants: list[str], tasks: list[str]) -> str:
-    """Markdown: accuracy, share of zero-shot's KL and drift of each variant on each task, and their means over all tasks."""
+    """Markdown: accuracy, share of zero-shot's KL, and drift by variant and task, and means."""
 
-    def cell(variant: str, chosen: list[str]) -> str:
+    def shown(variant: str, chosen: list[str]) -> str:
         runs = [run for run in done if run.get("variant") == variant and run["task"] in chosen]
         if {run["task"] for run in runs} != set(chosen):
             return "–"
         accuracy, share, drift = (
             statistics.mean(run[name] for run in runs)
-            for name in ("distilled", "kl_share", "drift")
+            for name in ("distillation", "kl_share", "drift")
         )
         return f"{accuracy:.2f}, {share:.1%}, {drift:.2f}"
 
     columns = [*([task] for task in tasks), tasks]
     lines = [f"| variant | {' | '.join(tasks)} | mean |", "| --- |" + " --- |" * len(columns)]
     for variant in variants:
-        cells = (cell(variant, chosen) for chosen in columns)
+        cells = (shown(variant, chosen) for chosen in columns)
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

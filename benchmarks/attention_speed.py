@@ -1,10 +1,11 @@
-"""Times attention to packed sequences on a processor, fused and in plain products: what `instil.attention.FUSED` rests on.
+"""Times attention to packed sequences on a processor, fused and in plain products.
 
     python benchmarks/attention_speed.py [--output benchmarks/results/attention_speed.json]
 
-One layer of SmolLM2-135M: 9 heads of queries, 3 of keys, of 64 numbers each. A teacher reads answers after a context of 1,525
-tokens, a student is trained on a row of whole sequences, forward and backward. Milliseconds are the median of ten calls; the two
-ways take turns.
+`instil.models.attention.FUSED` is set after these measurements. One layer of SmolLM2-135M: 9 heads
+of queries, 3 of keys, of 64 numbers each. A teacher reads answers after a context of 1,525 tokens.
+A student is trained on a row of whole sequences, forward and backward. Milliseconds are the median
+of ten calls; the two ways take turns.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def main() -> None:
                 )
                 ratio = made["products"] / made["fused"]
                 print(
-                    f"{dtype} {reader} {lengths}: fused {made['fused']:.1f} ms, products {ratio:.2f} times"
+                    f"{dtype} {reader} {lengths}: fused {made['fused']:.1f} ms, "
+                    f"products {ratio:.2f} times"
                 )
     if arguments.output:
         record = {

@@ -13,6 +13,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What the run found; its recipe names files of the package, whose place says nothing."""
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    task = found["recipe"]["task"]
+    places = {name: Path(task[name]).name for name in ("inputs", "eval", "demos") if task[name]}
+    found["recipe"]["task"] = {**task, **places, "folder": None}
+    return found
 
 
 def main() -> None:
@@ -41,7 +51,7 @@ def main() -> None:
         record = {
             "command": "python benchmarks/demo.py",
             "wall_seconds": wall,
-            "results": json.loads((arguments.run / "results.json").read_text(encoding="utf-8")),
+            "results": results(arguments.run),
             "environment": json.loads(
                 (arguments.run / "environment.json").read_text(encoding="utf-8")
             ),

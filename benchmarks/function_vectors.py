@@ -1,10 +1,12 @@
 """Measures the quality and cost of `instil distill` on four one-word tasks, three seeds each.
 
-    python benchmarks/function_vectors.py --data FOLDER [--only TASK] [--seeds 0 1 2] [-- OPTIONS OF instil distill]
+    python benchmarks/function_vectors.py --data FOLDER
+        [--only TASK] [--seeds 0 1 2] [-- OPTIONS OF instil distill]
 
-FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024, MIT) with the fields `input` and `output`. Each run gets 8
-demonstrations, 100 held-out rows and up to 200 unlabelled inputs, all different; tasks of about 200 rows leave fewer than 100
-inputs. Every run is a process of its own, so that its wall time and peak memory are the command's.
+FOLDER holds `function_vectors/*.jsonl` (Todd et al. 2024, MIT) with the fields `input` and
+`output`. Each run gets 8 demonstrations, 100 held-out rows and up to 200 unlabelled inputs, all
+different; tasks of about 200 rows leave fewer than 100 inputs. Every run is a process of its own,
+so that its wall time and peak memory are those of the command.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from instil.results.schema import RESULTS, Results
+
 TASKS = ("singular-plural", "country-capital", "product-company", "capitalize")
 MODEL = "bundled:smollm2-135m-instruct"
 DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 100, 200
@@ -27,7 +31,7 @@ DEMONSTRATIONS, HELD_OUT, INPUTS = 8, 100, 200
 
 def split(path: Path, seed: int, folder: Path) -> dict[str, Path]:
     """Writes demonstrations, evaluation rows and inputs; no input text is in two of them."""
-    different = {}
+    different: dict[str, dict[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         different.setdefault(" ".join(row["input"].casefold().split()), row)
@@ -60,25 +64,43 @@ def measure(task: str, seed: int, data: Path, options: list[str]) -> dict[str, A
         wall = time.perf_counter() - start
         if status:
             raise SystemExit(f"{task}, seed {seed}: the command failed with status {status}")
-        results = json.loads((folder / "run" / "results.json").read_text())
+        results = Results.read(folder / "run" / RESULTS)
         environment = json.loads((folder / "run" / "environment.json").read_text())
-    accuracy = {name: method["accuracy"]["value"] for name, method in results["methods"].items()}
-    kl = results["fidelity"]["kl_to_teacher"]
+    assert results.training is not None
     return {
         "task": task,
         "seed": seed,
-        "inputs": results["training"]["rows"],
-        **accuracy,
-        "recovery": results["recovery"],
-        "kl_zero_shot": kl["zero_shot"],
-        "kl_distilled": kl["distilled"],
-        "kl_share": kl["distilled"] / kl["zero_shot"],
-        "drift": results["drift"]["kl_to_base"],
+        "inputs": results.training.rows,
+        **accuracies(results),
+        "recovery": results.recovery,
+        **distances(results),
         "wall_seconds": wall,
         "peak_rss_mb": usage.ru_maxrss / 1024,
-        "phases": {name: phase["wall_seconds"] for name, phase in results["phases"].items()},
-        "dtype": results["dtype"],
+        "phases": {name: phase.wall_seconds for name, phase in results.phases.items()},
+        "dtype": results.dtype,
         "environment": environment,
+    }
+
+
+def accuracies(results: Results) -> dict[str, float]:
+    """Of each method on the held-out rows."""
+    scored = ((one.method, one.scores[0].accuracy) for one in results.methods)
+    return {method: accuracy.value for method, accuracy in scored if accuracy}
+
+
+def distances(results: Results) -> dict[str, float]:
+    """KL to the teacher of the student and of zero-shot, and the student's drift."""
+    student, zero_shot = results.methods[0], results.result("zero_shot")
+    assert zero_shot is not None
+    before, after = zero_shot.scores[0].fidelity, student.scores[0].fidelity
+    assert before is not None
+    assert after is not None
+    assert student.drift is not None
+    return {
+        "kl_zero_shot": before.kl_to_teacher,
+        "kl_distillation": after.kl_to_teacher,
+        "kl_share": after.kl_to_teacher / before.kl_to_teacher,
+        "drift": student.drift.kl_to_base,
     }
 
 
@@ -93,7 +115,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "runs": len(runs),
         "zero_shot": mean("zero_shot"),
         "in_context": mean("in_context"),
-        "distilled": mean("distilled"),
+        "distillation": mean("distillation"),
         "recovery_where_in_context_gains": sum(r["recovery"] for r in gaining)
         / max(len(gaining), 1),
         "runs_where_in_context_gains": len(gaining),
@@ -121,9 +143,11 @@ def main() -> None:
             run = measure(task, seed, arguments.data, arguments.options)
             runs.append(run)
             print(
-                f"{task:16} seed {seed}  n {run['inputs']:3}  zero-shot {run['zero_shot']:.2f}  in-context {run['in_context']:.2f}  "
-                f"distilled {run['distilled']:.2f}  KL {run['kl_zero_shot']:.3f} -> {run['kl_distilled']:.3f} "
-                f"({run['kl_share']:.1%})  drift {run['drift']:.2f}  {run['wall_seconds']:.0f} s  {run['peak_rss_mb']:.0f} MiB",
+                f"{task:16} seed {seed}  n {run['inputs']:3}  zero-shot {run['zero_shot']:.2f}  "
+                f"in-context {run['in_context']:.2f}  distilled {run['distillation']:.2f}  "
+                f"KL {run['kl_zero_shot']:.3f} -> {run['kl_distillation']:.3f} "
+                f"({run['kl_share']:.1%})  drift {run['drift']:.2f}  {run['wall_seconds']:.0f} s  "
+                f"{run['peak_rss_mb']:.0f} MiB",
                 flush=True,
             )
     environment = runs[-1]["environment"]

@@ -1,20 +1,25 @@
-"""Measures in-context evaluation against EleutherAI's lm-evaluation-harness: same rows, prompts, choices and weights.
+"""Measures in-context evaluation against EleutherAI's lm-evaluation-harness on the same rows.
 
-    python benchmarks/in_context_speed.py --data FOLDER --lm-eval PYTHON [--rows 300] [--k 16] [--output FILE]
+    python benchmarks/in_context_speed.py --data FOLDER --lm-eval PYTHON
+        [--rows 300] [--k 16] [--output FILE]
 
-FOLDER holds `ag_news/{train,eval}.jsonl` (Zhang et al. 2015) with the fields `text` and `label`. PYTHON is the interpreter of an
-environment of its own, so that the harness's pins do not touch ours:
+FOLDER holds `ag_news/{train,eval}.jsonl` (Zhang et al. 2015) with the fields `text` and `label`.
+PYTHON is the interpreter of an environment of its own, so that the harness's pins do not change
+ours:
 
     python -m venv harness
     harness/bin/pip install torch==2.13.0 'lm-eval[hf]'
 
-One fixed draw of demonstrations stands before every row. Both sides give each of four labels, one surface form each, the
-log-probability of the form's whole token sequence, and name the likeliest. That the harness has scored the very token ids that
-instil scores is checked on every row. instil runs with its defaults, the harness with `--batch-size` rows at a time.
+Both sides have the same weights, prompts and choices. The same demonstrations stand before every
+row. Each of four labels has one surface form. Its score is the log-probability of the form's whole
+token sequence, and the label with the highest score is the answer. The script checks on every row
+that the harness scores the same token ids as instil. instil runs with its defaults, the harness
+with `--batch-size` rows at a time.
 
-Every run is a process of its own: instil, the harness, instil again. Seconds go from loaded weights to scores, tokenisation
-included; imports, loading and reading the rows are in the process's seconds only. The ratio takes the slower run of instil.
-Run it on an idle machine, or with OMP_NUM_THREADS=1: with several threads on a busy one instil slows down more than the harness.
+Every run is a process of its own: instil, the harness, instil again. Seconds are from loaded
+weights to scores, with tokenisation. Imports, loading and reading the rows count only in the
+seconds of the process. The ratio takes the slower run of instil. Run it on an idle machine, or with
+OMP_NUM_THREADS=1: with several threads on a busy machine, instil slows down more than the harness.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-# The harness's interpreter runs this file, too, and there instil is not installed: each side imports its own.
+# The harness's interpreter also runs this file, without instil: each side imports what it needs.
 
 MODEL = "bundled:smollm2-135m-instruct"
 FORMS = {"World": "World", "Sports": "Sports", "Business": "Business", "Sci/Tech": "Technology"}
@@ -41,7 +46,7 @@ HARNESS_PACKAGES = ("lm_eval", "torch", "transformers", "tokenizers", "datasets"
 
 
 class Prepared:
-    """Rows, demonstrations and prompts as a study's in-context cell has them; no weights are loaded.
+    """Rows, demonstrations and prompts of a study's in-context cell; no weights are loaded.
 
     Args:
         settings: The recipe's.
@@ -53,17 +58,19 @@ class Prepared:
         from instil.prompts.format import PlainPrompt
         from instil.prompts.labels import LabelTokens
         from instil.recipe.recipe import Recipe
+        from instil.tasks.classification import ClassificationTask
         from instil.tasks.split import draw_rows
 
         self.recipe = Recipe.parse(settings)
         task, prompt = self.recipe.task, self.recipe.prompt
-        assert task is not None
+        assert isinstance(task, ClassificationTask)
         drawn = draw_rows(
             task.read(),
             seed=self.recipe.seed,
             training=self.recipe.training.rows,
             pool=self.recipe.demonstrations.pool,
-            evaluation=self.recipe.evaluation,
+            evaluation=self.recipe.evaluation.rows,
+            out_of_domain=self.recipe.evaluation.rows_out_of_domain,
         )
         self.name, self.rows = drawn.sets[0].name, drawn.sets[0].rows
         self.outline = outline(self.recipe.model)
@@ -90,7 +97,7 @@ class Prepared:
         return [self.form.prompt_ids(row.input, context) for row, context in pairs]
 
     def write(self, folder: Path, batch_size: int) -> None:
-        """Writes what the harness reads: rows and task, how to load the model, and the token ids that it should come to."""
+        """Writes rows, task and model for the harness, and the token ids that it should score."""
         from instil.models import bundled
         from instil.models.load import default_device
 
@@ -185,7 +192,7 @@ def score_with_harness(folder: Path) -> dict[str, Any]:
     settings = json.loads((folder / "harness.json").read_text(encoding="utf-8"))
     model = Recording(**settings["model"])
     tasks = TaskManager(include_path=folder, include_defaults=False).load([TASK])
-    # The part of `simple_evaluate` that evaluates; around it that finds tasks and describes the environment.
+    # The part of `simple_evaluate` that evaluates, without finding tasks and the environment.
     results, cost = timed(lambda: evaluate(lm=model, task_dict=tasks, bootstrap_iters=0))
     if scored != [(p, form) for p in settings["prompts"] for form in settings["forms"]]:
         raise SystemExit("the harness cuts a prompt or a choice into other tokens than instil")
@@ -222,8 +229,8 @@ def measure(side: str, interpreter: str, folder: Path) -> dict[str, Any]:
     if status:
         code = os.waitstatus_to_exitcode(status)
         raise SystemExit(f"{log.read_text(encoding='utf-8')}\n{side}: failed with status {code}")
-    said = json.loads(answer.read_text(encoding="utf-8"))
-    return {**said, "process_seconds": wall, "peak_rss_mb": usage.ru_maxrss / 1024}
+    found = json.loads(answer.read_text(encoding="utf-8"))
+    return {**found, "process_seconds": wall, "peak_rss_mb": usage.ru_maxrss / 1024}
 
 
 def compare(one: Prepared, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -311,7 +318,7 @@ def main() -> None:
                 f"whole process {run['process_seconds']:.1f} s)  {run['peak_rss_mb']:.0f} MiB",
                 flush=True,
             )
-    environments = {side: said[0]["environment"] for side, said in runs.items()}
+    environments = {side: of_side[0]["environment"] for side, of_side in runs.items()}
     kept = ("seconds", "cpu_seconds", "process_seconds", "peak_rss_mb")
     results = {
         "rows": len(one.rows),
@@ -321,7 +328,9 @@ def main() -> None:
         "prompt_tokens_mean": sum(map(len, prompts)) / len(prompts),
         "shared_tokens": shared_prefix(prompts) if len(prompts) > 1 else 0,
         "load_average_before": load[0],
-        "runs": {side: [{k: run[k] for k in kept} for run in said] for side, said in runs.items()},
+        "runs": {
+            side: [{k: run[k] for k in kept} for run in of_side] for side, of_side in runs.items()
+        },
         "ratio": runs["lm_eval"][0]["seconds"] / max(run["seconds"] for run in runs["instil"]),
         **compare(one, runs["instil"][0], runs["lm_eval"][0]),
     }

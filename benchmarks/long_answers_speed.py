@@ -1,18 +1,23 @@
-"""Measures distillation of long answers against the usual loop and against TRL's self-distillation trainer.
+"""Measures distillation of long answers against the usual loop and TRL's self-distillation trainer.
 
     python benchmarks/long_answers_speed.py --data FOLDER [--k 8 24] [--output FILE]
 
-FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021) with the fields `question` and `answer`. `trl` must be installed. Every arm has the
-same 80 rows, the same token ids (demonstrations as chat turns, the gold answer as the completion), batches of 4, LoRA of rank 16
-on all linear layers, and is a process of its own:
+FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021) with the fields `question` and `answer`. `trl`
+must be installed. Every arm has the same 80 rows, the same token ids (demonstrations as chat turns,
+the gold answer as the completion), batches of 4 and LoRA of rank 16 on all linear layers. Each is a
+process of its own:
 
-- `plain`: a second copy of the weights reads the whole teacher prompt at every step; logits at every position, both sides;
-- `trl`: `trl.experimental.sdft`, the base with its adapter off as the teacher, its generation replaced by the given completions;
-- `instil`: targets computed once, the context read once; then 3 epochs of training on them. All of it is counted.
+- `plain`: a second copy of the weights reads the whole teacher prompt at every step, with logits at
+  every position on both sides;
+- `trl`: `trl.experimental.sdft` with the base, its adapter off, as the teacher; the given
+  completions replace its generation;
+- `instil`: targets are computed once and the context is read once, then 3 epochs of training on
+  them. All of it is counted.
 
-instil's seconds a step are those of the whole work, teacher and target store included, over its 60 steps. Of the other two
-`--steps` steps after a first one are timed, on the batches whose sizes are nearest to the mean of all. `cheap` is instil with 4
-demonstrations: what the context's length adds.
+instil's seconds per step are those of the whole work, with the teacher and the target store, over
+its 60 steps. Of the other two, `--steps` steps after a first one are timed, on the batches whose
+sizes are nearest to the mean of all. `cheap` is instil with 4 demonstrations, to see what a longer
+context adds.
 """
 
 from __future__ import annotations
@@ -70,7 +75,7 @@ class Given:
         )
 
     def typical(self, steps: int) -> Given:
-        """The same rows in another order: one batch, then so many whose sizes are together nearest to the mean of all."""
+        """The same rows, with `steps` batches of typical size after a first one."""
         rows = list(zip(self.teacher_prompts, self.student_prompts, self.completions, strict=True))
         batches = [rows[i : i + BATCH] for i in range(0, ROWS, BATCH)]
         sizes = [
@@ -235,9 +240,9 @@ def trl(given: Given, steps: int) -> dict[str, Any]:
 
 
 def instil(given: Given, steps: int) -> dict[str, Any]:
-    """Our own path, from prompts to a trained adapter; `steps` are not asked for, it does all of them."""
-    from instil.models.roles import load_judged
-    from instil.prompts.context import NO_CONTEXT
+    """Our own path, from prompts to a trained adapter; it takes all steps, whatever `steps` is."""
+    from instil.models.roles import Models
+    from instil.models.tuning import LoRA
     from instil.prompts.pair import AlignedPair
     from instil.recipe.recipe import Recipe
     from instil.system.costs import Recorder
@@ -248,28 +253,32 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
     recipe = Recipe.parse(
         {
             "model": MODEL,
+            "task": {"name": "files"},
             "tuning": {"r": RANK, "alpha": 2 * RANK},
             "training": {"batch_size": BATCH, "epochs": EPOCHS, "learning_rate": RATE},
         }
     )
     display = Display(quiet=True)
-    judged = load_judged(recipe, NO_CONTEXT, recipe.prompt, display)
+    assert isinstance(recipe.tuning, LoRA)
+    models = Models.load(
+        MODEL, None, dtype=recipe.dtype, tuning=recipe.tuning, seed=0, display=display
+    )
     begun = time.perf_counter()
     rows = zip(given.teacher_prompts, given.student_prompts, given.completions, strict=True)
     pairs = [AlignedPair(number, *row) for number, row in enumerate(rows)]
     recorder = Recorder()
-    teaching = Teaching(recipe, judged, recorder, display)
+    teaching = Teaching(recipe, models, recorder, display)
     with tempfile.TemporaryDirectory() as folder:
         lessons = teaching.lessons(pairs, recipe.objective, Path(folder) / "targets")
         taught = time.perf_counter()
         with recorder.phase("train"):
             report = train(
-                judged.student.network,  # type: ignore[arg-type]
+                models.student.network,
                 lessons,
                 objective=recipe.objective,
                 settings=recipe.training,
                 seed=0,
-                pad_id=judged.student.pad_id,
+                pad_id=models.student.pad_id,
                 checkpoints=Path(folder) / "checkpoints",
                 advance=lambda rows, tokens: None,
                 display=display,
@@ -285,7 +294,7 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
 
 
 def arithmetic(given: Given) -> dict[str, float]:
-    """Seconds of the matrix products of a student's mean step, forward and backward, measured with torch alone."""
+    """Seconds of the matrix products of a student's mean step, forward and backward, with torch."""
     import torch
 
     from instil.models.load import load
@@ -301,7 +310,7 @@ def arithmetic(given: Given) -> dict[str, float]:
     products = [(tokens, a, b) for a, b in shapes] * config.num_hidden_layers
     products.append((scored, width, config.vocab_size))
     flops = sum(2 * 2 * n * a * b for n, a, b in products)
-    # Of the frozen weights only the inputs' gradient is computed: two products a layer and direction.
+    # For frozen weights only the inputs' gradient is computed: two products per layer in all.
     makers = {
         shape: (
             torch.randn(shape[0], shape[1], dtype=dtype),
@@ -337,10 +346,10 @@ def measure(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
 def apart(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
     """One arm, in a process of its own."""
     command = [sys.executable, __file__, "--data", str(data), "--arm", arm, "--k", str(k)]
-    told = subprocess.run(
+    done = subprocess.run(
         [*command, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, Any] = json.loads(told.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(arm, k, {name: round(value, 2) for name, value in found.items()}, flush=True)
     return found
 
@@ -363,7 +372,8 @@ def main() -> None:
 
     ks = " ".join(map(str, arguments.k))
     results: dict[str, Any] = {
-        "command": f"python benchmarks/long_answers_speed.py --data FOLDER --k {ks} --steps {arguments.steps}",
+        "command": "python benchmarks/long_answers_speed.py "
+        f"--data FOLDER --k {ks} --steps {arguments.steps}",
         "rows": ROWS,
         "epochs": EPOCHS,
         "batch": BATCH,

@@ -1,13 +1,16 @@
-"""Measures the memory that losses over stored targets take, with their gradient: in chunks of positions, and over all logits at once.
+"""Measures the memory of losses over stored targets, with their gradient, in chunks and at once.
 
-    OMP_NUM_THREADS=1 python benchmarks/loss_memory.py [--output benchmarks/results/loss_memory.json]
+    OMP_NUM_THREADS=1 python benchmarks/loss_memory.py
+        [--output benchmarks/results/loss_memory.json]
 
-Each loss against K = 256 stored outcomes at N = 2,048 positions of a model of width D = 576 (SmolLM2-135M's), float32, at
-its vocabulary and at Qwen3's; forward KL also at four times the positions, and over all logits at once. Hidden states, targets
-and a frozen output layer are there already; counted is what the process takes above them until the hidden states' gradient is
-there. Each measurement is a process of its own.
+Each loss is computed against K = 256 stored outcomes at N = 2,048 positions of a model of width D =
+576 (SmolLM2-135M's), in float32, with its vocabulary and with Qwen3's: in chunks of positions.
+Forward KL is also computed at four times the positions, and over all logits at once. Hidden states,
+targets and a frozen output layer exist before. Counted is the additional memory of the process
+until the gradient of the hidden states exists. Each measurement is a process of its own.
 
-Bar: in chunks the larger vocabulary takes at most 15 % more than the smaller one. Exit status 1 if it does not hold.
+Bar: in chunks, the larger vocabulary takes at most 15 % more than the smaller one. Exit status 1 if
+it does not hold.
 """
 
 from __future__ import annotations
@@ -98,7 +101,7 @@ def measure(way: str, name: str, positions: int, vocabulary: int) -> dict[str, f
     return {
         "peak_mib": (high_water() - before) / MEBIBYTE,
         "baseline_mib": before / MEBIBYTE,
-        # Were the baseline's own peak above what is held then, `peak_mib` would miss the difference.
+        # If the baseline's peak were above this, `peak_mib` would miss the difference.
         "held_at_baseline_mib": held / MEBIBYTE,
         "seconds": seconds,
         "loss": value,
@@ -123,8 +126,8 @@ def main() -> None:
         for vocabulary in VOCABULARIES:
             case = [way, name, str(positions), str(vocabulary)]
             command = [sys.executable, __file__, "--only", *case]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[str(vocabulary)] = json.loads(told)
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found[str(vocabulary)] = json.loads(printed)
         small, large = (one["peak_mib"] for one in found.values())
         case = {"way": way, "loss": name, "positions": positions, "growth": large / small}
         print(case, round(small), round(large), flush=True)

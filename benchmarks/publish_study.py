@@ -1,4 +1,4 @@
-"""Copies what may be published of a study to `results/`: numbers and figures, never a row's text.
+"""Copies what may be published of a study to `results/`: numbers and figures, no text of rows.
 
 python benchmarks/publish_study.py runs/sentiment-smollm2
 """
@@ -32,11 +32,11 @@ def publish(study: Path) -> Path:
     shutil.copytree(study / "figures", target / "figures", ignore=shutil.ignore_patterns("*.pdf"))
     index = json.loads((study / "study.json").read_text(encoding="utf-8"))
     for name in index["cells"]:
-        folder = study / "cells" / name
-        cell = _without_place(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
-        text = json.dumps(cell, indent=1) + "\n"
+        path = study / "cells" / name / "results.json"
+        results = _without_place(json.loads(path.read_text(encoding="utf-8")))
+        text = json.dumps(results, indent=1) + "\n"
         (target / "cells" / name).mkdir()
-        (target / "cells" / name / "cell.json").write_text(text, encoding="utf-8")
+        (target / "cells" / name / "results.json").write_text(text, encoding="utf-8")
     environments = [
         json.loads((study / "cells" / name / "environment.json").read_text(encoding="utf-8"))
         for name in index["cells"]
@@ -47,10 +47,10 @@ def publish(study: Path) -> Path:
     return target
 
 
-def _without_place(cell: dict[str, Any]) -> dict[str, Any]:
-    """Where the data lay on the machine that ran it tells nobody anything."""
-    cell["recipe"]["task"]["folder"] = None
-    return cell
+def _without_place(results: dict[str, Any]) -> dict[str, Any]:
+    """Without the folder of the data, which means nothing on another machine."""
+    results["recipe"]["task"]["folder"] = None
+    return results
 
 
 if __name__ == "__main__":

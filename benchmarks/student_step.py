@@ -1,9 +1,12 @@
-"""Measures two things inside a training step of the bundled model on short rows, each pair in turn, and prints ratios.
+"""Measures two parts of a training step of the bundled model on short rows, and prints ratios.
 
     python benchmarks/student_step.py [--output benchmarks/results/student_step.json]
 
-1. The output embedding on a slice of the hidden states (as `logits_to_keep=n` takes it) against a contiguous copy of it.
+1. The output embedding on a slice of the hidden states (as `logits_to_keep=n` takes it) against a
+   contiguous copy of it.
 2. Forward and backward on padded rows against the same rows packed into one sequence.
+
+The two of each pair take turns.
 """
 
 from __future__ import annotations

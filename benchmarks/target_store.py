@@ -1,12 +1,14 @@
-"""Measures what stored targets cost on disk, and how far they are from the teacher's whole distributions.
+"""Measures the size of stored targets, and their distance from the teacher's whole distributions.
 
-    python benchmarks/target_store.py --data FOLDER [--rows 16] [--output benchmarks/results/target_store.json]
+    python benchmarks/target_store.py --data FOLDER
+        [--rows 16] [--output benchmarks/results/target_store.json]
 
-FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021, arXiv:2110.14168) with the fields `question` and `answer`. The first 8 rows
-are the teacher's demonstrations, as turns of a chat; the gold answers of the next rows are the completions. For each setting a
-store is written and read again. KL(teacher || model without the demonstrations), nats a token, is taken over the vocabulary and
-over what the store holds; the error is the difference as a share of the former. With draws that is an estimate without bias;
-`spread` is the root mean square of what a token's loss is off by.
+FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021, arXiv:2110.14168) with the fields `question`
+and `answer`. The first 8 rows are the teacher's demonstrations, as turns of a chat. The gold
+answers of the next rows are the completions. For each setting a store is written and read again.
+KL(teacher || model without the demonstrations), in nats per token, is computed over the vocabulary
+and over what the store holds. The error is the difference as a share of the former. With draws,
+that is an unbiased estimate. `spread` is the root mean square error of the loss of a single token.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ SETTINGS = (
 
 
 def aligned(model: LanguageModel, data: Path, rows: int) -> list[AlignedPair]:
-    """The completions behind both prompts."""
+    """The completions after both prompts."""
     lines = (data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     read = [json.loads(line) for line in lines[: DEMONSTRATIONS + rows]]
     known = [Row(input=one["question"], output=one["answer"]) for one in read]
@@ -168,9 +170,11 @@ def main() -> None:
             one = measure(Path(name), plan, completions, teacher, student)
         results.append(one)
         print(
-            f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}, a draw for {kept.mass_per_draw:g}: {one['kept_mean']:.1f} kept a token, "
-            f"{one['bytes_per_token']:.1f} bytes a token, KL {one['kl']:.4f}, from the store "
-            f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), spread {one['spread']:.4f}, logsumexp within "
+            f"probability >= {kept.min_probability:g}, mass {kept.mass:g}, K <= {kept.top_k}, "
+            f"a draw for {kept.mass_per_draw:g}: {one['kept_mean']:.1f} stored per token, "
+            f"{one['bytes_per_token']:.1f} bytes per token, KL {one['kl']:.4f}, from the store "
+            f"{one['kl_stored']:.4f} ({one['error_share_of_kl']:+.2%}), spread {one['spread']:.4f}, "
+            "logsumexp within "
             f"{one['logsumexp_error_max']:.4f}; {one['write_seconds']:.2f} s to write, "
             f"{one['read_seconds']:.2f} s to read",
             flush=True,

@@ -1,8 +1,10 @@
-"""Compares training settings on the same targets: which defaults give the best student for the time?
+"""Compares training settings on the same rows: which defaults give the best student for the time?
 
     python benchmarks/training_defaults.py --data FOLDER [--seeds 0] [--output FILE]
 
-Teacher, targets and held-out rows of a task are made once; every setting then trains a fresh adapter on them.
+Every setting trains a fresh adapter on the same rows. The teacher's completions and targets are
+computed once where they are equal. `train_seconds` are the seconds of computing the targets and of
+training, also where the targets were read.
 """
 
 from __future__ import annotations
@@ -10,21 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from function_vectors import MODEL, TASKS, split
-from instil.evaluation import answers, drift, fidelity
-from instil.models.generate import Decoding
-from instil.pipeline import experiment
-from instil.pipeline.given import Given
-from instil.prompts.context import Context
-from instil.recipe.recipe import Recipe
+import instil
+from function_vectors import MODEL, TASKS, accuracies, distances, split
+from instil import FewShot, read_rows
 from instil.system import environment
-from instil.system.costs import Recorder
-from instil.system.progress import Display
-from instil.tasks.rows import read_rows
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "100 steps, lr 1e-3": {"training": {"max_steps": 100}},
@@ -64,49 +58,41 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def compare(task: str, seed: int, data: Path, names: list[str]) -> list[dict[str, Any]]:
-    """Trains a student a setting and judges it."""
-    nothing = lambda rows, tokens: None  # noqa: E731
-    outcomes = []
+    """Trains a student per setting and judges it."""
+    outcomes: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        paths = split(data / "function_vectors" / f"{task}.jsonl", seed, Path(name))
-        base = {"model": MODEL, "prompt": {"format": "plain"}, "seed": seed}
-        context = Context.read(Recipe.parse({**base, "context": {"demos": paths["demos"]}}).context)
-        inputs = read_rows(paths["inputs"], need_output=False)
-        held_out = read_rows(paths["eval"], need_output=True)
-        in_context = None
+        folder = Path(name)
+        paths = split(data / "function_vectors" / f"{task}.jsonl", seed, folder)
         for setting in names:
-            recipe = Recipe.parse({**base, **SETTINGS[setting]})
-            given = Given(context, inputs, held_out)
-            job = experiment.Job.prepare(recipe, given, Recorder(), Display(quiet=True))
-            decoding = Decoding(max_new_tokens=job.max_new_tokens)
-            if in_context is None:
-                scored, _ = answers.answer(
-                    job.judged, "in_context", job.held_out, decoding, advance=nothing
-                )
-                assert scored.accuracy is not None
-                in_context = scored.accuracy.value
-            folder = Path(name) / str(len(outcomes))
-            folder.mkdir()
-            completions = job.completions(folder)
-            start = time.perf_counter()
-            job.train(folder, completions)
-            seconds = time.perf_counter() - start
-            scored, _ = answers.answer(
-                job.judged, "distilled", job.held_out, decoding, advance=nothing
+            settings = dict(SETTINGS[setting])
+            teacher = {"store": folder / "targets", **settings.pop("teacher", {})}
+            run = instil.distill(
+                MODEL,
+                context=FewShot(read_rows(paths["demos"], need_output=True)),
+                inputs=read_rows(paths["inputs"], need_output=False),
+                eval=read_rows(paths["eval"], need_output=True),
+                output=folder / f"run-{len(outcomes)}",
+                quiet=True,
+                prompt={"format": "plain"},
+                seed=seed,
+                teacher=teacher,
+                **settings,
             )
-            pairs = job.held_out.pairs(list(enumerate(completions.held_out)), job.windows)
-            close = fidelity.fidelity(job.judged, pairs, gold=True, batch_size=64, advance=nothing)
-            moved = drift.drift(job.judged, advance=nothing)
-            assert scored.accuracy is not None
+            results = run.results
+            accuracy, distance = accuracies(results), distances(results)
             outcome = {
                 "task": task,
                 "seed": seed,
                 "setting": setting,
-                "in_context": in_context,
-                "distilled": scored.accuracy.value,
-                "kl_share": close.kl_to_teacher.distilled / close.kl_to_teacher.zero_shot,
-                "drift": moved.kl_to_base,
-                "train_seconds": seconds,
+                "in_context": accuracy["in_context"],
+                "distillation": accuracy["distillation"],
+                "kl_share": distance["kl_share"],
+                "drift": distance["drift"],
+                "train_seconds": sum(
+                    cost.wall_seconds
+                    for phase, cost in results.phases.items()
+                    if phase in ("teach", "train")
+                ),
             }
             print(json.dumps(outcome), flush=True)
             outcomes.append(outcome)

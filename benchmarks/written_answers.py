@@ -1,11 +1,12 @@
-"""Says of a study whose answers are written what its report does not: what they look like, and where each student began.
+"""Describes the free-text answers of a study, and where each of its students began.
 
     python benchmarks/written_answers.py STUDY [--set gsm8k] [--folder DATA] [--output FILE]
 
-STUDY is the folder of a finished study, such as `instil run gsm8k-smollm2` makes; DATA a local copy of its data, if it was made from one.
-A line a cell: the share of answers that mark their result with `####`, as gold answers do, the median length in characters, the
-share that is as long as the limit allows, in tokens of the study's model; of a distilled student KL(teacher || student) on the gold answers
-before and after training, nats a token.
+STUDY is the folder of a finished study, such as `instil run gsm8k-smollm2` makes. DATA is a local
+copy of its data, if it was made from one. For each cell: the share of answers that mark their
+result with `####`, as gold answers do, their median length in characters, and the share that is as
+long as the limit allows, in tokens of the study's model; for a distilled student also KL(teacher ||
+student) on the gold answers before and after training, in nats per token.
 """
 
 from __future__ import annotations
@@ -17,19 +18,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import instil
+from instil import Recipe, Run, Study
+from instil.evaluation.fidelity import likelihoods
+from instil.methods import METHODS
 from instil.models.load import outline, quiet_libraries
-from instil.pipeline.text import WritingCell
-from instil.recipe.recipe import Recipe
-from instil.report import Study, read_study
-from instil.results.cell import Cell
+from instil.pipeline.text import TextSteps
 from instil.system import environment
 from instil.system.progress import Display
 
 
-def form(study: Study, cell: Cell, name: str) -> dict[str, Any]:
-    """What a cell's answers to one set look like."""
-    tokenizer, limit = outline(cell.model).tokenizer, cell.recipe["teacher"]["max_new_tokens"]
-    answers = [line.written or "" for line in study.predictions(cell) if line.set == name]
+def form(cell: Run, name: str) -> dict[str, Any]:
+    """What the answers of a cell to one set look like."""
+    results = cell.results
+    tokenizer, limit = outline(results.model).tokenizer, results.prompt.max_new_tokens
+    assert limit is not None
+    answers = [
+        line.text or ""
+        for line in cell.predictions
+        if line.set == name and line.method == results.method
+    ]
     ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
     return {
         "marked": statistics.mean("####" in answer for answer in answers),
@@ -38,17 +46,26 @@ def form(study: Study, cell: Cell, name: str) -> dict[str, Any]:
     }
 
 
-def before_training(cell: Cell, name: str, folder: str | None) -> float:
+def before_training(cell: Run, name: str, folder: str | None) -> float:
     """KL to the teacher of the student that the cell began with."""
-    settings = json.loads(json.dumps(cell.recipe))
+    settings = json.loads(json.dumps(cell.results.recipe))
     settings["task"]["folder"] = folder
-    settings["dtype"] = cell.dtype
+    settings["dtype"] = cell.results.dtype
+    recipe = Recipe.parse(settings)
     with TemporaryDirectory() as work:
-        prepared = WritingCell.prepare(Recipe.parse(settings), Path(work), Display(quiet=True))
-        (rows,) = (rows for one, rows in prepared.sets if one.name == name)
-        fidelity = prepared.gold_score(rows).fidelity
-    assert fidelity is not None
-    return fidelity.kl_to_teacher
+        steps = TextSteps.prepare(recipe, store=Path(work), display=Display(quiet=True))
+        (rows,) = (rows for one, rows in steps.sets if one.name == name)
+        (found,) = likelihoods(
+            steps.models,
+            rows,
+            rows.need_gold(),
+            [METHODS["zero_shot"]],
+            compare=True,
+            batch_size=recipe.evaluation.batch_size,
+            advance=lambda rows, tokens: None,
+        )
+    assert found.fidelity is not None
+    return found.fidelity.kl_to_teacher
 
 
 def main() -> None:
@@ -61,18 +78,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     quiet_libraries()
-    study = read_study([arguments.study])
-    told: dict[str, dict[str, Any]] = {}
+    study = instil.load(arguments.study)
+    assert isinstance(study, Study)
+    cells: dict[str, dict[str, Any]] = {}
     for cell in study.cells:
-        found = form(study, cell, arguments.set)
-        (score,) = (score for score in cell.scores if score.name == arguments.set)
-        if score.fidelity:
+        found, results = form(cell, arguments.set), cell.results
+        (score,) = (one for one in results.methods[0].scores if one.name == arguments.set)
+        if score.fidelity and results.training:
             found["kl_before"] = before_training(cell, arguments.set, arguments.folder)
             found["kl_after"] = score.fidelity.kl_to_teacher
-        told[cell.name.rpartition("-")[0]] = found
+        cells[results.name.rpartition("-")[0]] = found
     print("| | marked with #### | median characters | cut | KL before training | after |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, found in told.items():
+    for name, found in cells.items():
         kl = (f"{found[key]:.3f}" if key in found else "–" for key in ("kl_before", "kl_after"))
         print(
             f"| {name} | {found['marked']:.0%} | {found['median_characters']:.0f} | "
@@ -80,9 +98,10 @@ def main() -> None:
         )
     if arguments.output:
         kept = {
-            "command": f"python benchmarks/written_answers.py {arguments.study} --set {arguments.set}",
+            "command": "python benchmarks/written_answers.py "
+            f"{arguments.study} --set {arguments.set}",
             "set": arguments.set,
-            "cells": told,
+            "cells": cells,
             "environment": environment.describe(),
         }
         arguments.output.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

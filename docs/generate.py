@@ -1,4 +1,4 @@
-"""Writes the pages and schemas that are made from the code; a test fails when they are out of date.
+"""Writes the pages and schemas that are made from code and results; a test fails if they are stale.
 
 python docs/generate.py
 """
@@ -15,19 +15,24 @@ import typer.main
 from pydantic import BaseModel
 
 from instil import cli
-from instil.methods import RUN_METHODS
+from instil.methods import METHODS, MethodName
 from instil.recipe.grid import RecipeFile
 from instil.report import read_study
 from instil.report.analysis import analyse
 from instil.report.groups import SetSummary
-from instil.results.cell import Cell
-from instil.results.schema import Results
+from instil.results.schema import INDEX, RESULTS, Proportion, Results, SetScore, StudyIndex
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks/results"
+COMMITTED = ROOT / "benchmarks/results"
 HEADLINE = ("sentiment-smollm2", "topic-smollm2")
 STUDIES = (*HEADLINE, "nli-smollm2")
-WRITTEN = "gsm8k-smollm2"
+TEXT = "gsm8k-smollm2"
+RUN: dict[MethodName, str] = {
+    "zero_shot": METHODS["zero_shot"].label,
+    "in_context": METHODS["in_context"].label,
+    "distillation": "distilled",
+}
+"""The methods of a run of `instil distill`, as a table names who answers."""
 
 
 def pages() -> dict[Path, str]:
@@ -37,9 +42,6 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/results.md": results_page(),
         ROOT / "docs/reference/cli.md": cli_page(),
         ROOT / "docs/reference/recipe.md": recipe_page(),
-        ROOT / "src/instil/schemas/cell.schema.json": Cell.json_schema(
-            "instil cell.json, version 1"
-        ),
         ROOT / "src/instil/schemas/results.schema.json": Results.json_schema(
             "instil results.json, version 1"
         ),
@@ -62,7 +64,7 @@ def readme() -> str:
 def results_page() -> str:
     """The page of study results with its tables filled in."""
     tables = {name: _study_table(name) for name in STUDIES}
-    tables |= {"bars": _bars_table(), "mass": _mass_table(), WRITTEN: _written_table(WRITTEN)}
+    tables |= {"bars": _bars_table(), "mass": _mass_table(), TEXT: _text_table(TEXT)}
     return _filled(ROOT / "docs/results.md", tables)
 
 
@@ -77,8 +79,8 @@ def _filled(path: Path, tables: dict[str, str]) -> str:
 
 
 def _study_table(name: str) -> str:
-    """Accuracy of every group of a study on every set, mean and standard deviation over seeds."""
-    found = analyse(read_study([RESULTS / name]))
+    """Accuracy of each group of a study on each set: mean and standard deviation over seeds."""
+    found = analyse(read_study([COMMITTED / name]))
     lines = [
         "| | " + " | ".join(one.name for one in found.sets) + " |",
         "| --- |" + " --- |" * len(found.sets),
@@ -93,15 +95,15 @@ def _study_table(name: str) -> str:
         )
         lines.append("| *chance, majority label* | " + " | ".join(floors) + " |")
     rows = (str(found.scored(one.name)[0][1].rows) for one in found.sets)
-    lines.append("| *rows a seed* | " + " | ".join(rows) + " |")
+    lines.append("| *rows per seed* | " + " | ".join(rows) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _mass_table() -> str:
-    """Accuracy of the students of sentiment and the probability that they give the labels, with and without the mass in their loss."""
+    """Accuracy and label mass of the sentiment students, with and without the mass in the loss."""
     lines: list[str] = []
     for name in ("sentiment-smollm2", "sentiment-smollm2-labels"):
-        found = analyse(read_study([RESULTS / name]))
+        found = analyse(read_study([COMMITTED / name]))
         (group,) = (group for group in found.groups if group.method == "distillation")
         (over,) = {cell.recipe["objective"]["over"] for cell in group.cells}
         if not lines:
@@ -114,9 +116,9 @@ def _mass_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _written_table(name: str) -> str:
-    """Of every group of a study of written answers, on every set: accuracy, cross-entropy, closeness to its teacher."""
-    found = analyse(read_study([RESULTS / name]))
+def _text_table(name: str) -> str:
+    """Accuracy, cross-entropy and KL to its teacher of each group of a free-text study, by set."""
+    found = analyse(read_study([COMMITTED / name]))
     read = ("accuracy", "cross-entropy", "KL to its teacher")
     lines = [
         "| | " + " | ".join(f"{one.name}: {what}" for one in found.sets for what in read) + " |",
@@ -145,19 +147,33 @@ class Averaged(NamedTuple):
     student: float
 
 
+def _cells(name: str) -> list[Results]:
+    """The cells of a study."""
+    index = StudyIndex.read(COMMITTED / name / INDEX)
+    return [Results.read(COMMITTED / name / "cells" / cell / RESULTS) for cell in index.cells]
+
+
+def _accuracy(score: SetScore) -> Proportion:
+    """The accuracy of a set that has gold outputs."""
+    assert score.accuracy is not None
+    return score.accuracy
+
+
 def _averaged(name: str, place: int = 0) -> list[Averaged]:
-    """One a seed, on the set at this place; the first one is in the training rows' domain."""
-    cells = read_study([RESULTS / name]).cells
+    """One per seed, on the set at this place; the first set is in the training rows' domain."""
+    cells = _cells(name)
     untrained = {
-        cell.seed: cell.scores[place].accuracy.value for cell in cells if cell.method == "zero_shot"
+        cell.seed: _accuracy(cell.methods[0].scores[place]).value
+        for cell in cells
+        if cell.method == "zero_shot"
     }
     return [
         Averaged(
             seed=cell.seed,
             zero_shot=untrained[cell.seed],
             singles=[one.accuracy for one in cell.teacher[place].single_contexts],
-            teacher=cell.teacher[place].accuracy.value,
-            student=cell.scores[place].accuracy.value,
+            teacher=_accuracy(cell.teacher[place]).value,
+            student=_accuracy(cell.methods[0].scores[place]).value,
         )
         for cell in cells
         if cell.method == "distillation"
@@ -167,13 +183,13 @@ def _averaged(name: str, place: int = 0) -> list[Averaged]:
     ]
 
 
-def _mean_over_seeds(told: list[Averaged]) -> tuple[float, float, float, float]:
+def _mean_over_seeds(students: list[Averaged]) -> tuple[float, float, float, float]:
     """Zero-shot, single contexts, averaged teacher, student."""
     return (
-        fmean(one.zero_shot for one in told),
-        fmean(fmean(one.singles) for one in told),
-        fmean(one.teacher for one in told),
-        fmean(one.student for one in told),
+        fmean(one.zero_shot for one in students),
+        fmean(fmean(one.singles) for one in students),
+        fmean(one.teacher for one in students),
+        fmean(one.student for one in students),
     )
 
 
@@ -184,7 +200,7 @@ def _headline_table() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name in HEADLINE:
-        for place, one in enumerate(read_study([RESULTS / name]).cells[0].scores):
+        for place, one in enumerate(_cells(name)[0].methods[0].scores):
             shown = (f"{value:.2f}" for value in _mean_over_seeds(_averaged(name, place)))
             where = f"{one.name}, out of domain" if one.domain == "out" else f"{name}: {one.name}"
             lines.append(f"| {where} | " + " | ".join(shown) + " |")
@@ -192,22 +208,23 @@ def _headline_table() -> str:
 
 
 def _bars_table() -> str:
-    """Of each study of averaged contexts: the student against its teacher and the single contexts, seed by seed."""
+    """Of each study of averaged contexts, seed by seed: student, teacher and single contexts."""
     lines = [
         "| | seed | zero-shot | single contexts, mean (lowest to highest) | averaged teacher | "
-        "student, zero-shot | gain over single contexts | behind its teacher |",
+        "student, zero-shot | gain over single contexts | below its teacher |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in HEADLINE:
-        told = _averaged(name)
-        for one in told:
+        students = _averaged(name)
+        for one in students:
             single = fmean(one.singles)
             lines.append(
                 f"| {name} | {one.seed} | {one.zero_shot:.3f} | {single:.3f} "
-                f"({min(one.singles):.2f} to {max(one.singles):.2f}) | {one.teacher:.3f} | {one.student:.3f} | "
+                f"({min(one.singles):.2f} to {max(one.singles):.2f}) | "
+                f"{one.teacher:.3f} | {one.student:.3f} | "
                 f"{one.student - single:+.3f} | {one.teacher - one.student:+.3f} |"
             )
-        zero, single, teacher, student = _mean_over_seeds(told)
+        zero, single, teacher, student = _mean_over_seeds(students)
         lines.append(
             f"| **{name}** | mean | {zero:.3f} | {single:.3f} | {teacher:.3f} | **{student:.3f}** | "
             f"**{student - single:+.3f}** | {teacher - student:+.3f} |"
@@ -216,34 +233,43 @@ def _bars_table() -> str:
 
 
 def _demo_table() -> str:
-    record = json.loads((ROOT / "benchmarks/results/demo.json").read_text(encoding="utf-8"))
+    record = json.loads((COMMITTED / "demo.json").read_text(encoding="utf-8"))
     run = Results.model_validate(record["results"])
     lines = [
-        "| | accuracy (95 % interval) | prompt tokens a query | seconds a query |",
+        "| | accuracy (95 % interval) | prompt tokens per query | seconds per query |",
         "| --- | --- | --- | --- |",
     ]
-    for name, method in RUN_METHODS.items():
-        told = run.methods[name]
-        score = told.accuracy
-        assert score is not None
+    for method, label in RUN.items():
+        result = run.result(method)
+        assert result is not None
+        share = _accuracy(result.scores[0])
         lines.append(
-            f"| {method.label} | {score.value:.2f} ({score.low:.2f} to {score.high:.2f}) | "
-            f"{told.prompt_tokens_mean:.0f} | {told.seconds_per_query:.2f} |"
+            f"| {label} | {share.value:.2f} ({share.low:.2f} to {share.high:.2f}) | "
+            f"{result.prompt_tokens_mean:.0f} | {result.seconds_per_query:.2f} |"
         )
-    kl = run.fidelity.kl_to_teacher
+    assert run.training is not None
+    before, after = (_kl(run, method) for method in ("zero_shot", "distillation"))
     lines.append(
-        f"\n{record['wall_seconds']:.0f} seconds from nothing but the installed packages, {run.training.steps} steps; KL to the "
-        f"prompted teacher {kl.zero_shot:.2f} → {kl.distilled:.2f} nats a token.\n"
+        f"\n{record['wall_seconds']:.0f} seconds with nothing cached, {run.training.steps} steps; "
+        f"KL to the prompted teacher {before:.2f} → {after:.2f} nats per token.\n"
     )
     return "\n".join(lines)
 
 
+def _kl(run: Results, method: MethodName) -> float:
+    """KL of a method's predictions to the teacher's."""
+    result = run.result(method)
+    assert result is not None
+    fidelity = result.scores[0].fidelity
+    assert fidelity is not None
+    return fidelity.kl_to_teacher
+
+
 def _bench_table() -> str:
-    record = json.loads(
-        (ROOT / "benchmarks/results/function_vectors.json").read_text(encoding="utf-8")
-    )
+    record = json.loads((COMMITTED / "function_vectors.json").read_text(encoding="utf-8"))
     lines = [
-        "| task | zero-shot | in-context (8) | distilled | KL to the teacher, of zero-shot's | wall | peak memory |",
+        "| task | zero-shot | in-context (8) | distilled | KL to the teacher (% of zero-shot) | "
+        "wall | peak memory |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for task in dict.fromkeys(run["task"] for run in record["runs"]):
@@ -253,14 +279,16 @@ def _bench_table() -> str:
             return float(sum(run[name] for run in runs)) / len(runs)
 
         lines.append(
-            f"| {task} ({runs[0]['inputs']} inputs) | {mean('zero_shot'):.2f} | {mean('in_context'):.2f} | "
-            f"{mean('distilled'):.2f} | {mean('kl_share'):.1%} | {mean('wall_seconds'):.0f} s | "
+            f"| {task} ({runs[0]['inputs']} inputs) | {mean('zero_shot'):.2f} | "
+            f"{mean('in_context'):.2f} | {mean('distillation'):.2f} | {mean('kl_share'):.1%} | "
+            f"{mean('wall_seconds'):.0f} s | "
             f"{max(run['peak_rss_mb'] for run in runs) / 1024:.1f} GiB |"
         )
     total = record["summary"]
     lines.append(
-        f"| **mean** | {total['zero_shot']:.2f} | {total['in_context']:.2f} | **{total['distilled']:.2f}** | "
-        f"{total['kl_share_mean']:.1%} | {total['wall_seconds_mean']:.0f} s | |"
+        f"| **mean** | {total['zero_shot']:.2f} | {total['in_context']:.2f} | "
+        f"**{total['distillation']:.2f}** | {total['kl_share_mean']:.1%} | "
+        f"{total['wall_seconds_mean']:.0f} s | |"
     )
     return "\n".join(lines) + "\n"
 
@@ -281,12 +309,13 @@ def _commands(group: Any, before: str) -> Iterator[list[str]]:
             continue
         lines = [
             f"## `{whole}`\n\n{command.help}\n",
-            "| argument or option | default | what |",
+            "| argument or option | default | meaning |",
             "| --- | --- | --- |",
         ]
         for option in command.params:
             shown = option.opts[0] if option.opts[0].startswith("-") else option.opts[0].upper()
-            default = "required" if option.required else _shown(option.default)
+            none = None if option.default in ([], ()) else option.default
+            default = "required" if option.required else _shown(none)
             lines.append(f"| `{shown}` | {default} | {_cell(option.help or '')} |")
         yield [*lines, ""]
 
@@ -294,9 +323,10 @@ def _commands(group: Any, before: str) -> Iterator[list[str]]:
 def recipe_page() -> str:
     """Every setting, section by section, as Markdown."""
     parts = [
-        "# The recipe\n\nGenerated by `python docs/generate.py`. `config.yaml` of a run holds its recipe with every default "
-        "written out.\nIn Python, sections are keyword arguments of `instil.distill`. "
-        "The JSON Schema is `src/instil/schemas/recipe.schema.json`.\n"
+        "# The recipe\n\nGenerated by `python docs/generate.py`. `config.yaml` of a finished folder holds "
+        "its recipe with\nevery default written out. In Python, sections are keyword arguments of "
+        "`instil.distill` and\n`instil.run`. The JSON Schema is "
+        "`src/instil/schemas/recipe.schema.json`.\n"
     ]
     definitions = RecipeFile.model_json_schema()["$defs"]
     parts += _section("The recipe itself", RecipeFile, definitions)
@@ -304,7 +334,7 @@ def recipe_page() -> str:
         text = str(schema.get("description", "")).partition("\n")[0]
         parts += [
             f"## {name}\n\n{text}\n",
-            "| key | default | allowed | what |",
+            "| key | default | allowed | meaning |",
             "| --- | --- | --- | --- |",
         ]
         parts += [_row(key, field) for key, field in schema["properties"].items()]
@@ -324,7 +354,7 @@ def _section(title: str, model: type[BaseModel], definitions: dict[str, Any]) ->
     rows = [_row(key, field) for key, field in fields.items()]
     return [
         f"## {title}\n",
-        "| key | default | allowed | what |",
+        "| key | default | allowed | meaning |",
         "| --- | --- | --- | --- |",
         *rows,
         "",
@@ -345,6 +375,8 @@ def _allowed(field: dict[str, Any]) -> str:
         return ", ".join(map(str, field["enum"]))
     if "const" in field:
         return str(field["const"])
+    if field.get("type") == "array" and "enum" in field.get("items", {}):
+        return f"list of {_allowed(field['items'])}"
     signs = (
         ("minimum", "≥"),
         ("exclusiveMinimum", ">"),

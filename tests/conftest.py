@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -150,16 +152,22 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: save_tiny(root / family, family) for family in FAMILIES}
 
 
+@pytest.fixture(scope="session")
+def loaded(model_folders: dict[str, Path]) -> dict[str, LanguageModel]:
+    """Family -> a tiny model of it in float32, to be copied: tests change what they get."""
+    return {family: load(str(path), dtype="float32") for family, path in model_folders.items()}
+
+
 @pytest.fixture(params=list(FAMILIES))
-def any_model(request: pytest.FixtureRequest, model_folders: dict[str, Path]) -> LanguageModel:
-    """A tiny model of each family, in float32."""
-    return load(str(model_folders[request.param]), dtype="float32")
+def any_model(request: pytest.FixtureRequest, loaded: dict[str, LanguageModel]) -> LanguageModel:
+    """A tiny model of each family, in float32; each test has its own."""
+    return copy.deepcopy(loaded[request.param])
 
 
 @pytest.fixture
-def llama(model_folders: dict[str, Path]) -> LanguageModel:
-    """A tiny model, in float32."""
-    return load(str(model_folders["llama"]), dtype="float32")
+def llama(loaded: dict[str, LanguageModel]) -> LanguageModel:
+    """A tiny model, in float32; each test has its own."""
+    return copy.deepcopy(loaded["llama"])
 
 
 @pytest.fixture
@@ -172,6 +180,12 @@ def jsonl(tmp_path: Path) -> Callable[[str, list[dict[str, Any]]], Path]:
         return path
 
     return write
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what lives to the end; each training collects, over libraries and tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,18 @@
 """instil: bake a prompt into a language model's weights, with a report that proves it.
 
-The names here load what they need when they are first used: importing the package costs nothing.
+`distill` bakes a context into an adapter and returns a `Run`. `run` compares methods as a recipe
+says and returns a `Study`. `validate` checks a recipe. `load` opens a finished run or study.
+
+Each name here is imported when it is first used, so `import instil` is fast. The modules
+`instil.losses`, `instil.tasks`, `instil.results` and `instil.models.tuning` are public too. All
+other modules may change.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from instil.api import Run, distill
+    from instil.api import Run, Study, distill, load, run, validate
     from instil.errors import InstilError
     from instil.pipeline.student import Student
     from instil.prompts.context import Context, Document, FewShot, Instruction
@@ -28,8 +32,12 @@ _HOMES = {
     "Row": "tasks.rows",
     "Run": "api",
     "Student": "pipeline.student",
+    "Study": "api",
     "distill": "api",
+    "load": "api",
     "read_rows": "tasks.rows",
+    "run": "api",
+    "validate": "api",
 }
 
 __all__ = [
@@ -43,15 +51,25 @@ __all__ = [
     "Row",
     "Run",
     "Student",
+    "Study",
     "__version__",
     "distill",
+    "load",
     "read_rows",
+    "run",
+    "validate",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("instil")
     if name not in _HOMES:
         raise AttributeError(f"module 'instil' has no attribute {name!r}")
     return getattr(import_module(f"instil.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""`python -m instil` is the command `instil`."""
+"""Runs the command `instil` as `python -m instil`."""
 
 from instil.cli import main
 

@@ -1,34 +1,57 @@
-"""`instil.distill`: the main job as one call."""
+"""The Python interface: `distill`, `run`, `validate`, `load`, and the classes `Run` and `Study`."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from instil.errors import (
-    RecoveryError,
-)
+from instil.errors import ConfigError, DataFileError, RecoveryError
+from instil.methods import MethodName
 from instil.prompts.context import Context, ContextPart
+from instil.recipe import changes, sections
 from instil.recipe.recipe import Recipe
-from instil.results.schema import RESULTS, Prediction, Results
+from instil.recipe.shipped import find
+from instil.results.comparison import averages, best
+from instil.results.schema import (
+    CELLS,
+    FAILURE,
+    INDEX,
+    PREDICTIONS,
+    REPORT,
+    RESULTS,
+    Failure,
+    Prediction,
+    Results,
+    StudyIndex,
+)
 from instil.system.files import read_lines
+from instil.tasks.files import ROWS
 from instil.tasks.rows import Row, as_rows
 
 if TYPE_CHECKING:
+    from instil.losses import HiddenState, Objective
+    from instil.models.tuning import Tuning
     from instil.pipeline.student import Student
+    from instil.tasks import Task
+
+Settings = Mapping[str, Any]
+"""A recipe or a section of it, as a mapping."""
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+BASELINES = ("zero_shot", "in_context")
+"""The baselines that `distill` compares its student with, unless `evaluation` names others."""
 
 
 @dataclass(frozen=True, init=False)
 class Run:
-    """A finished run.
+    """A finished run: the folder of one method on one task.
 
     Args:
-        path: Its folder.
+        path: Folder of the run.
     """
 
     path: Path
@@ -38,105 +61,440 @@ class Run:
 
     @cached_property
     def results(self) -> Results:
-        """What `results.json` holds."""
+        """Scores, costs and settings: the content of `results.json`.
+
+        Raises:
+            DataFileError: the folder holds no finished run.
+            DataFormatError: another version of instil wrote the file.
+        """
         return Results.read(self.path / RESULTS)
 
     @cached_property
     def predictions(self) -> list[Prediction]:
-        """What `predictions.jsonl` holds."""
-        return read_lines(Prediction, self.path / "predictions.jsonl")
+        """Every answer of every method: the content of `predictions.jsonl`.
+
+        Raises:
+            DataFileError: the folder holds no predictions.
+        """
+        path = self.path / PREDICTIONS
+        if not path.is_file():
+            raise DataFileError(f"{path}: no such file", mend="name the folder of a finished run")
+        return read_lines(Prediction, path)
 
     @cached_property
     def student(self) -> Student:
-        """The base model with the adapter, ready to answer."""
+        """The trained model. It answers queries without the context. It is loaded on first use.
+
+        Raises:
+            DataFileError: the folder holds no finished run.
+            UnknownModelError: the base model no longer exists.
+        """
         from instil.pipeline.student import Student
 
         return Student.load(self.path)
 
     @property
     def adapter(self) -> Path:
-        """The adapter's folder, in PEFT's format."""
+        """Folder of the adapter in PEFT's format. It exists only if the tuning is LoRA."""
         return self.path / "adapter"
 
     def report(self) -> Path:
-        """The report, one HTML file; drawn again if it is gone."""
-        path = self.path / "report.html"
-        if not path.exists():
-            from instil.report import render
+        """Returns the path of the HTML report. A missing report is written again.
 
-            environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
-            path.write_text(
-                render(self.results, self.predictions, environment=environment), encoding="utf-8"
-            )
+        Raises:
+            DataFileError: the folder holds no finished run.
+        """
+        path = self.path / REPORT
+        if not path.exists():
+            from instil.report import write_report
+
+            path = write_report(self.path)
         return path
 
     def check_recovery(self, least: float) -> None:
-        """Refuses a student that falls short.
+        """Raises an error if the student's recovery is too low.
 
         Args:
-            least: The recovery that is asked for.
+            least: The lowest recovery to accept.
 
         Raises:
-            RecoveryError: recovery is less, or cannot be told because the context gains nothing.
+            RecoveryError: recovery is lower, or undefined.
         """
         recovery = self.results.recovery
         if recovery is None:
             raise RecoveryError(
-                "recovery cannot be told: the context gains nothing on these rows, or they have no outputs",
+                "recovery is undefined: the context gains no accuracy, or the rows have no outputs",
                 allowed=f"at least {least}",
                 mend="use a better context, or evaluation rows with outputs",
             )
         if recovery < least:
             raise RecoveryError(
-                "the student falls short of the context it was to replace",
+                "the student is too far below the context that it replaces",
                 got=f"recovery {recovery:.3f}",
                 allowed=f"at least {least}",
-                mend="give more inputs or more steps; the report shows where it differs",
+                mend="give more inputs or more steps; the report shows the different answers",
             )
+
+
+@dataclass(frozen=True, init=False)
+class Study:
+    """The folder of a study, with one run per cell of its grid.
+
+    The files are read once. To see new cells, `load` the study again.
+
+    Args:
+        path: Folder of the study.
+    """
+
+    path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
+    @cached_property
+    def index(self) -> StudyIndex:
+        """Title, varied keys and names of the cells: the content of `study.json`.
+
+        Raises:
+            DataFileError: the folder holds no study.
+            DataFormatError: another version of instil wrote the file.
+        """
+        return StudyIndex.read(self.path / INDEX)
+
+    @cached_property
+    def cells(self) -> list[Run]:
+        """The finished cells, in the order of the grid.
+
+        Raises:
+            DataFileError: the folder holds no study.
+        """
+        return [Run(folder) for folder in self._folders() if (folder / RESULTS).is_file()]
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """The cells that failed, with their errors, in the order of the grid.
+
+        Raises:
+            DataFileError: the folder holds no study.
+        """
+        return [
+            Failure.read(folder / FAILURE)
+            for folder in self._folders()
+            if (folder / FAILURE).is_file() and not (folder / RESULTS).is_file()
+        ]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Returns the scores averaged over seeds: one row per method, setting and evaluation set.
+
+        Every row has the same keys. Every value is a number, a string, a boolean or None, so
+        `pandas.DataFrame(study.table())` works. The keys are:
+
+        - `method`, and `baseline`: whether the method ran as a baseline of the cell's own method;
+        - each key that the grid varies, except `seed`: None if the method does not use it;
+        - `set`, `domain` (`in` or `out`), `rows` (in the set, per seed) and `seeds` (a number);
+        - `accuracy` and `accuracy_sd` (standard deviation over seeds; None for one seed);
+        - `kl_to_teacher` (nats), `agreement`, `cross_entropy` and `drift` (nats per token);
+        - `prompt_tokens` and `seconds_per_query`.
+
+        Raises:
+            DataFileError: the folder holds no study.
+        """
+        return averages([cell.results for cell in self.cells], self.index.varied)
+
+    def best(self, method: MethodName, set: str | None = None) -> Run:
+        """Returns the cell of a method with the highest accuracy.
+
+        If several cells have the same accuracy, it is the cell with the lowest KL to the teacher.
+        The best of many cells is partly lucky: expect a lower accuracy on new rows.
+
+        Args:
+            method: Method whose cells are compared.
+            set: Name of the evaluation set; by default the first in-domain set.
+
+        Raises:
+            ConfigError: no finished cell has this method or this set.
+            DataFileError: the folder holds no study.
+        """
+        return self.cells[best([cell.results for cell in self.cells], method, set)]
+
+    def report(self) -> Path:
+        """Writes the HTML report of all cells and returns its path.
+
+        Raises:
+            DataFileError: the folder holds no study.
+            OutputError: the folder cannot be written.
+        """
+        from instil.report import read_study, write_study
+
+        write_study(read_study([self.path]), self.path, ["html"])
+        return self.path / REPORT
+
+    def _folders(self) -> Iterator[Path]:
+        return (self.path / CELLS / name for name in self.index.cells)
 
 
 def distill(
     model: str | Path,
     *,
     context: ContextPart | Sequence[ContextPart],
-    inputs: Iterable[Row | str | Mapping[str, object]],
-    eval: Iterable[Row | Mapping[str, object]] | None = None,
+    inputs: Iterable[Row | str | Settings],
+    eval: Iterable[Row | Settings] | Mapping[str, Iterable[Row | Settings]] | None = None,
     output: str | Path | None = None,
+    prompt: sections.Prompt | Settings | None = None,
+    teacher: sections.Teacher | Settings | None = None,
+    student: sections.Student | Settings | None = None,
+    objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
+    tuning: Tuning | Settings | None = None,
+    training: sections.Training | Settings | None = None,
+    evaluation: sections.Evaluation | Settings | None = None,
+    dtype: DType = "auto",
+    seed: int = 0,
+    allow_overlap: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-    **settings: Any,
 ) -> Run:
-    """Bakes a context into an adapter and judges it against zero-shot and in-context learning.
+    """Bakes a context into an adapter, and compares it with zero-shot and in-context answers.
+
+    Each section of the recipe is either a mapping of its keys, such as `training={"epochs": 3}`,
+    or an object: a section of `instil.recipe.sections`, a loss of `instil.losses`, or a tuning of
+    `instil.models.tuning`. docs/reference/recipe.md describes all keys.
 
     Args:
         model: Hub id, local folder, or `bundled:NAME`.
         context: What the teacher reads: `FewShot`, `Instruction`, `Document`, or a list of them.
-        inputs: Queries to learn from: texts, or rows with `input` and, for `teacher={"completions": "gold"}`, `output`.
-        eval: Rows with `input` and `output` to judge on. Without them a fifth of the inputs, at most 100, is held out;
-            accuracy is then told only if those have outputs.
-        output: Folder of the run; `runs/` and the time if not given.
-        overwrite: Replace what is at `output`.
+        inputs: Queries to learn from: strings or rows with `input`. To learn gold completions,
+            rows with `output`.
+        eval: Evaluation rows with `input` and `output`; for several sets, a mapping of names to
+            rows. By default a fifth of the inputs (at most 100) is held out; without outputs
+            their accuracy is unknown.
+        output: Folder of the run; by default `runs/` and the time.
+        prompt: How a query is rendered.
+        teacher: Which model teaches, and where the completions come from.
+        student: Whether the trained weights are saved.
+        objective: A loss, or a list of losses, which are added with their weights.
+        tuning: Which weights are trained.
+        training: How the student is optimised.
+        evaluation: How the student is evaluated; by default with zero-shot and in-context.
+        dtype: Number format of the weights; `auto` measures which is fastest.
+        seed: Seed for all randomness.
+        allow_overlap: Allow evaluation rows that are also inputs or demonstrations.
+        overwrite: Replace the run at `output`.
         quiet: Show no progress.
-        **settings: Sections of the recipe, for example `seed=1`, `prompt={"format": "plain"}`,
-            `training={"epochs": 3}`, `tuning={"name": "lora", "r": 16}`; see docs/reference/recipe.md.
 
     Returns:
         The finished run.
 
     Raises:
-        InstilError: something does not allow the run; nothing is left behind.
-        KeyboardInterrupt: Ctrl-C; the same call with the same `output` goes on from there.
+        ConfigError: settings are unknown or wrong; the message names every problem.
+        ContextError: there is no context, or there are too few inputs to hold some out.
+        OverlapError: an evaluation row is also an input or a demonstration.
+        OutputExistsError: `output` already exists.
+        InstilError: the data, the model or the disk does not allow the run; no file remains.
+        KeyboardInterrupt: Ctrl-C; the same call with the same `output` resumes the run.
     """
-    from instil.pipeline import experiment
-    from instil.pipeline.given import Given
-    from instil.system.progress import Display
+    chosen = {
+        "prompt": prompt,
+        "teacher": teacher,
+        "student": student,
+        "objective": objective,
+        "tuning": tuning,
+        "training": training,
+        "evaluation": _with_baselines(evaluation),
+    }
+    recipe = Recipe.parse(
+        {
+            "model": str(model),
+            "task": {"name": "files", "allow_overlap": allow_overlap},
+            "dtype": dtype,
+            "seed": seed,
+            **{name: value for name, value in chosen.items() if value is not None},
+        }
+    )
+    from instil.pipeline.rows import Given
 
-    recipe = Recipe.parse({"model": str(model), **settings})
-    folder = Path(output) if output else Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
     given = Given(
         context=Context.of(context),
         inputs=as_rows(inputs, name="inputs", need_output=recipe.teacher.completions == "gold"),
-        held_out=None if eval is None else as_rows(eval, name="eval", need_output=True),
+        held_out=_sets(eval),
     )
+    folder = Path(output) if output else _by_time()
+
+    from instil.pipeline import cell
+    from instil.system.progress import Display
+
     display = Display(quiet=quiet)
-    return Run(experiment.run(recipe, given, output=folder, overwrite=overwrite, display=display))
+    return Run(cell.run(recipe, folder, given=given, overwrite=overwrite, display=display))
+
+
+def run(
+    recipe: str | Path | Settings | Recipe,
+    *,
+    model: str | Path | None = None,
+    task: Task | Settings | None = None,
+    method: MethodName | None = None,
+    demonstrations: sections.Demonstrations | Settings | None = None,
+    prompt: sections.Prompt | Settings | None = None,
+    teacher: sections.Teacher | Settings | None = None,
+    student: sections.Student | Settings | None = None,
+    objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
+    tuning: Tuning | Settings | None = None,
+    training: sections.Training | Settings | None = None,
+    evaluation: sections.Evaluation | Settings | None = None,
+    dtype: DType | None = None,
+    seed: int | None = None,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] | None = None,
+    set: Sequence[str] = (),
+    output: str | Path | None = None,
+    quiet: bool = False,
+) -> Study:
+    """Runs a recipe: every cell of its grid, or one cell if it has no grid.
+
+    If a cell fails, the others still run: see `Study.failures`. Finished cells are not run again,
+    so the same call with the same `output` resumes a study.
+
+    Args:
+        recipe: Name of a shipped recipe, path of a recipe file, its content, or a `Recipe`.
+        model: Model of the student. This argument and those down to `seed` change the recipe. A
+            mapping changes the keys that it names. An object, or a mapping with another `name`,
+            replaces the section.
+        task: Which task is solved, and where its rows are.
+        method: Which method is run.
+        demonstrations: How the context is drawn from the task's rows.
+        prompt: How a query is rendered.
+        teacher: Which model teaches, and where the completions come from.
+        student: Which layers the student has, and whether its weights are saved.
+        objective: A loss, or a list of losses, which are added with their weights.
+        tuning: Which weights are trained.
+        training: How the student is optimised.
+        evaluation: How the student is evaluated.
+        dtype: Number format of the weights; `auto` measures which is fastest.
+        seed: Seed for all randomness.
+        grid: Keys of the recipe with the values to try, in place of the recipe's own grid. All
+            combinations are run; for a list of grids, those of each grid. `{}` runs one cell.
+        set: More changes, as on the command line: `teacher.top_k=64`. They are applied last.
+        output: Folder of the study; by default `runs/` and the recipe's name, or else the time.
+        quiet: Show no progress.
+
+    Returns:
+        The study, with its finished and failed cells.
+
+    Raises:
+        ConfigError: the recipe has problems, or an argument changes a key that the grid varies.
+        DataFileError: the recipe file is missing or cannot be read.
+        OutputExistsError: `output` exists and is not a study.
+        OutputError: another process works on this study, or the folder cannot be created.
+        KeyboardInterrupt: Ctrl-C; the same call with the same `output` resumes the study.
+    """
+    planned = changes.planned(recipe, locals(), grid, set)
+    if output is None:
+        file = find(str(recipe)) if isinstance(recipe, str | Path) else None
+        output = Path("runs") / file.stem if file else _by_time()
+
+    from instil.pipeline import study
+    from instil.system.progress import Display
+
+    study.run(planned, Path(output), display=Display(quiet=quiet))
+    return Study(output)
+
+
+def validate(
+    recipe: str | Path | Settings | Recipe,
+    *,
+    model: str | Path | None = None,
+    task: Task | Settings | None = None,
+    method: MethodName | None = None,
+    demonstrations: sections.Demonstrations | Settings | None = None,
+    prompt: sections.Prompt | Settings | None = None,
+    teacher: sections.Teacher | Settings | None = None,
+    student: sections.Student | Settings | None = None,
+    objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
+    tuning: Tuning | Settings | None = None,
+    training: sections.Training | Settings | None = None,
+    evaluation: sections.Evaluation | Settings | None = None,
+    dtype: DType | None = None,
+    seed: int | None = None,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] | None = None,
+    set: Sequence[str] = (),
+) -> None:
+    """Checks a recipe, every cell of its grid, and the rows in local files.
+
+    It loads no model and downloads nothing. The arguments are those of `run`.
+
+    Raises:
+        ConfigError: the recipe has problems; the message names every problem of every cell.
+        DataFileError: the recipe file is missing or cannot be read.
+    """
+    planned = changes.planned(recipe, locals(), grid, set)
+    from instil.pipeline.rows import problems_of_rows
+
+    if problems := problems_of_rows(cell.recipe for cell in planned.cells):
+        raise ConfigError.listing(problems)
+
+
+def load(path: str | Path) -> Run | Study:
+    """Opens a finished run, a cell of a study, or a study.
+
+    Args:
+        path: Folder of the run, cell or study.
+
+    Returns:
+        A `Study` if the folder holds `study.json`, a `Run` if it holds `results.json`.
+
+    Raises:
+        DataFileError: the folder holds neither; the message says what was found.
+        DataFormatError: another version of instil wrote the file.
+    """
+    folder = Path(path)
+    if (folder / INDEX).is_file():
+        study = Study(folder)
+        _ = study.index
+        return study
+    if (folder / RESULTS).is_file():
+        run = Run(folder)
+        _ = run.results
+        return run
+    got, mend = f"a folder without {INDEX} or {RESULTS}", "name the folder of a run or a study"
+    if (folder / FAILURE).is_file():
+        failure = Failure.read(folder / FAILURE)
+        got = f"a cell that failed with {failure.error}: {failure.message.splitlines()[0]}"
+        mend = "correct what the message names, then run the study again"
+    elif folder.with_name(folder.name + ".partial").is_dir():
+        got, mend = "an unfinished run", "repeat the command or call that started it"
+    elif not folder.is_dir():
+        got = "a file" if folder.exists() else "no such folder"
+    raise DataFileError(f"{folder} is not a finished run or a study", got=got, mend=mend)
+
+
+def _with_baselines(
+    evaluation: sections.Evaluation | Settings | None,
+) -> sections.Evaluation | Settings:
+    """Adds the baselines of `distill` to the section, if it names none."""
+    if isinstance(evaluation, sections.Evaluation):
+        if "baselines" in evaluation.model_fields_set:
+            return evaluation
+        return evaluation.model_copy(update={"baselines": BASELINES})
+    return {"baselines": list(BASELINES), **(evaluation or {})}
+
+
+def _sets(
+    given: Iterable[Row | Settings] | Mapping[str, Iterable[Row | Settings]] | None,
+) -> dict[str, list[Row]] | None:
+    """Returns the evaluation rows by set name; None if there are none.
+
+    Raises:
+        DataFileError: there are no rows.
+        FieldError: a row lacks a field.
+    """
+    if given is None:
+        return None
+    named = given if isinstance(given, Mapping) else {ROWS: given}
+    if not named:
+        raise DataFileError("eval: no sets", mend="give at least one set, or leave out eval")
+    return {
+        name: as_rows(rows, name="eval" if name == ROWS else f"eval {name}", need_output=True)
+        for name, rows in named.items()
+    }
+
+
+def _by_time() -> Path:
+    return Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")

@@ -2,30 +2,30 @@
 
 ```
 InstilError
-├── ConfigError             (ValueError)          a setting that is unknown, of the wrong type or out of range
-├── DataFileError           (OSError)             a data file that is missing, empty or cannot be read
-├── DataFormatError         (ValueError)          binary, mis-encoded or truncated text; a malformed line
+├── ConfigError             (ValueError)          an unknown setting, or a wrong value
+├── DataFileError           (OSError)             a data file that is missing, empty or unreadable
+├── DataFormatError         (ValueError)          a damaged or malformed data file
 ├── FieldError              (ValueError)          a row lacks a field, or the field is empty
-├── ContextError            (ValueError)          no context, or more demonstrations asked for than there are
-├── OverlapError            (ValueError)          an evaluation row is also a demonstration or a training input
-├── AlignmentError          (ValueError)          teacher and student prompt do not fit the model or each other
-├── ChatTemplateError       (ValueError)          no chat template, or one that cannot render the turns
-├── VerbalizerError         (ValueError)          a verbalizer whose labels are, in tokens, not told apart
+├── ContextError            (ValueError)          no context, or too few rows for the demonstrations
+├── OverlapError            (ValueError)          an evaluation row is also used for training
+├── AlignmentError          (ValueError)          prompts that do not fit the model or each other
+├── ChatTemplateError       (ValueError)          no chat template, or it cannot render the turns
+├── VerbalizerError         (ValueError)          two labels of a verbalizer have the same tokens
 ├── TuningError             (ValueError)          a tuning that the model or the task does not allow
-├── TokenizerMismatchError  (ValueError)          teacher and student cut text into different tokens
+├── TokenizerMismatchError  (ValueError)          teacher and student have different tokenizers
 ├── UnknownModelError       (LookupError)         no such model
-├── HubUnreachableError     (ConnectionError)     a hub id, and no way to reach the hub
-├── OutputExistsError       (FileExistsError)     the output folder is there already
+├── HubUnreachableError     (ConnectionError)     the hub cannot be reached
+├── OutputExistsError       (FileExistsError)     the output folder already exists
 ├── OutputError             (OSError)             the output folder cannot be written
-├── TargetStoreError        (OSError)             a target store that is missing, unfinished, damaged or of something else
-├── UnfinishedRunError      (FileExistsError)     an unfinished run with other settings is in the way
-├── DiskFullError           (OSError)             not enough space for the run
+├── TargetStoreError        (OSError)             a target store that is missing or damaged
+├── UnfinishedRunError      (FileExistsError)     the folder has an unfinished, different run
+├── DiskFullError           (OSError)             not enough disk space for the run
 ├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
-├── LaunchError             (RuntimeError)        several processes that cannot do together what is asked
-└── RecoveryError           (RuntimeError)        the student falls short of `min_recovery`
+├── LaunchError             (RuntimeError)        several processes that cannot do the work together
+└── RecoveryError           (RuntimeError)        recovery is below `min_recovery`
 ```
 
-A leaf also inherits the standard library's error that it resembles, so `except ValueError` works too.
+Each error also inherits from the standard error in brackets, so `except ValueError` works too.
 """
 
 import difflib
@@ -34,13 +34,13 @@ from typing import ClassVar
 
 
 class InstilError(Exception):
-    """The root of the tree: what is wrong, what was got, what is allowed, how to mend it.
+    """Base class of all errors of instil.
 
     Args:
-        what: What is wrong, in one clause.
-        got: What was found.
-        allowed: What would have been accepted.
-        mend: What to do about it.
+        what: What is wrong, and where, in one clause.
+        got: The value that was found.
+        allowed: The values that are accepted.
+        mend: How to correct it.
     """
 
     exit_status: ClassVar[int] = 2
@@ -65,7 +65,7 @@ class ConfigError(InstilError, ValueError):
 
     @classmethod
     def listing(cls, problems: Sequence[str]) -> "ConfigError":
-        """One error for all problems of a recipe."""
+        """Makes one error that lists all problems of a recipe."""
         return cls(
             f"the recipe has {len(problems)} problem{'s' * (len(problems) > 1)}: "
             + "; ".join(problems),
@@ -88,7 +88,7 @@ class FieldError(InstilError, ValueError):
 
 
 class ContextError(InstilError, ValueError):
-    """There is no context, or more demonstrations are asked for than there are."""
+    """There is no context, or there are too few rows for the demonstrations."""
 
 
 class OverlapError(InstilError, ValueError):
@@ -96,15 +96,15 @@ class OverlapError(InstilError, ValueError):
 
 
 class AlignmentError(InstilError, ValueError):
-    """A teacher or student prompt does not fit the model, or the two do not fit each other."""
+    """A prompt does not fit the model, or the teacher's and the student's prompt do not match."""
 
 
 class ChatTemplateError(InstilError, ValueError):
-    """The tokenizer has no chat template, or one that cannot render the turns."""
+    """The tokenizer has no chat template, or its template cannot render the turns."""
 
 
 class VerbalizerError(InstilError, ValueError):
-    """Two labels' surface forms are the same in tokens, or one begins the other."""
+    """Two labels have the same tokens, or the tokens of one label begin with those of another."""
 
 
 class TuningError(InstilError, ValueError):
@@ -112,7 +112,7 @@ class TuningError(InstilError, ValueError):
 
 
 class TokenizerMismatchError(InstilError, ValueError):
-    """Teacher and student cut text into different tokens."""
+    """Teacher and student split text into different tokens."""
 
 
 class UnknownModelError(InstilError, LookupError):
@@ -126,7 +126,7 @@ class HubUnreachableError(InstilError, ConnectionError):
 
 
 class OutputExistsError(InstilError, FileExistsError):
-    """The output folder is there already."""
+    """The output folder already exists."""
 
     __str__ = InstilError.__str__
 
@@ -144,13 +144,13 @@ class TargetStoreError(InstilError, OSError):
 
 
 class UnfinishedRunError(InstilError, FileExistsError):
-    """An unfinished run with other settings is in the way."""
+    """The folder holds an unfinished run with other settings."""
 
     __str__ = InstilError.__str__
 
 
 class DiskFullError(InstilError, OSError):
-    """There is not enough space for the run."""
+    """There is not enough disk space for the run."""
 
     __str__ = InstilError.__str__
 
@@ -162,17 +162,17 @@ class NotFiniteLossError(InstilError, FloatingPointError):
 
 
 class LaunchError(InstilError, RuntimeError):
-    """Several processes were started that do not find each other, or for what only one can do."""
+    """Several processes cannot reach each other, or the work needs a single process."""
 
 
 class RecoveryError(InstilError, RuntimeError):
-    """The run is whole, but the student falls short of `min_recovery`."""
+    """The run is complete, but its recovery is below `min_recovery`."""
 
     exit_status = 3
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint for a message: the known name that is nearest, or all of them."""
+    """Returns a hint for an error message: the most similar known name, or all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known))}"

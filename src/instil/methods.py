@@ -1,8 +1,11 @@
-"""The table of methods: each is a row, so that all take one path and are compared fairly; and the names of phases."""
+"""The methods that are compared, and the names of the phases of a run.
+
+Each method is one row of a table. All methods run the same code, so the comparison is fair.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 MethodName = Literal[
@@ -22,12 +25,13 @@ class Method:
     """How a method learns and answers.
 
     Attributes:
-        label: What a person reads.
-        learns: What its training compares it with: nothing, the gold labels, or the teacher's targets.
-        context: Whether the context is in the prompts that it answers.
-        context_in_training: Whether it is in the prompts that it learns from.
-        head: What its logits stand for: tokens, or labels.
-        teacher: Whether the teacher is what answers, or what it learns from.
+        label: Name that is shown to the user.
+        learns: What it is trained on: gold labels or the teacher's targets. None: no training.
+        context: Whether the evaluation prompts contain the context.
+        context_in_training: Whether the training prompts contain the context.
+        head: Whether the logits are those of tokens (`language_model`) or of labels
+            (`classification`).
+        teacher: Whether the method uses the teacher, to answer or to learn from.
     """
 
     label: str
@@ -48,16 +52,3 @@ METHODS: dict[MethodName, Method] = {
     ),
     "distillation": Method("distillation", learns="targets", teacher=True),
 }
-
-RunMethodName = Literal["zero_shot", "in_context", "distilled"]
-STUDY_METHODS: dict[RunMethodName, MethodName] = {
-    "zero_shot": "zero_shot",
-    "in_context": "in_context",
-    "distilled": "distillation",
-}
-"""What every run compares, by its keys in `results.json`, as studies call it."""
-
-RUN_METHODS: dict[RunMethodName, Method] = {
-    name: METHODS[method] for name, method in STUDY_METHODS.items()
-} | {"distilled": replace(METHODS["distillation"], label="distilled")}
-"""The same as runs call it."""

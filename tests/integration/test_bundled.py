@@ -15,7 +15,7 @@ import pytest
 import instil
 from instil import cli
 from instil.models import bundled
-from instil.results.schema import Results
+from instil.results.schema import MethodResult, Results
 
 MODEL = "bundled:smollm2-135m-instruct"
 DEMO = Path(instil.__file__).parent / "demo"
@@ -36,6 +36,21 @@ def lines(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DEMO / name).read_text(encoding="utf-8").splitlines()]
 
 
+def by_method(results: Results) -> dict[str, MethodResult]:
+    return {one.method: one for one in results.methods}
+
+
+def accuracies(results: Results) -> dict[str, float]:
+    scores = {one.method: one.scores[0].accuracy for one in results.methods}
+    return {method: score.value for method, score in scores.items() if score}
+
+
+def kl_of(results: Results, method: str) -> float:
+    fidelity = by_method(results)[method].scores[0].fidelity
+    assert fidelity is not None
+    return fidelity.kl_to_teacher
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> instil.Run:
     """A short run on real weights, in float32 so that counting again has no excuse."""
@@ -53,17 +68,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> instil.Run:
 
 
 def test_the_student_gains_what_the_prompt_gains(run: instil.Run) -> None:
-    methods = run.results.methods
-    score = {name: method.accuracy.value for name, method in methods.items() if method.accuracy}
+    methods = by_method(run.results)
+    score = accuracies(run.results)
     assert score["zero_shot"] < 0.1
     assert score["in_context"] > 0.6
-    assert score["distilled"] > score["zero_shot"] + 0.5 * (
+    assert score["distillation"] > score["zero_shot"] + 0.5 * (
         score["in_context"] - score["zero_shot"]
     )
-    kl = run.results.fidelity.kl_to_teacher
-    assert kl.distilled < 0.2 * kl.zero_shot
-    assert methods["distilled"].prompt_tokens_mean == methods["zero_shot"].prompt_tokens_mean
-    assert run.results.cost.prompt_tokens_saved_per_query > 100
+    assert kl_of(run.results, "distillation") < 0.2 * kl_of(run.results, "zero_shot")
+    before, after = methods["zero_shot"], methods["distillation"]
+    assert after.prompt_tokens_mean == before.prompt_tokens_mean
+    assert run.results.tokens_saved is not None
+    assert run.results.tokens_saved > 100
 
 
 def test_peft_and_transformers_alone_count_the_same(run: instil.Run) -> None:
@@ -90,27 +106,28 @@ def test_peft_and_transformers_alone_count_the_same(run: instil.Run) -> None:
         with torch.no_grad():
             output = model.generate(
                 **inputs,
-                max_new_tokens=results["max_new_tokens"],
+                max_new_tokens=results["prompt"]["max_new_tokens"],
                 do_sample=False,
-                stop_strings=results["stop"],
+                stop_strings=results["prompt"]["stop"],
                 tokenizer=tokenizer,
                 pad_token_id=tokenizer.eos_token_id,
             )
         text = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return str(text.partition(results["stop"][0])[0].strip())
+        return str(text.partition(results["prompt"]["stop"][0])[0].strip())
 
-    ours = {(p["method"], p["row"]): p["output"] for p in predicted}
-    right = {"distilled": 0, "zero_shot": 0, "in_context": 0}
+    ours = {(p["method"], p["row"]): p["text"] for p in predicted}
+    right = {"distillation": 0, "zero_shot": 0, "in_context": 0}
     for number, row in enumerate(lines("eval.jsonl")[:ROWS]):
-        prompt = results["student_prompt"].replace("{input}", row["input"])
+        prompt = results["prompt"]["pattern"].replace("{input}", row["input"])
         with model.disable_adapter():
             outputs = {"zero_shot": answer(prompt), "in_context": answer(shots + prompt)}
-        outputs["distilled"] = answer(prompt)
+        outputs["distillation"] = answer(prompt)
         for method, output in outputs.items():
             assert output == ours[method, number]
             right[method] += output == row["output"]
-    for method, count in right.items():
-        assert results["methods"][method]["accuracy"]["value"] == pytest.approx(count / ROWS)
+    for one in results["methods"]:
+        accuracy = one["scores"][0]["accuracy"]["value"]
+        assert accuracy == pytest.approx(right[one["method"]] / ROWS)
 
 
 def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
@@ -127,7 +144,7 @@ def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
     shots = "".join(
         f"Q: {row['input']}\nA: {row['output']}\n\n" for row in lines("demonstrations.jsonl")
     )
-    totals, tokens = {"zero_shot": 0.0, "distilled": 0.0}, 0
+    totals, tokens = {"zero_shot": 0.0, "distillation": 0.0}, 0
 
     @torch.no_grad()
     def logprobs(prompt: str, completion: list[int]) -> torch.Tensor:
@@ -144,11 +161,10 @@ def test_fidelity_counted_again_the_plain_way(run: instil.Run) -> None:
             zero_shot = logprobs(prompt, completion)
         distilled = logprobs(prompt, completion)
         totals["zero_shot"] += float((teacher.exp() * (teacher - zero_shot)).sum())
-        totals["distilled"] += float((teacher.exp() * (teacher - distilled)).sum())
-    told = run.results.fidelity
-    assert told.n_tokens == tokens
-    assert told.kl_to_teacher.zero_shot == pytest.approx(totals["zero_shot"] / tokens, rel=1e-3)
-    assert told.kl_to_teacher.distilled == pytest.approx(totals["distilled"] / tokens, rel=1e-2)
+        totals["distillation"] += float((teacher.exp() * (teacher - distilled)).sum())
+    assert by_method(run.results)["zero_shot"].scores[0].tokens == tokens
+    for method, rel in (("zero_shot", 1e-3), ("distillation", 1e-2)):
+        assert kl_of(run.results, method) == pytest.approx(totals[method] / tokens, rel=rel)
 
 
 def test_the_cards_snippet_runs(run: instil.Run) -> None:
@@ -157,14 +173,14 @@ def test_the_cards_snippet_runs(run: instil.Run) -> None:
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=run.adapter, capture_output=True, text=True, check=True
     )
-    first = next(p for p in run.predictions if p.method == "distilled" and p.row == 0)
-    assert done.stdout.strip() == first.output
+    first = next(p for p in run.predictions if p.method == "distillation" and p.row == 0)
+    assert done.stdout.strip() == first.text
     assert "instil" not in re.findall(r"^(?:import|from) (\w+)", snippet, re.MULTILINE)
 
 
 def test_the_student_answers_as_it_was_judged(run: instil.Run) -> None:
-    rows = [p for p in run.predictions if p.method == "distilled"][:5]
-    assert instil.Run(run.path).student.answer([p.input for p in rows]) == [p.output for p in rows]
+    rows = [p for p in run.predictions if p.method == "distillation"][:5]
+    assert instil.Run(run.path).student.answer([p.input for p in rows]) == [p.text for p in rows]
 
 
 def test_the_report_is_drawn_again_when_it_is_gone(run: instil.Run) -> None:
@@ -179,10 +195,9 @@ def test_the_demo_runs_in_the_dtype_that_is_fastest(
 ) -> None:
     cli.app(["demo", "--output", str(tmp_path / "demo"), "--quiet"], standalone_mode=False)
     results = Results.read(tmp_path / "demo" / "results.json")
-    scores = {name: m.accuracy.value for name, m in results.methods.items() if m.accuracy}
-    assert scores["distilled"] >= scores["in_context"] - 0.1
-    assert results.methods["distilled"].accuracy is not None
-    assert results.methods["distilled"].accuracy.n >= 100
+    scores = accuracies(results)
+    assert scores["distillation"] >= scores["in_context"] - 0.1
+    assert results.methods[0].scores[0].rows >= 100
     assert "report" in capfd.readouterr().out
 
 
@@ -196,9 +211,8 @@ def test_chat_format_on_the_models_own_template(tmp_path: Path) -> None:
         training={"max_steps": 4},
         quiet=True,
     )
-    assert run.results.format == "chat"
-    assert run.results.stop == []
-    kl = run.results.fidelity.kl_to_teacher
-    assert kl.distilled < kl.zero_shot
-    text = run.student.prompt_format.text("cat")
+    assert run.results.prompt.format == "chat"
+    assert run.results.prompt.stop == []
+    assert kl_of(run.results, "distillation") < kl_of(run.results, "zero_shot")
+    text = run.student.form.text("cat")
     assert text.endswith("<|im_start|>user\ncat<|im_end|>\n<|im_start|>assistant\n")

@@ -14,10 +14,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from instil.models import bundled
-from instil.pipeline.worker import run_cell
+from instil.pipeline.cell import run_cell
 from instil.prompts.demonstrations import Demonstrator
 from instil.recipe.recipe import Recipe
-from instil.results.cell import Cell, CellPrediction
+from instil.results.schema import Prediction, Results
 from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.tasks.split import draw_rows
@@ -68,20 +68,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "dtype": "float32",
             }
         )
-        (root / method).mkdir()
         run_cell(
             recipe,
             root / method,
-            name=method,
-            varied={},
             store=root / "targets",
             display=Display(quiet=True),
         )
     return root
 
 
-def told(folder: Path, method: str) -> list[CellPrediction]:
-    return read_lines(CellPrediction, folder / method / "predictions.jsonl")
+def told(folder: Path, method: str) -> list[Prediction]:
+    return read_lines(Prediction, folder / method / "predictions.jsonl")
 
 
 def by_hand(network: Any, prompt: str) -> list[float]:
@@ -109,10 +106,9 @@ def test_in_context_labels_are_those_of_the_whole_prompt(folder: Path) -> None:
     train = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     said, network = told(folder, "in_context"), base()
     # Which demonstrations were drawn is not told; the draw is repeated.
-    recipe = Recipe.parse(Cell.read(folder / "in_context" / "cell.json").recipe)
-    assert recipe.task is not None
+    recipe = Recipe.parse(Results.read(folder / "in_context" / "results.json").recipe)
     rows = draw_rows(
-        recipe.task.read(), seed=0, training=8, pool=3000, evaluation=recipe.evaluation
+        recipe.task.read(), seed=0, training=8, pool=3000, evaluation=None, out_of_domain=None
     )
     shots = Demonstrator(
         recipe.demonstrations, rows.pool, PREFIX, {n: f[0] for n, f in FORMS.items()}, 0
@@ -149,9 +145,10 @@ def test_the_card_s_snippet_says_what_the_student_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = (folder / "distillation" / "adapter" / "README.md").read_text(encoding="utf-8")
-    (score,) = Cell.read(folder / "distillation" / "cell.json").scores
-    assert f"| {score.name}, in domain | {score.accuracy.value:.3f} (" in card
-    assert f"| {score.verbalizer_mass:.2f} |" in card
+    (score,) = Results.read(folder / "distillation" / "results.json").methods[0].scores
+    assert score.accuracy is not None
+    assert f"| {score.name} | {score.accuracy.value:.3f} (" in card
+    assert f"(their total probability): {score.verbalizer_mass:.2f}." in card
     snippet = card.partition("```python\n")[2].partition("```")[0]
     # float32 as the cell computed: the base is stored in bfloat16
     snippet = snippet.replace("from_pretrained(BASE)", "from_pretrained(BASE, dtype=torch.float32)")

@@ -21,7 +21,7 @@ from instil import FewShot, Run, distill
 from instil.errors import ConfigError
 from instil.pipeline import study
 from instil.recipe import grid
-from instil.results.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
 from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.targets.store import TargetStore
@@ -35,17 +35,17 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 AT_A_STEP = """
 import os, signal, sys
 import instil.cli
-from instil import training
 from instil.errors import NotFiniteLossError
+from instil.training import trainer
 
-real = training.DistillationTrainer._step
+real = trainer.DistillationTrainer._step
 
 def step(self, *args, **kwargs):
     if os.environ["RANK"] == "1" and self.state.global_step == {step}:
         {body}
     return real(self, *args, **kwargs)
 
-training.DistillationTrainer._step = step
+trainer.DistillationTrainer._step = step
 instil.cli.main()
 """
 
@@ -63,16 +63,17 @@ PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", Distribut
 PartialState.wait_for_everyone = lambda self: distributed.barrier()
 
 import instil.cli
-from instil import training
+from instil.models import roles
+from instil.pipeline import labels
 
-real = training.shared_out
+real = roles.shared_out
 
 def shared_out(student):
     found = real(student)
     assert found is not None, "FSDP is not at work"
     return found
 
-training.shared_out = shared_out
+roles.shared_out = labels.shared_out = shared_out
 instil.cli.main()
 """
 
@@ -89,8 +90,9 @@ def recipe(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
     settings = {
         "model": str(model_folders["llama"]),
-        "context": {"demos": rows("demos.jsonl", [{"input": "sun", "output": "s"}])},
-        "data": {
+        "task": {
+            "name": "files",
+            "demos": rows("demos.jsonl", [{"input": "sun", "output": "s"}]),
             "inputs": rows(
                 "inputs.jsonl", [{"input": f"{a} {b}"} for a in WORDS for b in WORDS][:73]
             ),
@@ -104,6 +106,7 @@ def recipe(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFact
             "grad_accumulation": 2,
             "learning_rate": 0.003,
         },
+        "evaluation": {"baselines": ["zero_shot", "in_context"]},
         "dtype": "float32",
     }
     path = folder / "recipe.yaml"
@@ -159,9 +162,14 @@ def assert_same_run(got: Path, expected: Path) -> None:
         # Where a gradient is next to nothing, Adam makes a step of its rounding.
         torch.testing.assert_close(ours[name], weight, atol=1e-4, rtol=1e-4)
     mine, other = Run(got).results, Run(expected).results
-    for side in ("zero_shot", "distilled"):
-        kl = getattr(other.fidelity.kl_to_teacher, side)
-        assert getattr(mine.fidelity.kl_to_teacher, side) == pytest.approx(kl, abs=1e-4)
+    for got_method, method in zip(mine.methods, other.methods, strict=True):
+        assert got_method.method == method.method
+        close, wanted = got_method.scores[0].fidelity, method.scores[0].fidelity
+        assert (close is None) == (wanted is None) == (method.method == "in_context")
+        if close and wanted:
+            assert close.kl_to_teacher == pytest.approx(wanted.kl_to_teacher, abs=1e-4)
+    assert mine.training is not None
+    assert other.training is not None
     assert [step for step, _ in mine.training.loss] == [step for step, _ in other.training.loss]
     assert [loss for _, loss in mine.training.loss] == pytest.approx(
         [loss for _, loss in other.training.loss], abs=1e-4
@@ -182,14 +190,14 @@ def test_two_processes_one_of_them_killed_and_started_again_make_what_one_makes(
     killed = launch(tmp_path, *arguments, *store, before=kill)
     assert killed.returncode != 0
     (partial,) = (tmp_path / "study/cells").glob("*.partial")
-    assert (partial / "checkpoints/checkpoint-6").is_dir()
+    assert (partial / "scratch/checkpoint-6").is_dir()
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.arrow")}
 
     again = launch(tmp_path, *arguments, *store)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("1 cell done") == 1, again.stdout
     assert_same_run(cell_of(tmp_path), cell_of(alone))
-    assert not (cell_of(tmp_path) / "checkpoints").exists()
+    assert not (cell_of(tmp_path) / "scratch").exists()
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
 
     ours, theirs = store_of(tmp_path / "store"), store_of(alone / "store")
@@ -355,7 +363,7 @@ def test_two_processes_make_the_labelled_cells_that_one_makes(
     assert made.returncode == 0, made.stderr
     for cell in cells:
         ours, theirs = (tmp_path / name / "cells" / cell.name for name in ("study", "alone"))
-        mine, other = Cell.read(ours / CELL), Cell.read(theirs / CELL)
+        mine, other = Results.read(ours / RESULTS), Results.read(theirs / RESULTS)
         assert [(p.name, p.stat().st_size) for p in sorted(ours.rglob("*.safetensors"))] == [
             (p.name, p.stat().st_size) for p in sorted(theirs.rglob("*.safetensors"))
         ]
@@ -364,7 +372,7 @@ def test_two_processes_make_the_labelled_cells_that_one_makes(
             got = load_file(ours / file.relative_to(theirs))
             for name, weight in load_file(file).items():
                 torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=1e-4)
-        told = [read_lines(CellPrediction, folder / PREDICTIONS) for folder in (ours, theirs)]
+        told = [read_lines(Prediction, folder / PREDICTIONS) for folder in (ours, theirs)]
         for got_line, line in zip(*told, strict=True):
             assert (got_line.input, got_line.expected) == (line.input, line.expected)
             assert got_line.probabilities == pytest.approx(line.probabilities, abs=1e-3)
@@ -376,8 +384,10 @@ def test_two_processes_make_the_labelled_cells_that_one_makes(
 
 def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> None:
     for planned in grid.plan(settings).cells:
-        ours, theirs = (Cell.read(root / "cells" / planned.name / CELL) for root in (got, expected))
-        for mine, other in zip(ours.scores, theirs.scores, strict=True):
+        ours, theirs = (
+            Results.read(root / "cells" / planned.name / RESULTS) for root in (got, expected)
+        )
+        for mine, other in zip(ours.methods[0].scores, theirs.methods[0].scores, strict=True):
             assert (mine.name, mine.accuracy) == (other.name, other.accuracy)
             assert mine.cross_entropy == pytest.approx(other.cross_entropy, abs=1e-3)
             assert (mine.fidelity is None) == (planned.recipe.method == "in_context")
@@ -385,7 +395,7 @@ def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> No
                 kl = other.fidelity.kl_to_teacher
                 assert mine.fidelity.kl_to_teacher == pytest.approx(kl, abs=1e-3)
         answers = (
-            read_lines(CellPrediction, root / "cells" / planned.name / PREDICTIONS)
+            read_lines(Prediction, root / "cells" / planned.name / PREDICTIONS)
             for root in (got, expected)
         )
         assert next(answers) == next(answers)

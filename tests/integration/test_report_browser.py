@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.report.conftest import build_predictions, build_results
+from tests.unit.report.runs import build_predictions, build_results, write_run
 from tests.unit.report.studies import build_study
 from tests.unit.report.written_studies import build_written_study
 
-from instil.report import render, render_study
+from instil.report import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -72,11 +72,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     rows = build_predictions(rows=120)
     rows = [p.model_copy(update={"input": HOSTILE}) if p.row == 0 else p for p in rows]
-    pages = {
-        "study": render_study(study),
-        "written": render_study(written),
-        "run": render(build_results(), rows),
-    }
+    run = write_run(folder / "r", build_results(rows), rows, context=HOSTILE)
+    pages = {"study": render(study), "written": render(written), "run": render(run)}
     for name, html in pages.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in pages}

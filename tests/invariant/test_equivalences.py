@@ -25,7 +25,7 @@ from tests.small import (
 from instil.evaluation.drift import drift
 from instil.evaluation.fidelity import Fidelity, likelihoods
 from instil.losses import ForwardKL
-from instil.methods import METHODS, RUN_METHODS
+from instil.methods import METHODS
 from instil.models import packing
 from instil.models.attention import BOUNDS
 from instil.models.batch import collate, pack
@@ -226,7 +226,7 @@ def test_teacher_and_student_are_one_copy_of_the_weights(model_folders: dict[str
     models = models_of(model)
     frozen = {p.data_ptr() for p in models.student.network.parameters() if not p.requires_grad}
     assert frozen == before
-    assert models.model(RUN_METHODS["in_context"]) is models.model(RUN_METHODS["distilled"])
+    assert models.model(METHODS["in_context"]) is models.model(METHODS["distillation"])
 
 
 def test_the_adapter_off_is_the_untouched_base(any_model: LanguageModel) -> None:

@@ -8,8 +8,11 @@ from types import ModuleType
 
 import pytest
 
+from instil.results.schema import CELLS, INDEX, RESULTS, Results, StudyIndex
+
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+COMMITTED = ROOT / "benchmarks" / "results"
 
 
 def generator() -> ModuleType:
@@ -44,3 +47,32 @@ def test_every_module_has_one_concept_and_at_most_500_lines() -> None:
 def test_the_results_schema_is_valid_json() -> None:
     schema = json.loads((ROOT / "src/instil/schemas/results.schema.json").read_text())
     assert schema["properties"]["schema_version"]["const"] == 1
+
+
+def test_schemas_are_those_of_recipes_and_results() -> None:
+    names = {path.name for path in (ROOT / "src/instil/schemas").iterdir()}
+    assert names == {"recipe.schema.json", "results.schema.json"}
+
+
+@pytest.mark.parametrize(
+    "study",
+    [path.parent for path in sorted(COMMITTED.glob(f"*/{INDEX}"))],
+    ids=lambda path: path.name,
+)
+def test_committed_studies_have_valid_results(study: Path) -> None:
+    cells = StudyIndex.read(study / INDEX).cells
+    assert {path.parent.name for path in study.glob(f"{CELLS}/*/{RESULTS}")} == set(cells)
+    for name in cells:
+        results = Results.read(study / CELLS / name / RESULTS)
+        assert results.name == name
+        assert len(results.methods) == 1
+        assert results.method == results.recipe["method"]
+
+
+def test_the_committed_demo_has_valid_results() -> None:
+    record = json.loads((COMMITTED / "demo.json").read_text(encoding="utf-8"))
+    results = Results.model_validate(record["results"])
+    assert [one.method for one in results.methods] == ["distillation", "zero_shot", "in_context"]
+    # What is computed from the rest was measured with it.
+    for name in Results.model_computed_fields:
+        assert getattr(results, name) == record["results"][name]

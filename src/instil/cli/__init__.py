@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait inside the commands, so that `--help` answers at once."""
+"""The command line. Slow imports are inside the commands, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from instil.cli import distill, recipes, study, targets
-from instil.system.environment import VERSION
 
 app = typer.Typer(
     name="instil",
@@ -16,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(distill.distill)
+app.command(cls=distill.Panels)(distill.distill)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")
@@ -32,6 +31,8 @@ def main() -> None:
 
 def _version(value: bool) -> None:
     if value:
+        from instil.system.environment import VERSION
+
         typer.echo(VERSION)
         raise typer.Exit
 
@@ -42,4 +43,4 @@ def instil(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Options that stand before a command."""
+    """Options that come before a command."""

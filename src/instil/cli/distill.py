@@ -1,165 +1,249 @@
-"""`instil distill` and `instil demo`: one context into one adapter."""
+"""The commands `instil distill` and `instil demo`, which bake one context into one adapter."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
-from instil.cli.options import Debug, Overwrite, Quiet, errors
+from instil.cli.options import (
+    Debug,
+    Overwrite,
+    Quiet,
+    debug_option,
+    errors,
+    overwrite_option,
+    quiet_option,
+)
 from instil.errors import ConfigError
 from instil.system import processes
 
 if TYPE_CHECKING:
     from instil.api import Run
+    from instil.results.schema import MethodResult, Results
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
+OUTPUT_PANEL, LAST_PANEL = "Where to", "Gate and output"
+
+
+class Panels(TyperCommand):
+    """A command whose help groups all options in named panels, with `--help` in the last."""
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Returns the option `--help`."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = LAST_PANEL
+        return option
+
+
+_baked = partial(typer.Option, rich_help_panel="What to bake in")
+_rows = partial(typer.Option, rich_help_panel="Rows")
+_place = partial(typer.Option, rich_help_panel=OUTPUT_PANEL)
+_prompt = partial(typer.Option, rich_help_panel="Prompt")
+_teacher = partial(typer.Option, rich_help_panel="Teacher")
+_training = partial(typer.Option, rich_help_panel="Training")
+_other = partial(typer.Option, rich_help_panel="Any other setting")
+_last = partial(typer.Option, rich_help_panel=LAST_PANEL)
 
 
 def distill(
+    *,
     model: Annotated[
-        str, typer.Option(help="Hub id, local folder, or bundled:NAME.", show_default=False)
-    ],
-    inputs: Annotated[
-        Path,
-        typer.Option(
-            help="Rows to learn from (.jsonl, .csv, .parquet): input, and output for --completions gold.",
+        str,
+        _baked(
+            help="Model to train: hub id, local folder, or bundled:NAME.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
-    eval: Annotated[
-        Path | None,
-        typer.Option(help="Rows to judge on: input and output. Without it, inputs are held out."),
+    demos: Annotated[
+        Path | None, _baked(help="File of demonstrations: rows with input and output.")
     ] = None,
-    demos: Annotated[Path | None, typer.Option(help="Demonstrations: input and output.")] = None,
-    instruction: Annotated[Path | None, typer.Option(help="A text file.")] = None,
-    document: Annotated[Path | None, typer.Option(help="A text file.")] = None,
-    k: Annotated[int | None, typer.Option(help="Take the first k demonstrations.")] = None,
+    instruction: Annotated[
+        Path | None, _baked(help="Text file with an instruction to the model.")
+    ] = None,
+    document: Annotated[
+        Path | None, _baked(help="Text file with a document that answers are based on.")
+    ] = None,
+    k: Annotated[
+        int | None, _baked(help="Use only the first K demonstrations. Default: all.")
+    ] = None,
+    inputs: Annotated[
+        Path,
+        _rows(
+            help="Rows to learn from (.jsonl, .csv or .parquet), with a field input. "
+            "With --completions gold they also need a field output.",
+            show_default=False,
+        ),
+    ],
+    eval: Annotated[
+        list[str],
+        _rows(
+            metavar="[NAME=]FILE",
+            help="Evaluation rows, with the fields input and output. For several sets, repeat "
+            "the option with a NAME for each. Default: a fifth of the inputs is held out.",
+        ),
+    ] = [],  # noqa: B006 - typer reads the default; it is never changed
     allow_overlap: Annotated[
         bool,
-        typer.Option(
-            "--allow-overlap", help="Go on if evaluation rows are also inputs or demonstrations."
+        _rows(
+            "--allow-overlap", help="Allow evaluation rows that are also inputs or demonstrations."
         ),
     ] = False,
-    teacher_model: Annotated[
-        str | None, typer.Option(help="Another teacher. Default: the same weights, adapter off.")
-    ] = None,
-    format: Annotated[str, typer.Option(help="auto, chat or plain.")] = "auto",
+    output: Annotated[
+        Path,
+        _place(
+            help="Folder for the run: adapter, report, scores and predictions.", show_default=False
+        ),
+    ],
+    overwrite: Annotated[bool, overwrite_option(OUTPUT_PANEL)] = False,
+    format: Annotated[
+        str,
+        _prompt(
+            help="Format of the prompts: chat, plain, or auto (chat if the model has a chat "
+            "template)."
+        ),
+    ] = "auto",
     pattern: Annotated[
-        str | None, typer.Option(help=r"Plain prompt. Default: 'Q: {input}\nA:'.")
+        str | None, _prompt(help=r"Prompt of the plain format. Default: 'Q: {input}\nA:'.")
     ] = None,
     completion_pattern: Annotated[
-        str | None, typer.Option(help=r"Plain completion. Default: ' {output}\n'.")
+        str | None, _prompt(help=r"Completion of the plain format. Default: ' {output}\n'.")
     ] = None,
     separator: Annotated[
-        str | None, typer.Option(help=r"Plain, between demonstrations. Default: '\n'.")
-    ] = None,
-    chat_template_kwargs: Annotated[
         str | None,
-        typer.Option(help="JSON object, passed to the chat template as keyword arguments."),
+        _prompt(help=r"Text between two demonstrations in the plain format. Default: '\n'."),
+    ] = None,
+    teacher_model: Annotated[
+        str | None,
+        _teacher(help="Larger model that teaches. Default: the same weights without the adapter."),
     ] = None,
     completions: Annotated[
-        str, typer.Option(help="teacher writes them, or gold: the inputs' outputs.")
+        str,
+        _teacher(
+            help="Completions to learn: teacher (written by the teacher) or gold (the rows' "
+            "outputs)."
+        ),
     ] = "teacher",
-    samples: Annotated[int | None, typer.Option(help="Completions an input.")] = None,
+    samples: Annotated[
+        int | None, _teacher(help="Completions to sample per input. Default: 1.")
+    ] = None,
     sampling_temperature: Annotated[
-        float | None, typer.Option(help="Of the teacher's completions; 0 is greedy.")
+        float | None,
+        _teacher(help="Temperature for sampling completions. Default: 0, which decodes greedily."),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="Limit of an answer. Default: from the longest known answer."),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Most teacher log-probabilities kept a token.")
+        _teacher(
+            help="Maximum number of tokens per answer. Default: derived from the longest known "
+            "answer."
+        ),
     ] = None,
     objective: Annotated[
         str,
-        typer.Option(
-            help="forward_kl, reverse_kl, jensen_shannon, logit_mse, cross_entropy or hidden_state."
+        _training(
+            help="Loss: forward_kl, reverse_kl, jensen_shannon, logit_mse, cross_entropy or "
+            "hidden_state."
         ),
     ] = "forward_kl",
     temperature: Annotated[
         float | None,
-        typer.Option(help="Of a divergence: forward_kl, reverse_kl or jensen_shannon."),
+        _training(
+            help="Temperature of the loss. Only for forward_kl, reverse_kl and jensen_shannon. "
+            "Default: 1."
+        ),
     ] = None,
-    lora_r: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
-    lora_alpha: Annotated[int | None, typer.Option(help="Scale of the adapter, times r.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the inputs.")] = None,
+    lora_r: Annotated[int | None, _training(help="Rank of the adapter. Default: 8.")] = None,
+    learning_rate: Annotated[
+        float | None, _training(help="Learning rate after the warm-up. Default: 0.001.")
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        _training(
+            help="Passes over the inputs. Default: as many as 60 steps need, but at least one."
+        ),
+    ] = None,
     max_steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps, in place of epochs.")
+        int | None, _training(help="Number of optimiser steps. Cannot be used with --epochs.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a forward pass, all processes together.")
-    ] = None,
-    grad_accumulation: Annotated[int | None, typer.Option(help="Forward passes in a step.")] = None,
-    gradient_checkpointing: Annotated[
-        bool | None,
-        typer.Option(
-            "--gradient-checkpointing",
-            help="Compute activations again in backward: slower, in less memory.",
-        ),
-    ] = None,
-    report_to: Annotated[
-        str | None, typer.Option(help="tensorboard: the loss curve, in the run folder.")
+        int | None,
+        _training(help="Rows per forward pass, summed over all processes. Default: 16."),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="auto (measured), float32, bfloat16 or float16.")
+        str,
+        _training(
+            help="Number format of the weights: float32, bfloat16, float16, or auto (measures "
+            "which is fastest)."
+        ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, _training(help="Seed for all randomness.")] = 0,
+    changes: Annotated[
+        list[str],
+        _other(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change any setting of the recipe, such as teacher.top_k=64. The value is YAML. "
+            "May be given several times. Applied after all other options.",
+        ),
+    ] = [],  # noqa: B006
     min_recovery: Annotated[
-        float | None, typer.Option(help="Exit with status 3 if the student recovers less.")
+        float | None, _last(help="Exit with status 3 if recovery is below this value.")
     ] = None,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    quiet: Annotated[bool, quiet_option(LAST_PANEL)] = False,
+    debug: Annotated[bool, debug_option(LAST_PANEL)] = False,
 ) -> None:
-    """Distil a context into a LoRA adapter, and judge it.
+    """Distil a context into a LoRA adapter, and measure how well the adapter replaces it.
 
-    The teacher is the model with the context, the student the model without. An interrupted run (Ctrl-C) goes on when
-    the same command is given again. Exit status: 0 done, 2 something in the input is wrong, 3 recovery is below
-    --min-recovery.
+    The teacher is the model with the context. The student is the model without it.
+    After an interruption (Ctrl-C), the same command resumes the run.
+
+    Exit status: 0 the run is complete, 2 an input is wrong,
+    3 recovery is below --min-recovery.
     """
-    recipe: dict[str, Any] = {
-        "model": model,
-        "context": {"demos": demos, "instruction": instruction, "document": document, "k": k},
-        "data": {"inputs": inputs, "eval": eval, "allow_overlap": allow_overlap},
-        "prompt": _given(
-            format=format,
-            pattern=_unescape(pattern),
-            completion=_unescape(completion_pattern),
-            separator=_unescape(separator),
-        ),
-        "teacher": _given(
-            model=teacher_model,
-            completions=completions,
-            samples=samples,
-            sampling_temperature=sampling_temperature,
-            max_new_tokens=max_new_tokens,
-            top_k=top_k,
-        ),
-        "objective": _given(name=objective, temperature=temperature),
-        "tuning": _given(name="lora", r=lora_r, alpha=lora_alpha),
-        "training": _given(
-            learning_rate=learning_rate,
-            epochs=epochs,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            grad_accumulation=grad_accumulation,
-            gradient_checkpointing=gradient_checkpointing,
-            report_to=report_to,
-        ),
-        "dtype": dtype,
-        "seed": seed,
-    }
     with errors(debug):
-        if chat_template_kwargs is not None:
-            recipe["prompt"]["chat_template_kwargs"] = _json_object(chat_template_kwargs)
-        run = _run(recipe, output=output, overwrite=overwrite, quiet=quiet)
+        recipe: dict[str, Any] = {
+            "model": model,
+            "task": _given(
+                name="files",
+                inputs=str(inputs),
+                eval=_sets(eval),
+                demos=demos and str(demos),
+                k=k,
+                instruction=instruction and str(instruction),
+                document=document and str(document),
+                allow_overlap=allow_overlap,
+            ),
+            "prompt": _given(
+                format=format,
+                pattern=_unescape(pattern),
+                completion=_unescape(completion_pattern),
+                separator=_unescape(separator),
+            ),
+            "teacher": _given(
+                model=teacher_model,
+                completions=completions,
+                samples=samples,
+                sampling_temperature=sampling_temperature,
+                max_new_tokens=max_new_tokens,
+            ),
+            "objective": _given(name=objective, temperature=temperature),
+            "tuning": _given(name="lora", r=lora_r),
+            "training": _given(
+                learning_rate=learning_rate,
+                epochs=epochs,
+                max_steps=max_steps,
+                batch_size=batch_size,
+            ),
+            "dtype": dtype,
+            "seed": seed,
+        }
+        run = _run(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             _print_run(run)
             if min_recovery is not None:
@@ -167,78 +251,163 @@ def distill(
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    output: Annotated[
+        Path, typer.Option(help="Folder for the run: adapter, report, scores and predictions.")
+    ] = Path("runs/demo"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run the main job on the bundled model and the bundled rows: under two minutes on two cores."""
+    """Distil the bundled demonstrations into the bundled model.
+
+    Takes under two minutes on two CPU cores.
+    """
     from importlib.resources import files
 
     folder = Path(str(files("instil") / "demo"))
     recipe = {
         "model": DEMO_MODEL,
-        "context": {"demos": folder / "demonstrations.jsonl"},
-        "data": {"inputs": folder / "inputs.jsonl", "eval": folder / "eval.jsonl"},
+        "task": {
+            "name": "files",
+            "inputs": str(folder / "inputs.jsonl"),
+            "eval": str(folder / "eval.jsonl"),
+            "demos": str(folder / "demonstrations.jsonl"),
+        },
         "prompt": {"format": "plain"},
-        "training": {"batch_size": 8},  # half the default: the demo is to end within two minutes
+        "training": {"batch_size": 8},  # half the default, so that it ends within two minutes
     }
     with errors(debug):
-        run = _run(recipe, output=output, overwrite=overwrite, quiet=quiet)
+        run = _run(recipe, (), output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             _print_run(run)
 
 
-def _run(settings: dict[str, Any], *, output: Path, overwrite: bool, quiet: bool) -> Run:
-    """Checks what can be checked cheaply, then loads torch and goes."""
-    from instil.pipeline.given import Given
+def _run(
+    settings: dict[str, Any],
+    changes: Sequence[str],
+    *,
+    output: Path,
+    overwrite: bool,
+    quiet: bool,
+) -> Run:
+    """Checks the settings and the rows, then imports torch and runs.
+
+    Raises:
+        ConfigError: a setting is wrong, or `--set` changes a grid.
+        InstilError: the data, the model or the disk does not allow the run.
+    """
+    for change in changes:
+        if change.startswith(("grid.", "grid=")):
+            raise ConfigError(
+                f"--set {change}: instil distill trains one adapter and has no grid",
+                mend="write a recipe with the task `files`, and use instil run",
+            )
+    from instil.api import BASELINES
+    from instil.pipeline.rows import Given
+    from instil.recipe.grid import override
     from instil.recipe.recipe import Recipe
     from instil.system.progress import Display
+    from instil.tasks.files import Files
 
-    recipe = Recipe.parse(settings)
-    given = Given.read(recipe)
+    settings = {**settings, "evaluation": {"baselines": list(BASELINES)}}
+    recipe = Recipe.parse(override(settings, changes))
+    if not isinstance(recipe.task, Files):
+        raise ConfigError(
+            f"task: instil distill runs only the task 'files' (got {recipe.task.name!r})",
+            mend="write a recipe with this task, and use instil run",
+        )
+    given = Given.read(recipe, recipe.task)
     display = Display(quiet=quiet)
     display.note("starting")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from instil.api import Run
     from instil.models.load import quiet_libraries
-    from instil.pipeline import experiment
+    from instil.pipeline import cell
 
     quiet_libraries()
-    return Run(experiment.run(recipe, given, output=output, overwrite=overwrite, display=display))
+    return Run(cell.run(recipe, output, given=given, overwrite=overwrite, display=display))
 
 
 def _print_run(run: Run) -> None:
+    """Prints the scores and costs of each method, and the paths of the report and the adapter."""
     from rich.console import Console
     from rich.table import Table
 
-    from instil.methods import RUN_METHODS
+    from instil.methods import METHODS
 
     results = run.results
-    table = Table(title=f"{results.model}, {results.context['description']}")
-    table.add_column("method")
-    for column in ("accuracy", "95 % interval", "prompt tokens", "seconds a query"):
-        table.add_column(column, justify="right")
-    for name, method in RUN_METHODS.items():
-        scored = results.methods[name]
-        score = scored.accuracy
-        table.add_row(
-            method.label,
-            f"{score.value:.3f}" if score else "–",
-            f"{score.low:.3f} – {score.high:.3f}" if score else "–",
-            f"{scored.prompt_tokens_mean:.0f}",
-            f"{scored.seconds_per_query:.3f}",
-        )
+    several = len(results.methods[0].scores) > 1
+    context = f", {results.context.description}" if results.context else ""
+    table = Table(title=f"{results.model}{context}")
+    for column in ("method", "set") if several else ("method",):
+        table.add_column(column)
+    for column in ("accuracy", "95 % interval", "prompt tokens", "seconds per query"):
+        width = 13 if column == "95 % interval" else None  # keeps an interval on one line
+        table.add_column(column, justify="right", min_width=width)
+    for name, method in METHODS.items():
+        result = results.result(name)
+        for score in result.scores if result else ():
+            assert result is not None
+            accuracy, seconds = score.accuracy, result.seconds_per_query
+            table.add_row(
+                method.label,
+                *([score.name] if several else []),
+                f"{accuracy.value:.3f}" if accuracy else "–",
+                f"{accuracy.low:.3f} – {accuracy.high:.3f}" if accuracy else "–",
+                f"{result.prompt_tokens_mean:.0f}",
+                "–" if seconds is None else f"{seconds:.3f}",
+            )
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    kl = results.fidelity.kl_to_teacher
-    recovered = "cannot be told" if results.recovery is None else f"{results.recovery:.3f}"
-    console.print(
-        f"recovery {recovered}; KL to the teacher {kl.zero_shot:.3f} -> {kl.distilled:.3f} nats a token; "
-        f"drift {results.drift.kl_to_base:.3f}",
-    )
+    if results.training:
+        console.print(_summary(results))
     console.print(f"report   {run.report()}", markup=False)
-    console.print(f"adapter  {run.adapter}", markup=False)
+    if results.training:
+        console.print(f"adapter  {run.adapter}", markup=False)
+
+
+def _summary(results: Results) -> str:
+    """Returns a line with recovery, KL to the teacher and drift, on the first set."""
+    recovery = "undefined" if results.recovery is None else f"{results.recovery:.3f}"
+    parts = [f"recovery {recovery}"]
+    student = results.methods[0]
+    before, after = _kl(results.result("zero_shot")), _kl(student)
+    if after is not None:
+        change = "" if before is None else f"{before:.3f} -> "
+        parts.append(f"KL to the teacher {change}{after:.3f} nats per token")
+    if student.drift is not None:
+        parts.append(f"drift {student.drift.kl_to_base:.3f}")
+    return "; ".join(parts)
+
+
+def _kl(result: MethodResult | None) -> float | None:
+    fidelity = result.scores[0].fidelity if result else None
+    return fidelity.kl_to_teacher if fidelity else None
+
+
+def _sets(given: Sequence[str]) -> str | dict[str, str] | None:
+    """Returns the files of `--eval` as a setting of the task: one file, or files by set name.
+
+    Raises:
+        ConfigError: there are several files, and one has no name or two have the same name.
+    """
+    if not given:
+        return None
+    sets: dict[str, str] = {}
+    for value in given:
+        name, equals, file = value.partition("=")
+        named = bool(name and equals and file) and not {"/", "\\"} & set(name)
+        if not named and len(given) == 1:
+            return value
+        if not named or name in sets:
+            raise ConfigError(
+                f"--eval {value}: "
+                + ("two sets have the same name" if named else "the set has no name"),
+                allowed="one FILE, or NAME=FILE for each of several sets",
+                mend="give each set its own name",
+            )
+        sets[name] = file
+    return sets
 
 
 def _given(**settings: Any) -> dict[str, Any]:
@@ -246,22 +415,5 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 
 def _unescape(text: str | None) -> str | None:
-    r"""Lets a shell user write a line break as \n."""
+    r"""Replaces \n and \t by a line break and a tab, which are hard to type in a shell."""
     return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t")
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        value, problem = None, f"{error.msg} at column {error.colno} of {text!r}"
-    else:
-        problem = f"{type(value).__name__}: {text!r}"
-    if not isinstance(value, dict):
-        raise ConfigError(
-            "--chat-template-kwargs is not a JSON object",
-            got=problem,
-            allowed='for example {"enable_thinking": false}',
-            mend="put it in single quotes, names in double quotes",
-        )
-    return value

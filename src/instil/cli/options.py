@@ -1,4 +1,4 @@
-"""What all commands share: common options, and how an error ends a command."""
+"""Options that several commands share, and how an error ends a command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,31 +15,66 @@ from instil.system import processes
 
 INTERRUPTED = 130
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at --output.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="YAML file of a recipe, or name of a shipped recipe.", show_default=False),
+]
+Set = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the recipe, such as training.max_steps=30 or grid.seed=[0]. "
+        "The value is YAML. May be given several times.",
+    ),
+]
+
+
+def debug_option(panel: str | None = None) -> Any:
+    """Returns the option `--debug`, in a panel of the help."""
+    return typer.Option(
+        "--debug", help="If an error occurs, show its traceback.", rich_help_panel=panel
+    )
+
+
+def quiet_option(panel: str | None = None) -> Any:
+    """Returns the option `--quiet`, in a panel of the help."""
+    return typer.Option(
+        "--quiet", help="Show only the result, without progress bars.", rich_help_panel=panel
+    )
+
+
+def overwrite_option(panel: str | None = None) -> Any:
+    """Returns the option `--overwrite`, in a panel of the help."""
+    return typer.Option("--overwrite", help="Replace the run at --output.", rich_help_panel=panel)
+
+
+Debug = Annotated[bool, debug_option()]
+Quiet = Annotated[bool, quiet_option()]
+Overwrite = Annotated[bool, overwrite_option()]
 
 
 @contextmanager
 def errors(debug: bool) -> Iterator[None]:
-    """Errors of ours end the command with their message and status; others keep their traceback.
+    """Ends the command after an error.
 
-    Of several processes one tells.
+    For an `InstilError` it prints the message and exits with the error's status. For other
+    errors Python prints the traceback. If there are several processes, only one prints.
     """
     try:
         yield
         processes.leave()
     except InstilError as error:
-        with processes.telling() as mine:
-            if mine and debug:
+        with processes.telling() as prints:
+            if prints and debug:
                 traceback.print_exc()
-            if mine:
+            if prints:
                 typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        with processes.telling() as mine:
-            if mine:
-                typer.echo("interrupted; the same command goes on from here", err=True)
+        with processes.telling() as prints:
+            if prints:
+                typer.echo("interrupted; repeat the same command to resume", err=True)
         sys.exit(INTERRUPTED)
     except Exception:
         if processes.others_failed():

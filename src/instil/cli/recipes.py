@@ -1,4 +1,4 @@
-"""`instil recipes`: list, show and copy the shipped recipes."""
+"""The command `instil recipes`, which lists, shows and copies the shipped recipes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from instil.errors import OutputExistsError
 
 app = typer.Typer(help="List, show or copy the shipped recipes.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Of a shipped recipe.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of a shipped recipe.", show_default=False)]
 
 
 @app.command("list")
 def list_recipes() -> None:
-    """Name and title of every shipped recipe."""
+    """List the names and titles of the shipped recipes."""
     from instil.recipe.grid import read_recipe
     from instil.recipe.shipped import shipped
 
@@ -41,11 +41,14 @@ def show(name: Name, debug: Debug = False) -> None:
 def copy(
     name: Name,
     destination: Annotated[
-        Path | None, typer.Argument(help="File or folder. Default: NAME.yaml here.")
+        Path | None,
+        typer.Argument(
+            help="File or folder to write to. Default: NAME.yaml in the current folder."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Copy a recipe, to change it."""
+    """Copy a shipped recipe, so that you can change it."""
     from instil.recipe.shipped import find
 
     with errors(debug):
@@ -54,9 +57,10 @@ def copy(
         if target.is_dir():
             target = target / source.name
         if target.exists():
-            raise OutputExistsError(f"{target} exists", mend="name another file")
+            raise OutputExistsError(f"{target} already exists", mend="name another file")
         target.parent.mkdir(parents=True, exist_ok=True)
         schema = files("instil") / "schemas" / "recipe.schema.json"
-        completed = f"# yaml-language-server: $schema={schema}\n"  # by editors
-        target.write_text(completed + source.read_text(encoding="utf-8"), encoding="utf-8")
+        # With this line, editors check the recipe and complete its keys.
+        header = f"# yaml-language-server: $schema={schema}\n"
+        target.write_text(header + source.read_text(encoding="utf-8"), encoding="utf-8")
         typer.echo(target)

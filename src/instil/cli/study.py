@@ -1,15 +1,15 @@
-"""`instil run`, `instil validate` and `instil report`: studies from recipe files."""
+"""The commands `instil run`, `instil validate` and `instil report`, for studies."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from instil.cli.options import Debug, Quiet, errors
+from instil.cli.options import Debug, Quiet, RecipeName, Set, errors
 from instil.errors import ConfigError
 from instil.system import processes
 
@@ -18,40 +18,33 @@ if TYPE_CHECKING:
     from instil.report import Format
 
 
-FORMATS: tuple[Format, ...] = ("html", "md", "tex", "csv", "svg", "pdf")
-
-RecipeName = Annotated[
-    str, typer.Argument(help="A YAML file, or the name of a shipped recipe.", show_default=False)
-]
-Set = Annotated[
-    list[str],
-    typer.Option(
-        "--set", help="KEY=VALUE: change a setting, such as training.max_steps=30 or grid.seed=[0]."
-    ),
-]
-
-
 def run(
     recipe: RecipeName,
-    changes: Set = [],  # noqa: B006 - typer reads the default, nobody changes it
+    changes: Set = [],  # noqa: B006 - typer reads the default; it is never changed
     output: Annotated[
-        Path | None, typer.Option(help="Folder. Default: runs/ and the recipe's name.")
+        Path | None,
+        typer.Option(help="Folder for the study. Default: runs/NAME, with the recipe's name."),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="List the cells and what would be reused; run nothing."),
+        typer.Option(
+            "--dry-run",
+            help="List the cells and which teacher predictions they share, but run nothing.",
+        ),
     ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run a recipe: all cells of its grid, and a report over them.
+    """Run a recipe: all cells of its grid, and a report of their results.
 
-    A cell that is done is not run again, so a study that was interrupted in any way goes on when the same command is
-    given again. Exit status: 0 all cells are done, 1 some failed, 2 something in the recipe is wrong.
+    Finished cells are not run again. So after an interruption, the same command
+    resumes the study.
+
+    Exit status: 0 all cells are done, 1 some cells failed, 2 the recipe is wrong.
     """
     with errors(debug):
         plan = plan_of(recipe, changes)
-        folder = output or Path("runs") / Path(recipe).stem
+        folder = output or _default_folder(recipe)
         if dry_run:
             _print_plan(plan, folder)
             return
@@ -61,7 +54,7 @@ def run(
         progressed = study.run(plan, folder, display=Display(quiet=quiet))
         if not processes.is_main():
             return
-        _report([folder], folder, FORMATS)
+        _report([folder], folder, _formats(None))
         typer.echo(f"{len(progressed.done)} of {_counted(plan)} done")
         if progressed.failed:
             typer.echo(f"{len(progressed.failed)} failed:", err=True)
@@ -71,7 +64,7 @@ def run(
 
 
 def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> None:  # noqa: B006
-    """Check a recipe and every cell of its grid, and the rows that lie in local files; no model is loaded."""
+    """Check a recipe, every cell of its grid, and the rows in local files. Loads no model."""
     with errors(debug):
         from instil.pipeline.rows import problems_of_rows
 
@@ -84,48 +77,63 @@ def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> Non
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of studies, cells or runs.", show_default=False)
+        list[Path],
+        typer.Argument(help="Folders of studies, cells or runs.", show_default=False),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write to. Default: the first of RUNS.")
+        Path | None, typer.Option(help="Folder for the report. Default: the first folder of RUNS.")
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Which of html, md, tex, csv, svg, pdf; commas between.")
-    ] = ",".join(FORMATS),
+        str | None,
+        typer.Option(
+            "--format",
+            help="Formats to write, separated by commas: html, md, tex, csv, svg, pdf. "
+            "Default: html for a single run, else all.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw the report of one run, of a study, or of several together, without running anything."""
+    """Write the report of one or several runs or studies. Runs no model."""
     with errors(debug):
-        chosen = [name.strip() for name in formats.split(",")]
-        unknown = [name for name in chosen if name not in FORMATS]
-        if unknown:
-            raise ConfigError(f"--format {unknown[0]!r}", allowed=", ".join(FORMATS))
-        from instil.report.run_cells import is_run
+        from instil.report import write_report
 
-        if len(runs) > 1 and output is None and is_run(runs[0]):
+        single = _is_run(runs[0])
+        if single and len(runs) == 1 and output is None and formats is None:
+            typer.echo(write_report(runs[0]))
+            return
+        if single and len(runs) > 1 and output is None:
             raise ConfigError(
-                f"{runs[0]} has a report of its own",
-                mend="name a folder for the report of all with --output",
+                f"{runs[0]} already holds the report of a single run",
+                mend="name a folder for the joint report with --output",
             )
-        _report(runs, output or runs[0], chosen)  # type: ignore[arg-type]
+        _report(runs, output or runs[0], _formats(formats))
+
+
+def _is_run(path: Path) -> bool:
+    from instil.results.schema import RESULTS
+
+    return (path / RESULTS).is_file()
+
+
+def _formats(written: str | None) -> list[Format]:
+    """Returns the formats that `--format` names, or all formats if it is not given.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+    from instil.report import Format
+
+    known = get_args(Format)
+    chosen = [name.strip() for name in written.split(",")] if written is not None else list(known)
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--format: unknown format {name!r}", allowed=", ".join(known))
+    return chosen  # type: ignore[return-value]
 
 
 def _report(paths: Sequence[Path], folder: Path, formats: Sequence[Format]) -> None:
-    """Draws the report of everything together; names those of a single run, and of runs without gold outputs."""
+    """Writes the report of all folders together, and prints its files."""
     from instil.report import read_study, write_study
-    from instil.report.run_cells import is_run, run_cells
-
-    cells = [cell for path in paths for cell in (sorted(path.glob("cells/*")) or [path])]
-    runs = [path for path in cells if is_run(path)]
-    graded = all(run_cells(path, path.name) for path in runs)
-    if runs == cells and (len(runs) == 1 or not graded):
-        from instil.api import Run
-
-        for path in runs:
-            typer.echo(Run(path).report())
-        if len(runs) > 1:
-            typer.echo("Their rows have no outputs, so no accuracy to compare.", err=True)
-        return
 
     for path in write_study(read_study(paths), folder, formats):
         if path.parent == folder:
@@ -136,12 +144,22 @@ def _counted(plan: Plan) -> str:
     return f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}"
 
 
-def plan_of(recipe: str, changes: list[str]) -> Plan:
-    """The cells of a recipe, by its name or file, with changes as `--set` writes them."""
-    from instil.recipe.grid import override, plan, read_recipe
+def _default_folder(recipe: str) -> Path:
     from instil.recipe.shipped import find
 
-    return plan(override(read_recipe(find(recipe)), changes))
+    return Path("runs") / find(recipe).stem
+
+
+def plan_of(recipe: str, changes: list[str]) -> Plan:
+    """Returns the cells of a recipe.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a recipe file.
+        changes: Values of `--set`.
+    """
+    from instil.recipe.changes import planned
+
+    return planned(recipe, {}, None, changes)
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
@@ -154,12 +172,12 @@ def _print_plan(plan: Plan, folder: Path) -> None:
     table = Table(title=f"{plan.title or 'study'}: {_counted(plan)} in {folder}")
     for column in ("cell", "state", "teacher's predictions"):
         table.add_column(column, overflow="fold")
-    taught: dict[str, str] = {}
+    first_cells: dict[str, str] = {}
     for cell in plan.cells:
         key = teaching_key(cell.recipe)
         shared = "–"
         if key is not None:
-            first = taught.setdefault(key, cell.name)
+            first = first_cells.setdefault(key, cell.name)
             shared = "computed" if first == cell.name else f"shared with {first}"
         table.add_row(cell.name, state(folder, cell), shared)
     Console(highlight=False).print(table)

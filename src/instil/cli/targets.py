@@ -1,4 +1,4 @@
-"""`instil targets`: compute a teacher's targets, look at a store of them, check it."""
+"""The command `instil targets`, which computes, describes and checks a teacher's targets."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instil.cli.options import Debug, Quiet, errors
-from instil.cli.study import RecipeName, Set
+from instil.cli.options import Debug, Quiet, RecipeName, Set, errors
 from instil.errors import ConfigError
 
 if TYPE_CHECKING:
     from instil.recipe.recipe import Recipe
-    from instil.system.progress import Display
     from instil.targets.index import StoreInfo
-    from instil.targets.store import TargetStore
 
 app = typer.Typer(
-    help="Compute a teacher's targets, look at stored ones, check them.", no_args_is_help=True
+    help="Compute the targets of a teacher, describe a target store, or check it.",
+    no_args_is_help=True,
 )
 
 Store = Annotated[
-    Path, typer.Argument(help="Folder of a target store, or of several.", show_default=False)
+    Path,
+    typer.Argument(
+        help="Folder of a target store, or a folder that holds several.", show_default=False
+    ),
 ]
 
 
@@ -34,113 +35,110 @@ def build(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder of target stores, one in it for each set of targets. "
-            "`--set teacher.store=FOLDER` lets a run or a study read them.",
+            help="Folder for the target stores. Each set of targets gets its own store. "
+            "A run or a study reads them with `--set teacher.store=FOLDER`.",
             show_default=False,
         ),
     ],
-    changes: Set = [],  # noqa: B006 - typer reads the default, nobody changes it
+    changes: Set = [],  # noqa: B006 - typer reads the default; it is never changed
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Do the teacher's part of a recipe: compute and store its targets, for every cell that learns from some.
+    """Compute and store the targets of a recipe, for every cell that learns from targets.
 
-    Prints the folder of each store. What is there and whole is not computed again.
+    Prints the folder of each store. Complete stores are not computed again.
     """
     with errors(debug):
         from instil.cli.study import plan_of
         from instil.system.processes import is_main
         from instil.system.progress import Display
 
-        cells = [one.recipe for one in plan_of(recipe, changes).cells]
-        taught = [one for one in cells if one.method == "distillation" and _stores(one)]
-        if not taught:
+        recipes = [cell.recipe for cell in plan_of(recipe, changes).cells]
+        storing = [r for r in recipes if r.method == "distillation" and _stores(r)]
+        if not storing:
             raise ConfigError(
                 f"no cell of {recipe} stores targets",
-                allowed="runs, and tasks whose answers are written, with a loss that reads targets",
-                mend="label tasks store their predictions by themselves: use `instil run`",
+                allowed="distillation with free-text answers and a loss that reads targets",
+                mend="for a classification task, use `instil run`, which stores the predictions",
             )
+        from instil.pipeline import cell
+
         built: dict[Path, StoreInfo] = {}
-        for one in taught:
-            named = one.teacher.model_copy(update={"store": output})
-            store = _build(one.model_copy(update={"teacher": named}), output, Display(quiet=quiet))
-            built[store.path] = store.info
+        for settings in storing:
+            teacher = settings.teacher.model_copy(update={"store": output})
+            with_store = settings.model_copy(update={"teacher": teacher})
+            lessons = cell.teach(with_store, store=output, display=Display(quiet=quiet))
+            assert lessons.store is not None
+            built[lessons.store.path] = lessons.store.info
         if is_main():
-            for path, made in built.items():
-                typer.echo(f"{path}: {made.stored_tokens:,} tokens, {made.stored_bytes:,} bytes")
+            for path, info in built.items():
+                typer.echo(f"{path}: {info.stored_tokens:,} tokens, {info.stored_bytes:,} bytes")
 
 
 def _stores(recipe: Recipe) -> bool:
-    from instil.tasks.free_text import FreeText
-
-    known = recipe.task is None or isinstance(recipe.task, FreeText)
-    return known and recipe.objective.needs_targets
-
-
-def _build(recipe: Recipe, output: Path, display: Display) -> TargetStore:
-    if recipe.task is None:
-        from instil.pipeline import experiment
-        from instil.pipeline.given import Given
-
-        lessons = experiment.teach(recipe, Given.read(recipe), store=output, display=display)
-    else:
-        from instil.pipeline import text
-
-        lessons = text.WritingCell.prepare(recipe, output, display).teach()
-    assert lessons.store is not None
-    return lessons.store
+    """Whether the recipe writes its targets to a store."""
+    return recipe.task.answers == "text" and recipe.objective.needs_targets
 
 
 def _stores_in(path: Path) -> list[Path]:
-    """The stores that a folder is or holds; the folder itself if there are none, to be told what is wrong with it."""
+    """Returns the stores in a folder, or the folder itself if it is a store.
+
+    If there is no store, it also returns the folder itself: reading it then raises the error
+    that says what is wrong.
+    """
     from instil.targets.index import exists
 
-    held = sorted(one for one in path.glob("*") if exists(one))
-    return [path] if exists(path) or not held else held
+    stores = sorted(folder for folder in path.glob("*") if exists(folder))
+    return [path] if exists(path) or not stores else stores
 
 
 @app.command()
 def info(
     path: Store,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     debug: Debug = False,
 ) -> None:
-    """What a target store holds and how large it is; its shards are not read. Of a folder of stores: each of them."""
+    """Show the content and the size of a target store, without reading its shards.
+
+    For a folder that holds several stores, show each of them.
+    """
     from instil.targets.index import INDEX, StoreInfo
 
     with errors(debug):
-        stores = {one: _told(StoreInfo.latest(one / INDEX)) for one in _stores_in(path)}
+        stores = {store: _facts(StoreInfo.latest(store / INDEX)) for store in _stores_in(path)}
     if not as_json:
-        for one, told in stores.items():
-            _print(one, told)
+        for store, facts in stores.items():
+            _print(store, facts)
     elif path in stores:
         typer.echo(json.dumps(stores[path], indent=1))
     else:
-        typer.echo(json.dumps({one.name: told for one, told in stores.items()}, indent=1))
+        typer.echo(json.dumps({store.name: facts for store, facts in stores.items()}, indent=1))
 
 
 @app.command()
 def verify(path: Store, debug: Debug = False) -> None:
-    """Read every shard of a target store, or of each in a folder of stores, and compare its checksum.
+    """Read every shard of a target store and compare its checksum.
 
-    Exit status: 0 the store is whole, 1 a shard is damaged or missing, 2 there is no store.
+    For a folder that holds several stores, check each of them.
+
+    Exit status: 0 no problem was found, 1 a shard is damaged or missing, 2 there is no store.
     """
     from instil.targets.index import INDEX, StoreInfo
     from instil.targets.index import verify as problems_of
 
     with errors(debug):
-        stores = {one: problems_of(one) for one in _stores_in(path)}
-        for one, problems in stores.items():
+        stores = {store: problems_of(store) for store in _stores_in(path)}
+        for store, problems in stores.items():
             for problem in problems:
-                typer.echo(problem if one == path else f"{one.name}: {problem}", err=True)
+                typer.echo(problem if store == path else f"{store.name}: {problem}", err=True)
             if not problems:
-                shards = len(StoreInfo.read(one / INDEX).shards)
-                typer.echo(f"{one}: {shards} shard{'s' * (shards != 1)}, no problem found")
+                shards = len(StoreInfo.read(store / INDEX).shards)
+                typer.echo(f"{store}: {shards} shard{'s' * (shards != 1)}, no problem found")
         if any(stores.values()):
             sys.exit(1)
 
 
-def _told(info: StoreInfo) -> dict[str, Any]:
+def _facts(info: StoreInfo) -> dict[str, Any]:
     tokens = info.stored_tokens
     kept = sum(shard.kept for shard in info.shards)
     return {
@@ -162,21 +160,21 @@ def _told(info: StoreInfo) -> dict[str, Any]:
     }
 
 
-def _rule(told: dict[str, Any]) -> str:
-    """What of a token is kept, in words."""
-    rules = [f"at most {told['top_k']:,} of {told['vocabulary']:,}"]
-    if told["min_probability"]:
-        rules.append(f"of probability {told['min_probability']:g} or more")
-    if told["mass"] < 1:
-        rules.append(f"none beyond a mass of {told['mass']:g}")
-    if told["at_least"] > 1:
-        rules.append(f"the first {told['at_least']:,} in any case")
-    if told["mass_per_draw"]:
-        rules.append(f"and one drawn for each {told['mass_per_draw']:g} of the rest")
+def _rule(facts: dict[str, Any]) -> str:
+    """Describes which outcomes are stored per token."""
+    rules = [f"at most {facts['top_k']:,} of {facts['vocabulary']:,}"]
+    if facts["min_probability"]:
+        rules.append(f"with probability {facts['min_probability']:g} or more")
+    if facts["mass"] < 1:
+        rules.append(f"until they cover a mass of {facts['mass']:g}")
+    if facts["at_least"] > 1:
+        rules.append(f"always the first {facts['at_least']:,}")
+    if facts["mass_per_draw"]:
+        rules.append(f"plus one sampled per {facts['mass_per_draw']:g} of the remaining mass")
     return ", ".join(rules)
 
 
-def _print(path: Path, told: dict[str, Any]) -> None:
+def _print(path: Path, facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -188,17 +186,18 @@ def _print(path: Path, told: dict[str, Any]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
-        "whole": "yes" if told["whole"] else "no",
-        "teacher": escape(told["teacher"]) or "–",
-        "rows": f"{told['rows_stored']:,} of {told['rows']:,}",
-        "tokens": f"{told['tokens_stored']:,} of {told['tokens']:,}",
-        "kept a token": f"{shown(told['kept_mean'], '.1f')}, at most {shown(told['kept_max'], ',')}",
-        "kept are": _rule(told),
-        "bytes a token": shown(told["bytes_per_token"], ".1f"),
-        "bytes": f"{told['bytes']:,}",
-        "shards": f"{told['shards']:,}",
-        "temperature": f"{told['temperature']}",
-        "fingerprint": escape(told["fingerprint"]),
+        "complete": "yes" if facts["whole"] else "no",
+        "teacher": escape(facts["teacher"]) or "–",
+        "rows": f"{facts['rows_stored']:,} of {facts['rows']:,}",
+        "tokens": f"{facts['tokens_stored']:,} of {facts['tokens']:,}",
+        "stored per token": f"mean {shown(facts['kept_mean'], '.1f')}, "
+        f"maximum {shown(facts['kept_max'], ',')}",
+        "stored outcomes": _rule(facts),
+        "bytes per token": shown(facts["bytes_per_token"], ".1f"),
+        "bytes": f"{facts['bytes']:,}",
+        "shards": f"{facts['shards']:,}",
+        "temperature": f"{facts['temperature']}",
+        "fingerprint": escape(facts["fingerprint"]),
     }
     for name, value in rows.items():
         table.add_row(name, value)

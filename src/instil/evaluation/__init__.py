@@ -1,1 +1,1 @@
-"""What a student is worth: answers, fidelity to the teacher, drift from the base."""
+"""Measures a model's answers, its fidelity to the teacher, and its drift from the base model."""

@@ -1,4 +1,4 @@
-"""How far a student moved on text that has nothing to do with the task."""
+"""Drift: how much a student has changed on text that is unrelated to the task."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from instil.models.roles import Models
 from instil.results.schema import Drift
 from instil.system.progress import Advance
 
-DRIFT_WINDOW = 256  # tokens a piece of unrelated text
+DRIFT_WINDOW = 256  # maximum tokens per paragraph of unrelated text
 
 
 @torch.inference_mode()
 def drift(models: Models, *, advance: Advance) -> Drift:
-    """KL(base || student) on text that has nothing to do with the task.
+    """Returns KL(base || student) on unrelated text, in nats per token.
 
     Args:
         models: Teacher and student.
-        advance: Told of progress.
+        advance: Is called with the progress.
     """
     network, total, tokens = models.student.network, 0.0, 0
     for piece in _unrelated_text(models.student):
@@ -35,11 +35,11 @@ def drift(models: Models, *, advance: Advance) -> Drift:
             total += summed_kl(p_CV, q_CV)
         tokens += len(batch.completion_N)
         advance(1, 2 * batch.tokens)
-    return Drift(kl_to_base=total / tokens, n_tokens=tokens)
+    return Drift(kl_to_base=total / tokens, tokens=tokens)
 
 
 def drift_pieces(model: LanguageModel) -> int:
-    """How many pieces of unrelated text `drift` reads."""
+    """Returns the number of paragraphs that `drift` reads."""
     return sum(1 for _ in _unrelated_text(model))
 
 

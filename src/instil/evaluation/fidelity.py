@@ -1,4 +1,4 @@
-"""How methods predict completions: cross-entropy, and how close they are to the teacher."""
+"""Measures how well methods predict completions, and how close they are to the teacher."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from instil.models.load import LanguageModel
 from instil.models.reader import Pass, Reader
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
-from instil.results.cell import Closeness as Fidelity
+from instil.results.schema import Fidelity
 from instil.system.progress import Advance
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How a method predicts completions.
+    """How well a method predicts completions.
 
     Attributes:
-        cross_entropy: Nats per token.
-        fidelity: To the teacher, over the whole vocabulary; None where it is not compared.
+        cross_entropy: Cross-entropy of the completions, in nats per token.
+        fidelity: Fidelity to the teacher, over the full vocabulary. None: not compared.
     """
 
     cross_entropy: float
@@ -43,20 +43,19 @@ def likelihoods(
     batch_size: int,
     advance: Advance,
 ) -> list[Likelihood]:
-    """Lets each method predict the completions, token by token.
+    """Measures how well each method predicts the tokens of the completions.
 
     Args:
         models: Teacher and student.
-        rows: The prompts.
-        completions: One per row.
-        methods: Whose predictions are scored.
-        compare: Compare the methods whose prompts hold no context with the teacher, which reads
-            the context.
-        batch_size: Most rows in a forward pass.
-        advance: Told of progress.
+        rows: Rows with their prompts.
+        completions: Completions, one per row, in token ids.
+        methods: Methods to measure.
+        compare: Compare the methods without a context with the teacher, which reads the context.
+        batch_size: Maximum number of rows per forward pass.
+        advance: Is called with the progress.
 
     Returns:
-        One per method, in their order.
+        One result per method, in the order of `methods`.
     """
     asked = _Asked(models, rows, completions, batch_size, advance)
     found = asked.together(methods) if compare else {}
@@ -65,7 +64,7 @@ def likelihoods(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Rows with completions to predict."""
+    """Rows with the completions to predict."""
 
     models: Models
     rows: RenderedRows
@@ -75,24 +74,25 @@ class _Asked:
 
     @torch.inference_mode()
     def together(self, methods: Sequence[Method]) -> dict[Method, Likelihood]:
-        """The teacher, and all that are compared with it; its logits are made once for all."""
+        """Measures the teacher and the methods compared with it. The teacher runs only once."""
         teachers = [method for method in methods if method.context and not method.learns]
         students = [method for method in methods if not method.context]
         if not (teachers or students):
             return {}
         models, adapters = self.models, [method.learns is not None for method in students]
         own, sums = 0.0, [_Sums() for _ in students]
-        for one in _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts)):
+        passes = _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts))
+        for read in passes:
             for_students = collate(
-                [self.rows.student_prompts[number] for number in one.rows],
-                [self.completions[number] for number in one.rows],
+                [self.rows.student_prompts[number] for number in read.rows],
+                [self.completions[number] for number in read.rows],
                 pad_id=models.student.pad_id,
             )
-            for p_CV, of_students, gold_C in beside(models, one.logits, for_students, adapters):
+            for p_CV, of_students, gold_C in beside(models, read.logits, for_students, adapters):
                 own += _cross_entropy(p_CV, gold_C) if teachers else 0.0
                 for total, q_CV in zip(sums, of_students, strict=True):
                     total.add(p_CV, q_CV, gold_C)
-            self.advance(len(one.rows), one.batch.tokens + len(students) * for_students.tokens)
+            self.advance(len(read.rows), read.batch.tokens + len(students) * for_students.tokens)
         found = {method: Likelihood(own / self._tokens, None) for method in teachers}
         for method, total in zip(students, sums, strict=True):
             found[method] = total.over(self._tokens)
@@ -100,14 +100,14 @@ class _Asked:
 
     @torch.inference_mode()
     def alone(self, method: Method) -> Likelihood:
-        """One that is compared with nothing."""
+        """Measures a method without comparing it with the teacher."""
         model, prompts, total = self.models.model(method), self.rows.prompts(method), 0.0
         with self.models.adapter(on=method.learns is not None):
-            for one in self._read(model, prompts):
-                gold = torch.split(one.batch.completion_N, one.logits.positions)
-                for logits_CV, gold_C in zip(one.logits.chunks(), gold, strict=True):
+            for read in self._read(model, prompts):
+                gold = torch.split(read.batch.completion_N, read.logits.positions)
+                for logits_CV, gold_C in zip(read.logits.chunks(), gold, strict=True):
                     total += _cross_entropy(logits_CV, gold_C)
-                self.advance(len(one.rows), one.batch.tokens)
+                self.advance(len(read.rows), read.batch.tokens)
         return Likelihood(total / self._tokens, None)
 
     @property
@@ -121,14 +121,20 @@ class _Asked:
 
 @dataclass
 class _Sums:
-    """A student beside its teacher, over tokens: nats of cross-entropy and of KL, and agreement."""
+    """Sums over tokens: cross-entropy and KL to the teacher in nats, and agreeing tokens."""
 
     cross_entropy: float = 0.0
     kl: float = 0.0
     agreement: int = 0
 
     def add(self, p_NV: Tensor, q_NV: Tensor, gold_N: Tensor) -> None:
-        """Adds N tokens: the teacher's logits, the student's, and the ids."""
+        """Adds N tokens.
+
+        Args:
+            p_NV: Logits of the teacher, shape (N, V).
+            q_NV: Logits of the student, shape (N, V).
+            gold_N: Token ids of the completions, shape (N,).
+        """
         vocabulary = min(p_NV.shape[-1], q_NV.shape[-1])
         p_NV, q_NV = p_NV[:, :vocabulary], q_NV[:, :vocabulary]
         self.kl += summed_kl(p_NV, q_NV)
@@ -136,9 +142,11 @@ class _Sums:
         self.agreement += int((p_NV.argmax(-1) == q_NV.argmax(-1)).sum())
 
     def over(self, tokens: int) -> Likelihood:
-        """The means over this number of tokens; rounding may put a KL just below 0."""
+        """Returns the means over this number of tokens."""
         fidelity = Fidelity(
-            kl_to_teacher=max(0.0, self.kl / tokens), agreement=self.agreement / tokens
+            # Rounding may give a KL just below 0.
+            kl_to_teacher=max(0.0, self.kl / tokens),
+            agreement=self.agreement / tokens,
         )
         return Likelihood(self.cross_entropy / tokens, fidelity)
 
@@ -146,22 +154,23 @@ class _Sums:
 def beside(
     models: Models, teacher: Logits, batch: Batch, adapters: Sequence[bool]
 ) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
-    """Lets the student read a batch beside its teacher; few logits are there at a time.
+    """Yields the logits of teacher and student for the same tokens, a few tokens at a time.
 
     Args:
         models: Teacher and student.
-        teacher: The teacher's logits of the batch's completion tokens.
-        batch: What the student reads.
-        adapters: Whether its adapter is on, for each time that it reads.
+        teacher: Logits of the teacher for the completion tokens of the batch.
+        batch: Batch for the student.
+        adapters: The student runs once per item, with its adapter on (True) or off (False).
 
     Yields:
-        Of C tokens: the teacher's logits, the student's for each of `adapters`, the tokens.
+        The teacher's logits, shape (C, V); the student's logits for each of `adapters`, shape
+        (C, V); the token ids, shape (C,).
     """
     students = []
     for on in adapters:
         with models.adapter(on=on):
             students.append(Logits(models.student.network, batch))
-    step = min(one.positions for one in (teacher, *students))
+    step = min(logits.positions for logits in (teacher, *students))
     for start in range(0, len(batch.completion_N), step):
         end, of_students = start + step, []
         with models.adapter(on=False):
@@ -173,21 +182,21 @@ def beside(
 
 
 def summed_kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> float:
-    """KL(p || q), nats, the sum over N positions."""
+    """Returns KL(p || q) in nats, summed over N positions. Both logits have shape (N, V)."""
     p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
     return float(kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1).sum())
 
 
 def _cross_entropy(logits_NV: Tensor, gold_N: Tensor) -> float:
-    """Nats, the sum over N positions."""
+    """Returns the cross-entropy in nats, summed over N positions."""
     return float(cross_entropy(logits_NV, gold_N.to(logits_NV.device), reduction="sum"))
 
 
 def _adapter_off(models: Models, passes: Iterator[Pass]) -> Iterator[Pass]:
-    """Runs each pass with the adapter off; what the caller does between them is not."""
+    """Runs each pass with the adapter off. Between the passes, the adapter is as it was."""
     while True:
         with models.adapter(on=False):
-            one = next(passes, None)
-        if one is None:
+            read = next(passes, None)
+        if read is None:
             return
-        yield one
+        yield read

@@ -1,6 +1,7 @@
-"""The losses, one a file, and the union that names them in a recipe.
+"""The losses, one per file, and the union that names them in a recipe.
 
-A new loss is a file with a class like those here, and one more member of `weighted_sum.TokenLosses`.
+To add a loss, write a file with a class like those here, and add the class to
+`weighted_sum.TokenLosses`.
 """
 
 from typing import Annotated
@@ -18,7 +19,7 @@ from instil.losses.weighted_sum import Term, TokenLosses, WeightedSum
 
 
 def _summed(value: object) -> object:
-    """A list of losses is their sum."""
+    """Turns a list of losses into their sum."""
     return {"name": "sum", "terms": value} if isinstance(value, list | tuple) else value
 
 

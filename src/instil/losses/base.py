@@ -1,4 +1,4 @@
-"""What every loss has: what it needs, and how it is called."""
+"""The interface of every loss: what it needs, and how it is called."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Loss(BaseModel):
-    """A loss: what it compares, and what it needs for that.
+    """A loss.
 
-    Besides what stands here a loss has `temperature`: a field if it compares distributions, else the constant 1.
+    In addition to the members below, a loss has a `temperature`: a field if it compares
+    distributions, otherwise the constant 1.
 
     Attributes:
-        name: Tells it from the others in a recipe.
+        name: Identifies the loss in a recipe.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,12 +31,12 @@ class Loss(BaseModel):
 
     @property
     def by_position(self) -> bool:
-        """Whether it may be called with some of a batch's positions at a time."""
+        """Whether it can be called with only some of a batch's positions."""
         return True
 
     @property
     def needs_logits(self) -> bool:
-        """Whether it compares logits; if not, `hidden` is all of the loss."""
+        """Whether it compares logits; if not, `hidden` is the full loss."""
         return False
 
     @property
@@ -45,14 +46,15 @@ class Loss(BaseModel):
 
     @property
     def needs_distribution(self) -> bool:
-        """Whether it compares all outcomes that the targets tell apart."""
+        """Whether it compares all outcomes of the targets."""
         return False
 
     @property
     def takes_draws(self) -> bool:
         """Whether its gradient is linear in the teacher's distribution.
 
-        Outcomes drawn from that distribution then give the gradient of all on average (`instil.targets.draws`).
+        Outcomes drawn from that distribution then give, on average, the gradient of the full
+        distribution (`instil.targets.draws`).
         """
         return False
 
@@ -63,7 +65,7 @@ class Loss(BaseModel):
 
     @property
     def top_k_needed(self) -> int | None:
-        """Log-probabilities per token that the targets must hold for it; None: any number."""
+        """Number of log-probabilities per token that the targets must hold; None: any number."""
         return None
 
     def __call__(self, logits_NV: Tensor, completion_N: Tensor, targets: Any) -> Tensor:
@@ -72,13 +74,15 @@ class Loss(BaseModel):
         Args:
             logits_NV: Student logits that predict each of N completion tokens.
             completion_N: The tokens' ids.
-            targets: The teacher's targets for the same N tokens; None if the loss needs none. `label_kl` has its own.
+            targets: The teacher's targets for the same N tokens; None if the loss needs none.
+                `label_kl` has its own type of targets.
 
         Returns:
-            Shape (N,); nats, but for `logit_mse`. Zeros if the loss compares no logits.
+            Shape (N,), in nats except for `logit_mse`. Zeros if the loss compares no logits.
 
         Raises:
-            ValueError: it needs targets and got none, targets of another temperature, or drawn ones that it does not take.
+            ValueError: the loss needs targets and got none, or the targets have another
+                temperature, or they have drawn outcomes that the loss does not take.
         """
         return logits_NV.new_zeros(len(logits_NV))
 
@@ -86,31 +90,32 @@ class Loss(BaseModel):
         """Loss of the hidden states, for each completion token.
 
         Args:
-            student: Hidden states (N, D) at the positions that predict N completion tokens: the output of the
-                embeddings, then of each layer.
-            teacher: The teacher's, at the positions that predict the same tokens. They get no gradient.
+            student: Hidden states (N, D) at the positions that predict N completion tokens: the
+                output of the embeddings, then of each layer.
+            teacher: The teacher's hidden states at the positions that predict the same tokens. They
+                get no gradient.
 
         Returns:
             Shape (N,); zeros if the loss compares no hidden states.
 
         Raises:
-            ConfigError: the two differ in number or width, or a layer does not exist.
+            ConfigError: the models differ in number or width of layers, or a layer does not exist.
         """
         return student[0].new_zeros(len(student[0]))
 
 
 class TokenLoss(Loss):
-    r"""A loss of completion tokens, which may be a term of a sum.
+    r"""A loss of completion tokens; it can be a term of a sum.
 
     $$ L = \sum_i w_i L_i $$
 
-    The weight is applied to the loss itself, so a loss alone and a loss in a sum are weighted alike.
+    The weight is a factor of the loss itself, so it also applies to a loss outside a sum.
 
     Attributes:
         weight: Factor of the loss.
     """
 
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="in a sum")
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="factor of the loss")
 
 
 class LogitLoss(TokenLoss):
@@ -124,7 +129,9 @@ class LogitLoss(TokenLoss):
         """The loss times its weight; see `Loss.__call__`."""
         drawn = targets is not None and targets.excess_N is not None
         if drawn and self.needs_targets and not self.takes_draws:
-            raise ValueError(f"{self.name} needs targets without draws (got drawn ones)")
+            raise ValueError(
+                f"{self.name} needs targets without drawn outcomes (got targets with some)"
+            )
         return self.weight * self.unweighted(logits_NV, completion_N, targets)
 
     @abstractmethod
@@ -135,7 +142,10 @@ class LogitLoss(TokenLoss):
 
 
 class HiddenStateLoss(TokenLoss):
-    """A loss of the student's hidden states; the teacher runs beside the student, since hidden states are not stored."""
+    """A loss of the student's hidden states.
+
+    The teacher runs during training, because its hidden states are not stored.
+    """
 
     needs_hidden_states: ClassVar[bool] = True
 

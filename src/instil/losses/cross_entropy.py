@@ -2,8 +2,9 @@ r"""Cross-entropy on the completion's tokens.
 
 $$ L_t = -\log q(y_t \mid x, y_{<t}) $$
 
-With completions written by the teacher this is sequence-level distillation (Kim and Rush 2016, arXiv:1606.07947,
-eq. 6, with sampled or greedy decoding in place of beam search); with gold ones it is fine-tuning.
+With completions written by the teacher, this is sequence-level distillation (Kim and Rush 2016,
+arXiv:1606.07947, eq. 6, with sampled or greedy decoding instead of beam search). With gold
+completions, it is fine-tuning.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(LogitLoss):
-    """Negative log-likelihood of the completion; the teacher's distribution is not needed."""
+    """Negative log-likelihood of the completion. It does not need the teacher's distribution."""
 
     temperature: ClassVar[float] = 1.0
 

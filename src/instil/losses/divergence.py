@@ -1,12 +1,14 @@
-r"""What the divergences share: both models' log-probabilities of the same K + 1 outcomes, and the temperature.
+r"""The common part of the divergences: the K + 1 outcomes of both models, and the temperature.
 
 $$ L_t = \tau^2 \, D(p_t, q_t) $$
 
-p is the teacher and q the student, both at temperature tau, over the kept tokens and the tail. These are distributions, so
-D is a true divergence: never negative, zero only at equality, and equal to the dense one when K is the vocabulary. (The
-forward KL takes draws from the tail, too, and is an estimate then.) Dropping the tail instead makes its optimum a student
-without a tail (over-confident); renormalising over K leaves its mass free. tau^2 keeps the size of the gradient (Hinton et
-al. 2015, arXiv:1503.02531, section 2).
+p is the teacher and q the student, both at temperature tau. The outcomes are the kept tokens and
+the tail. Both models give distributions over them, so D is a true divergence: it is never negative,
+it is zero only if they are equal, and it equals the dense divergence if K is the size of the
+vocabulary. (The forward KL also takes outcomes drawn from the tail. Its value is then an estimate.)
+Without the tail, the optimum would be a student without a tail, which is over-confident.
+Renormalised over K tokens, the loss would not determine the student's tail. tau^2 preserves the
+size of the gradient (Hinton et al. 2015, arXiv:1503.02531, section 2).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Divergence(LogitLoss):
     def unweighted(
         self, logits_NV: Tensor, completion_N: Tensor, targets: Targets | None
     ) -> Tensor:
-        """Divergence at each completion token, nats, shape (N,); the targets know which token they belong to."""
+        """Divergence at each completion token, nats, shape (N,). `completion_N` is not used."""
         from instil.losses.outcomes import student_logprobs, teacher_logprobs
 
         if targets is None or targets.temperature != self.temperature:
@@ -48,7 +50,7 @@ class Divergence(LogitLoss):
 
     @abstractmethod
     def terms(self, teacher_NJ: Tensor, student_NJ: Tensor) -> Tensor:
-        """What each outcome adds to the divergence.
+        """The term that each outcome adds to the divergence.
 
         Args:
             teacher_NJ: The teacher's log-probabilities of J = K + 1 outcomes, nats.

@@ -2,10 +2,12 @@ r"""Mean squared difference of hidden states.
 
 $$ L_t = \frac{1}{|\mathcal{L}|} \sum_{l \in \mathcal{L}} \frac{\lVert h_{l,t} - g_{l,t} \rVert^2}{\lVert g_{l,t} \rVert^2} $$
 
-h are the student's hidden states and g the teacher's, at the positions that predict the same token (Jiao et al. 2020,
-TinyBERT, arXiv:1909.10351, eq. 8, without the projection: both models have one width). The division by the teacher's own
-square makes the value a share without a unit: 0 at equality, 1 for a student of zeros, whatever the layer's norm. It is by
-position, so that a token's loss does not depend on the batch that it stands in.
+h are the student's hidden states and g the teacher's, at the positions that predict the same token
+(Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 8, without the projection, because both models
+have the same width). The division by the teacher's squared norm makes the value a ratio without a
+unit: 0 if the states are equal, 1 for a student of zeros, whatever the layer's norm. The division
+is made at each position, so that the loss of a token does not depend on the other tokens of its
+batch.
 """
 
 from __future__ import annotations
@@ -24,26 +26,32 @@ if TYPE_CHECKING:
 
 
 class HiddenState(HiddenStateLoss):
-    """Squared difference of hidden states: the student must think as the teacher does, not just answer so."""
+    """Squared difference of hidden states: the student must also compute as the teacher does.
+
+    The other losses compare only the answers.
+    """
 
     temperature: ClassVar[float] = 1.0
 
     name: Literal["hidden_state"] = "hidden_state"
     layers: Literal["all"] | tuple[int, ...] = Field(
         "all",
-        description="outputs of which layers: 1 is the first, -1 the last; 0 is the embeddings', which `all` leaves out",
+        description="numbers of the compared layers: 1 is the first, -1 the last, 0 the embeddings;"
+        " `all` leaves out the embeddings",
     )
-    normalise: bool = Field(True, description="divide by the teacher's mean square")
+    normalise: bool = Field(
+        True, description="divide by the mean square of the teacher's hidden states"
+    )
 
     @field_validator("layers")
     @classmethod
     def _some_layer(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
         if not value:
-            raise ValueError("an empty list; name at least one layer, or say all")
+            raise ValueError("an empty list; list at least one layer, or use all")
         return value
 
     def chosen(self, states: int) -> list[int]:
-        """Indices of the compared hidden states, each once, of a model that gives `states` of them.
+        """Indices of the compared hidden states, each once, for a model that gives `states` states.
 
         Raises:
             ConfigError: a layer does not exist.
@@ -70,7 +78,7 @@ class HiddenState(HiddenStateLoss):
             raise ConfigError(
                 "hidden_state: teacher and student differ in layers or width",
                 got=f"(hidden states, width) {shapes[1]} and {shapes[0]}",
-                mend="let the model teach itself (teacher.model: null), or take another loss",
+                mend="make the model its own teacher (teacher.model: null), or use another loss",
             )
         losses = []
         for layer in self.chosen(len(student)):

@@ -3,13 +3,16 @@ r"""Generalised Jensen-Shannon divergence between the teacher and the student.
 $$ L_t = \tau^2 \big[ \beta\, \mathrm{KL}(p \,\|\, m) + (1 - \beta)\, \mathrm{KL}(q \,\|\, m) \big],
    \qquad m = \beta p + (1 - \beta) q $$
 
-p is the teacher and q the student (Agarwal et al. 2023, GKD, arXiv:2306.13649, eq. 1). With beta = 0.5 it is symmetric. It is
-bounded by the entropy of beta, at most tau^2 log 2, so that no single token can dominate a batch.
+p is the teacher and q the student (Agarwal et al. 2023, GKD, arXiv:2306.13649, eq. 1). With
+beta = 0.5 it is symmetric. It is bounded by the entropy of beta, which is at most tau^2 log 2, so
+that no single token can dominate a batch.
 
-For 0 < beta < 1 beta is that of TRL's `GKDTrainer.generalized_jsd_loss`, with the same value but for tau^2, which TRL does
-not apply. At the ends the formula is 0; divided by beta it tends to the forward KL as beta goes to 0, divided by 1 - beta to
-the reverse KL as beta goes to 1. TRL takes those KL, undivided, for beta = 0 and beta = 1; here they are losses of their
-own, `forward_kl` and `reverse_kl`, and beta lies strictly between.
+For 0 < beta < 1, beta has the same meaning as in TRL's `GKDTrainer.generalized_jsd_loss`. The value
+is also the same, except for tau^2, which TRL does not apply. For beta = 0 and beta = 1 the formula
+gives 0. Divided by beta, it tends to the forward KL as beta goes to 0. Divided by 1 - beta, it
+tends to the reverse KL as beta goes to 1. For beta = 0 and beta = 1, TRL uses these KLs without the
+division. Here they are separate losses, `forward_kl` and `reverse_kl`, and beta is strictly between
+0 and 1.
 """
 
 from __future__ import annotations
@@ -26,15 +29,18 @@ if TYPE_CHECKING:
 
 
 class JensenShannon(Divergence):
-    """Mean divergence of teacher and student from their mixture: bounded, between the two KLs."""
+    """Mean divergence of teacher and student from their mixture; bounded, between the two KLs."""
 
     name: Literal["jensen_shannon"] = "jensen_shannon"
     beta: float = Field(
-        0.5, gt=0, lt=1, description="the teacher's share of the mixture; small: as forward_kl"
+        0.5,
+        gt=0,
+        lt=1,
+        description="the teacher's share of the mixture; if it is small, similar to forward_kl",
     )
 
     def terms(self, teacher_NJ: Tensor, student_NJ: Tensor) -> Tensor:
-        """What each outcome adds, nats, shape (N, J)."""
+        """The term of each outcome, nats, shape (N, J)."""
         from torch import logaddexp
 
         mixture_NJ = logaddexp(teacher_NJ + log(self.beta), student_NJ + log1p(-self.beta))

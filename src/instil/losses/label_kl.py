@@ -4,15 +4,18 @@ $$ L = \alpha\, \Big(\tau^2 \sum_{y} p_y \log \frac{p_y}{q_y}
        + m \log \frac{m}{n} + (1 - m) \log \frac{1 - m}{1 - n}\Big)
        + (1 - \alpha) \,(-\log n q_{y^*}) $$
 
-p is the teacher's distribution over the labels under the context, q the student's without it, both from the verbalizer
-and normalised over the labels; m and n are their masses, the probability that all labels have together; y* is the gold
-label. alpha = 1 is pure distillation and needs no gold labels. tau softens p and q, and neither mass.
+p is the teacher's distribution over the labels with the context, and q the student's without it.
+Both come from the verbalizer and are normalised over the labels. m and n are their masses: the
+total probability of all labels. y* is the gold label. alpha = 1 is pure distillation and needs no
+gold labels. tau applies to p and q, but not to the masses.
 
-This is `over: labels_and_mass`. The student learns to answer at all, not just which label is the likelier. With labels
-and tail as outcomes of one KL, m would be a factor of the labels' part, and little would be left of it where the
-teacher's mass is low (Zhao et al. 2022, arXiv:2203.08679); here it is not. `over: labels` leaves m and n out; alpha = 0
-is pattern-based fine-tuning then (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over: vocabulary` takes the KL of
-the next-token distributions where the labels are decided in place of both.
+This is `over: labels_and_mass`. The student also learns to answer with a label at all, not only
+which label is more likely. If the labels and the tail were the outcomes of one KL, m would be a
+factor of the labels' part. That part would be small where the teacher's mass is low (Zhao et al.
+2022, arXiv:2203.08679). Here m is not such a factor. `over: labels` leaves out m and n. With alpha
+= 0 it is pattern-based fine-tuning (Schick and Schuetze 2021, arXiv:2001.07676, eq. 2). `over:
+vocabulary` replaces both parts by the KL of the next-token distributions at the positions that
+decide the label.
 """
 
 from __future__ import annotations
@@ -35,10 +38,10 @@ if TYPE_CHECKING:
 
 
 class LabelReading(Protocol):
-    """How labels are read off logits; `instil.prompts.labels.LabelTokens` does it."""
+    """Computes label probabilities from logits; see `instil.prompts.labels.LabelTokens`."""
 
     def cut(self, logits_NV: Tensor) -> Tensor:
-        """The logits without what pads the vocabulary."""
+        """The logits without the entries that pad the vocabulary."""
 
     def logprobs(self, logits_NV: Tensor) -> Tensor:
         """Log-probability of each label, shape (R, L), nats."""
@@ -46,15 +49,17 @@ class LabelReading(Protocol):
 
 @dataclass(frozen=True)
 class LabelTargets:
-    """What is known of R rows' labels.
+    """What is known about the labels of R rows.
 
     Attributes:
         gold_R: Index of the gold label.
-        probs_RL: The teacher's probability of each label among themselves; None where nobody teaches.
-        vocabulary: The teacher's next-token distributions at the R x P positions that decide the label; None if the loss
-            is over the labels.
-        choices: The labels' tokens; None if the logits are a classification head's, one a label.
-        mass_R: The teacher's probability of all labels together; None if the loss does not learn it.
+        probs_RL: The teacher's probability of each label, normalised over the labels; None without
+            a teacher.
+        vocabulary: The teacher's next-token distributions at the R x P positions that decide the
+            label; None if the loss is over the labels.
+        choices: The labels' tokens; None if the logits come from a classification head, with one
+            logit per label.
+        mass_R: The teacher's total probability of all labels; None if the loss does not use it.
     """
 
     gold_R: Tensor
@@ -71,11 +76,11 @@ class LabelTargets:
         first = parts[0]
         probs = [part.probs_RL for part in parts if part.probs_RL is not None]
         mass = [part.mass_R for part in parts if part.mass_R is not None]
-        whole = [part.vocabulary for part in parts if part.vocabulary is not None]
+        vocabularies = [part.vocabulary for part in parts if part.vocabulary is not None]
         return cls(
             gold_R=torch.cat([part.gold_R for part in parts]),
             probs_RL=torch.cat(probs) if probs else None,
-            vocabulary=type(whole[0]).cat(whole) if whole else None,
+            vocabulary=type(vocabularies[0]).cat(vocabularies) if vocabularies else None,
             choices=first.choices,
             mass_R=torch.cat(mass) if mass else None,
         )
@@ -92,7 +97,10 @@ class LabelTargets:
 
 
 class LabelKL(Loss):
-    """KL(teacher || student) over the labels, with or without their mass, or over the vocabulary, and cross-entropy on the gold label."""
+    """KL(teacher || student) over labels or vocabulary, and cross-entropy on the gold label.
+
+    Over the labels, the KL can include their mass.
+    """
 
     by_position: ClassVar[bool] = False  # a row's terms come from several positions
     needs_logits: ClassVar[bool] = True
@@ -108,10 +116,10 @@ class LabelKL(Loss):
         """Loss of each row; see `Loss.__call__`.
 
         Args:
-            logits_NV: Student logits at the positions that decide the label, R x P of them; (R, L) from a
-                classification head.
-            completion_N: The tokens at these positions; the rows' labels are among the targets.
-            targets: Of the same R rows.
+            logits_NV: Student logits at the R x P positions that decide the label; shape (R, L)
+                from a classification head.
+            completion_N: The tokens at these positions. Not used: the labels are in `targets`.
+            targets: Targets of the same R rows.
 
         Returns:
             Nats, shape (R,).
@@ -138,7 +146,7 @@ class LabelKL(Loss):
             if targets.vocabulary is None:
                 raise ValueError("label_kl over the vocabulary needs next-token targets")
             kl = ForwardKL(temperature=self.temperature)
-            # What pads the vocabulary has no probability with the teacher, either.
+            # The entries that pad the vocabulary are not among the teacher's outcomes, either.
             cut_NV = logits_NV if targets.choices is None else targets.choices.cut(logits_NV)
             loss_N = kl(cut_NV, targets.gold_R, targets.vocabulary)
             return loss_N.reshape(len(targets.gold_R), -1).mean(-1)
@@ -146,7 +154,8 @@ class LabelKL(Loss):
             raise ValueError("label_kl with alpha > 0 needs the teacher's label probabilities")
         p_RL = (targets.probs_RL.log() / self.temperature).softmax(-1)
         logq_RL = (scores_RL / self.temperature).log_softmax(-1)
-        # xlogy: a probability of 0 adds nothing. A student's NaN stays one, so that training stops.
+        # xlogy: a probability of 0 adds nothing. A NaN of the student stays NaN, and stops
+        # training.
         terms_RL = xlogy(p_RL, p_RL) - p_RL * logq_RL
         loss_R = self.temperature**2 * terms_RL.sum(-1)
         if self.over == "labels_and_mass":
@@ -157,10 +166,11 @@ class LabelKL(Loss):
 
 
 def _mass_kl(mass_R: Tensor, log_mass_R: Tensor) -> Tensor:
-    """KL between two masses: each has two outcomes, label and no label."""
+    """KL between two masses. The two outcomes are a label, and no label."""
     from torch import finfo, float32, xlogy
 
-    # A mass that rounds to 1 would leave nothing beside it, whose logarithm is not finite; it teaches nothing of the mass.
+    # If the student's mass rounds to 1, the rest is 0 and its logarithm is not finite. Such a row
+    # has no gradient of the mass.
     log_mass_R = log_mass_R.clamp(max=-finfo(float32).eps)
     rest_R = 1 - mass_R
     known_R = xlogy(mass_R, mass_R) + xlogy(rest_R, rest_R)

@@ -1,11 +1,12 @@
-r"""The K + 1 outcomes that sparse targets tell apart: the kept tokens, and all others as one.
+r"""The K + 1 outcomes of sparse targets: the kept tokens, and all other tokens as one outcome.
 
 $$ \log q_v = z_v / \tau - \log Z, \qquad
    \log q_{\mathrm{tail}} = \log \sum_{v \notin \mathrm{kept}} e^{z_v / \tau} - \log Z $$
 
-The tail is summed from its own terms: 1 - sum(kept) would lose it to rounding. Log Z is put together from the tail and the
-kept tokens, so the vocabulary is gone through once, with one copy of the logits. Log-probabilities below `LOG_ZERO` are
-`LOG_ZERO`, on both sides: outcomes that neither model holds possible are equal.
+The tail is the sum of its own terms, because 1 - sum(kept) would lose it to rounding. Log Z is
+computed from the tail and the kept tokens, so the vocabulary is read once, with one copy of the
+logits. Log-probabilities below `LOG_ZERO` are set to `LOG_ZERO` for both models, so outcomes that
+neither model finds possible are equal.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ if TYPE_CHECKING:
 
 
 def teacher_logprobs(targets: Targets) -> Tensor:
-    """The teacher's log-probabilities of the kept tokens and of the tail, shape (N, K + 1), nats."""
+    """The teacher's log-probabilities of the kept tokens and the tail, shape (N, K + 1), nats."""
     return torch.cat([targets.logprobs_NK, targets.log_tail_N[:, None]], -1)
 
 
 def student_logprobs(logits_NV: Tensor, targets: Targets) -> Tensor:
     """The student's log-probabilities of the same outcomes, at the targets' temperature.
 
-    An entry of the targets that is padding has `LOG_ZERO`, as the teacher's has, and its token stays where it is: among
-    the kept ones or in the tail.
+    A padding entry of the targets has `LOG_ZERO`, for the student as for the teacher. The token of
+    its id is not moved: it is still a kept token, or part of the tail.
 
     Args:
         logits_NV: The student's logits.
         targets: The teacher's targets for the same N tokens.
 
     Returns:
-        Nats, shape (N, K + 1). Its gradient is finite also where the tail is empty.
+        Nats, shape (N, K + 1). The gradient is finite even if the tail is empty.
     """
     outcomes_NJ: Tensor = _Outcomes.apply(  # type: ignore[no-untyped-call]
         logits_NV, targets.ids_NK, targets.kept_NK, targets.temperature
@@ -47,9 +48,10 @@ def student_logprobs(logits_NV: Tensor, targets: Targets) -> Tensor:
 
 
 class _Outcomes(torch.autograd.Function):
-    r"""Goes through the vocabulary a few times in all, in one copy of the logits, and in a second one backward.
+    r"""Reads the vocabulary a few times, with one copy of the logits, and a second in backward.
 
-    With z the logits over tau, o those of the tail, m the largest of them, and G the gradients of the outcomes:
+    z are the logits over tau, o the outcomes of the tail, m the largest logit of the tail, and G
+    the gradients of the outcomes:
 
     $$ \frac{\partial L}{\partial z_k} = G_k - q_k \sum_j G_j, \qquad
        \frac{\partial L}{\partial z_o} = e^{z_o - m}
@@ -61,7 +63,7 @@ class _Outcomes(torch.autograd.Function):
     def forward(
         ctx: Any, logits_NV: Tensor, ids_NK: Tensor, kept_NK: Tensor | None, temperature: float
     ) -> Tensor:
-        # Stands for minus infinity, which is NaN less itself.
+        # Used instead of minus infinity, which gives NaN if it is subtracted from itself.
         removed = torch.finfo(logits_NV.dtype).min / 2
         inside_NK = logits_NV.gather(-1, ids_NK) / temperature
         less_NK = torch.full_like(inside_NK, removed)

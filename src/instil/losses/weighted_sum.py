@@ -2,7 +2,8 @@ r"""A weighted sum of losses.
 
 $$ L_t = \sum_i w_i L_{i,t} $$
 
-In a recipe it is a plain list: `objective: [{name: cross_entropy}, {name: logit_mse, weight: 0.5}]`.
+In a recipe it is a plain list:
+`objective: [{name: cross_entropy}, {name: logit_mse, weight: 0.5}]`.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
     from instil.targets.prediction import Targets
 
 TokenLosses = ForwardKL | ReverseKL | JensenShannon | CrossEntropy | LogitMSE | HiddenState
-"""All losses that may stand in a sum: a new one is added here."""
+"""All losses that can be terms of a sum. Add a new loss here."""
 Term = Annotated[TokenLosses, Field(discriminator="name")]
 
 
 class WeightedSum(Loss):
-    """Several losses at once, each times its weight; in a recipe a plain list of them."""
+    """Several losses at once, each times its weight; in a recipe, a plain list of losses."""
 
     name: Literal["sum"] = "sum"
-    # No min_length: pydantic would also tell of an empty list where the only loss is at fault.
+    # No min_length: if the only loss is wrong, pydantic would also report an empty list.
     terms: tuple[Term, ...] = Field(
         json_schema_extra={"minItems": 1}, description="the losses, each with its weight"
     )
@@ -47,16 +48,18 @@ class WeightedSum(Loss):
     def _terms_agree(self) -> Self:
         if not self.terms:
             raise ValueError("an empty list; give at least one loss")
-        for (i, one), (j, other) in combinations(enumerate(self.terms), 2):
-            if one.model_copy(update={"weight": other.weight}) == other:
+        for (i, first), (j, second) in combinations(enumerate(self.terms), 2):
+            if first.model_copy(update={"weight": second.weight}) == second:
                 raise ValueError(
-                    f"losses {i} and {j} are the same ({one.name}); keep one, with the sum of their weights"
+                    f"losses {i} and {j} are the same ({first.name}); "
+                    "use it once, with the sum of their weights"
                 )
         divergences = [term for term in self.terms if isinstance(term, Divergence)]
         if len({term.temperature for term in divergences}) > 1:
             shown = ", ".join(f"{term.name} {term.temperature:g}" for term in divergences)
             raise ValueError(
-                f"losses of different temperatures ({shown}): targets are stored at one; give all the same"
+                f"the losses have different temperatures ({shown}), but targets are stored at a "
+                "single temperature; set the same temperature for all"
             )
         return self
 
@@ -87,7 +90,7 @@ class WeightedSum(Loss):
 
     @property
     def temperature(self) -> float:
-        """At which targets are made: the divergences' own, 1 if there is none."""
+        """Temperature of the targets: that of the divergences, or 1 without a divergence."""
         return next((term.temperature for term in self.terms if isinstance(term, Divergence)), 1.0)
 
     @property

@@ -1,1 +1,1 @@
-"""What computes: language models, their adapters, and how sequences share a forward pass."""
+"""Language models, their adapters, and forward passes over several sequences."""

@@ -1,8 +1,9 @@
-"""Attention over packed rows, each sequence by itself.
+"""Attention over packed rows, one sequence at a time.
 
-A packed row holds several sequences one after another, and a token reads those of its own sequence only. Under a mask,
-attention still multiplies every token with every other one; cut into its sequences it does not, and four answers of
-mathematics in a row then cost an eighth.
+A packed row holds several sequences one after another. Each token reads only the tokens of its own
+sequence. With a mask, attention still multiplies every token with every other token. If the row is
+cut into its sequences, it does not. Attention over four mathematics answers in a row then costs an
+eighth.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
 NAME = "instil_packed"
-# What transformers calls the first position of each packed sequence, with the end of the last one. Here the first may be behind
-# the row's begin: what stands before it is read by every sequence.
+# transformers' name for the start of each packed sequence, followed by the end of the last one.
+# Here the first start may be greater than 0: every sequence reads the tokens before it.
 BOUNDS = "cu_seq_lens_q"
-# Bytes of a number from which on a processor's fused attention is the faster one. With AVX2 alone, plain products take 1.4 to 2.3 times as
-# long in float32 and 3 to 30 times in bfloat16 (benchmarks/attention_speed.py); where bfloat16 is fast, they are faster in it.
+# Bytes per number from which a processor's fused attention is faster than plain products. With AVX2
+# alone, plain products take 1.4 to 2.3 times as long in float32 and 3 to 30 times as long in
+# bfloat16 (benchmarks/attention_speed.py). Where bfloat16 is fast, plain products are faster in it.
 FUSED = 1 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 4
-# Tokens: lengths are filled up to a multiple of it where each new one costs a processor new kernels.
+# Lengths are rounded up to a multiple of this number of tokens, where each new length makes a
+# processor build new kernels.
 LENGTHS = 16
-# Scores of one sequence that may be there at once, of all heads: 128 MiB in bfloat16. Longer ones are left to fused attention.
+# Most attention scores of one sequence that are held at once, over all heads: 128 MiB in bfloat16.
+# Longer sequences use fused attention.
 MOST_SCORES = 2**26
-# Tokens of short sequences that are multiplied together under a mask: one by one, 16 of 20 tokens take two and a half times as long.
+# Most tokens of short sequences that are multiplied together under a mask. One by one, 16 sequences
+# of 20 tokens take two and a half times as long.
 TOGETHER = 128
 
 
@@ -42,18 +47,18 @@ def attend(
     attention_mask: Tensor | None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """As `sdpa`, or, where the row's sequences are known, that for each of them.
+    """Attends as `sdpa` does, or within each sequence of a packed row.
 
     Args:
-        module: The layer.
+        module: The attention layer.
         query: Shape (B, heads, L, head size).
-        key: The same, of what is read.
-        value: The same.
+        key: Shape (B, key heads, S, head size), of the S tokens that are read.
+        value: Shape (B, key heads, S, value's head size), of the same tokens.
         attention_mask: Not needed for packed sequences.
-        settings: With `BOUNDS`, a packed row.
+        settings: Options of `sdpa`; with `BOUNDS` for a packed row.
 
     Returns:
-        Shape (B, L, heads, head size); no weights.
+        Shape (B, L, heads, value's head size); and no attention weights.
     """
     bounds = settings.pop(BOUNDS, None)
     if bounds is None:
@@ -61,9 +66,9 @@ def attend(
         return attended, None
     scaling = settings.get("scaling") or query.shape[-1] ** -0.5
     on_cpu = query.device.type == "cpu" and not settings.get("dropout")
-    on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # not so in latent attention
+    on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # they differ in latent attention
     lead, *ends = bounds.tolist()
-    runs = list(pairwise([0, *ends]))  # what stands before the first sequence belongs to it
+    runs = list(pairwise([0, *ends]))  # the tokens before the first sequence belong to it
     cached = key.shape[2] - query.shape[2]
     settings |= {"is_causal": True}
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast they may be wider
@@ -80,11 +85,12 @@ def attend(
         k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
         few = query.shape[1] * (end - start) * k.shape[2] <= MOST_SCORES
         if plainly and few:
-            # No query reads what fills up at the end; few different lengths let oneDNN use its kernels again.
-            filling = -(end - start) % LENGTHS
-            filled = (torch.nn.functional.pad(part, (0, 0, 0, filling)) for part in (q, k, v))
-            made = _Products.apply(*filled, scaling, [*lengths, filling])  # type: ignore[no-untyped-call]
-            pieces.append(made[:, : end - start])
+            # No query reads the padding at the end. If there are few different lengths, oneDNN can
+            # reuse its kernels.
+            padding = -(end - start) % LENGTHS
+            padded = (torch.nn.functional.pad(part, (0, 0, 0, padding)) for part in (q, k, v))
+            attended = _Products.apply(*padded, scaling, [*lengths, padding])  # type: ignore[no-untyped-call]
+            pieces.append(attended[:, : end - start])
         else:
             masked = before or len(lengths) > 1
             mask = _lower_right(lengths, before, query) if masked else None
@@ -95,7 +101,13 @@ def attend(
 def _grouped(
     runs: list[tuple[int, int]], together: int, *, first_alone: bool
 ) -> Iterator[list[int]]:
-    """Lengths of the sequences that are attended to at once: short neighbours, of so many tokens in all."""
+    """Groups neighbouring short sequences for attention at once, and yields the groups' lengths.
+
+    Args:
+        runs: Start and end of each sequence, in tokens.
+        together: Most tokens of a group; a longer sequence is a group of its own.
+        first_alone: Whether the first sequence is a group of its own.
+    """
     group: list[int] = []
     for number, (start, end) in enumerate(runs):
         if group and (sum(group) + end - start > together or (number == 1 and first_alone)):
@@ -107,13 +119,16 @@ def _grouped(
 
 
 def _read(part: Tensor, before: int, start: int, end: int) -> Tensor:
-    """The keys or values that a sequence reads: those that come before all sequences, and its own."""
+    """The keys or values that a sequence reads: those before all sequences, and its own."""
     own = part[:, :, start:end]
     return torch.cat([part[:, :, :before], own], dim=2) if before else own
 
 
 def _unread(lengths: list[int], like: Tensor) -> Tensor:
-    """What is added to the scores, shape (L, L), so that each of these sequences reads itself alone, and nothing that follows."""
+    """A mask to add to the attention scores, shape (L, L).
+
+    Each sequence reads only itself, and no token reads a later token.
+    """
     length = sum(lengths)
     unread = torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device)
     unread.triu_(1)
@@ -123,16 +138,18 @@ def _unread(lengths: list[int], like: Tensor) -> Tensor:
 
 
 def _lower_right(lengths: list[int], before: int, like: Tensor) -> Tensor:
-    """The same where the sequences stand after a prefix, which all of them read."""
+    """The same mask for sequences that all read a prefix of `before` tokens, shape (1, 1, L, S)."""
     return torch.nn.functional.pad(_unread(lengths, like), (before, 0))[None, None]
 
 
 class _Products(torch.autograd.Function):
-    """Causal attention of sequences of these lengths, each to itself, in plain products.
+    """Causal attention within each of several sequences, in plain matrix products.
 
-    On a processor in bfloat16, its backward takes a third of the fused one's time, its forward after a long prefix two thirds. There may
-    be more keys than queries: the first of them stand before the sequences and are read by all of them. Queries that share a key head
-    are multiplied with it as one matrix. Backward computes the weights again, so that the square of the length is nowhere kept.
+    On a processor in bfloat16, the backward pass takes a third of the time of fused attention. The
+    forward pass after a long prefix takes two thirds. There may be more keys than queries: the
+    first keys come before the sequences, and all sequences read them. Queries that share a key head
+    are multiplied with it as one matrix. The backward pass computes the attention weights again, so
+    that no memory of the length squared is in use between the passes.
     """
 
     @staticmethod
@@ -160,11 +177,12 @@ class _Products(torch.autograd.Function):
 
 
 def _weights(query: Tensor, key: Tensor, scaling: float, lengths: list[int]) -> Tensor:
-    """Attention weights, shape (key heads, query heads a key head x L, S), in the query's dtype.
+    """Attention weights, shape (key heads, query heads per key head x L, S), in the query's dtype.
 
-    A query reads what stands before all sequences, and its own up to itself. Scores are rounded to the query's dtype, as in transformers'
-    eager attention; the softmax adds up in float32 within itself. On the bundled model in bfloat16, targets are then no further from
-    float32's (0.0012 nats a token) than with a fused kernel, which keeps scores in float32 (0.0013).
+    A query reads the tokens before all sequences, and its own sequence up to itself. Scores are
+    rounded to the query's dtype, as in transformers' eager attention. The softmax adds up in
+    float32 internally. On the bundled model in bfloat16, targets then differ from those in float32
+    by 0.0012 nats per token. With a fused kernel, whose scores are float32, they differ by 0.0013.
     """
     _, heads, length, size = query.shape
     keys = key.shape[2]
@@ -174,16 +192,19 @@ def _weights(query: Tensor, key: Tensor, scaling: float, lengths: list[int]) -> 
 
 
 def install(network: PreTrainedModel) -> None:
-    """Lets a model attend to packed sequences one by one, if it can; where not, a mask keeps them apart as before."""
-    takes = inspect.signature(network.forward).parameters.values()
+    """Makes a model attend to packed sequences one by one, if it can.
+
+    For other models, a mask separates the sequences.
+    """
+    parameters = inspect.signature(network.forward).parameters.values()
     if network.config._attn_implementation == "sdpa" and any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in takes
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters
     ):
         network.set_attn_implementation(NAME)
 
 
 def reads_bounds(network: Any) -> bool:
-    """Whether a model can be told where packed sequences begin."""
+    """Whether a model accepts the positions where packed sequences begin."""
     return bool(network.config._attn_implementation == NAME)
 
 

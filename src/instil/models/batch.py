@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many leading tokens all prompts share, leaving each at least one token of its own."""
+    """How many leading tokens all prompts share; at least one token of each prompt comes after."""
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1
     shared = 0
@@ -22,20 +22,23 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of prompt and completion for one forward pass, with N completion tokens in all.
+    """Prompts with their completions for one forward pass, with N completion tokens in all.
 
-    Padded (`collate`): B rows of at most L tokens. Packed (`pack`): all rows one after another, B = 1.
+    Padded (`collate`): B rows of at most L tokens. Packed (`pack`): all sequences one after another
+    in one row, B = 1.
 
     Attributes:
         input_ids_BL: Token ids without the shared prefix.
-        attention_mask: Padded: 1 for tokens that may be read, (B, prefix + L). Packed: what is added to the attention
-            scores, 0 or -inf, (1, 1, L, prefix + L); one 0 where the bounds are all that keeps sequences apart.
-        position_ids_BL: Position of each token in its whole sequence.
-        predicts_BL: True where the logits predict a completion token: one position before each.
-        completion_N: The completion tokens, in the order in which `predicts_BL` selects their logits.
-        tokens: Positions that hold a token, the shared prefix and padding left out.
-        bounds: Packed without a mask: where each sequence begins, and the end of the row. Before the first of them stands
-            what all sequences read.
+        attention_mask: Padded: 1 for tokens that may be read, shape (B, prefix + L). Packed: 0 or
+            -inf, added to the attention scores, shape (1, 1, L, prefix + L); a single 0 if only
+            `bounds` separates the sequences.
+        position_ids_BL: Position of each token in its full sequence.
+        predicts_BL: True where the logits predict a completion token: one position before it.
+        completion_N: The completion tokens, in the order in which `predicts_BL` selects their
+            logits.
+        tokens: Number of positions that hold a token, without the shared prefix and padding.
+        bounds: Packed without a mask: the start of each sequence, then the end of the row. All
+            sequences read the tokens before the first start.
     """
 
     input_ids_BL: Tensor
@@ -52,13 +55,14 @@ def collate(
 ) -> Batch:
     """Joins each prompt with its completion and pads on the right.
 
-    The last completion token predicts nothing that is scored, so it is not fed to the model.
+    No scored token comes after the last completion token, so that token is not fed to the model.
 
     Args:
-        prompts: Whole prompts, in token ids.
-        completions: One completion for each.
-        pad_id: Any valid id; padding is masked and its logits are never taken.
-        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
+        prompts: Full prompts, in token ids.
+        completions: One completion per prompt.
+        pad_id: Any valid id. Padding is masked, and its logits are never used.
+        prefix: Number of leading tokens that all prompts share and whose keys and values the model
+            already has.
     """
     rows = [p[prefix:] + c[:-1] for p, c in zip(prompts, completions, strict=True)]
     length = max(map(len, rows))
@@ -91,26 +95,30 @@ def pack(
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
-    A token reads the shared prefix and the tokens of its own sequence only. Short rows of different length then cost
-    what they hold.
+    A token reads only the shared prefix and the tokens of its own sequence. Short rows of different
+    length then cost no padding.
 
     Args:
-        prompts: Whole prompts, in token ids.
-        completions: One completion for each.
-        prefix: Leading tokens that all prompts share and whose keys and values the model already has.
-        masked: Make the mask, which grows with the square of the length; a model that reads the bounds needs none.
-        multiple: Fill up to a multiple of this length with tokens that predict nothing and that nothing reads.
-        lead: Leading tokens that all prompts share, which stand once before all sequences; with neither mask nor prefix.
+        prompts: Full prompts, in token ids.
+        completions: One completion per prompt.
+        prefix: Number of leading tokens that all prompts share and whose keys and values the model
+            already has.
+        masked: Make the mask, which grows with the square of the length. A model that reads the
+            bounds needs no mask.
+        multiple: Pad the row to a multiple of this length, with tokens that predict nothing and
+            that no other token reads.
+        lead: Number of leading tokens that all prompts share, placed once before all sequences.
+            Requires `masked` False and `prefix` 0.
     """
     assert not lead or not (prefix or masked)
-    # The first sequence is the one that holds the lead.
+    # The first sequence holds the lead.
     begins = [prefix, *[prefix + lead] * (len(prompts) - 1)]
     rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
     ends = list(accumulate(map(len, rows)))
     tokens = ends[-1]
-    if filling := -tokens % multiple:
-        begins, rows, completions = [*begins, 0], [*rows, [0] * filling], [*completions, []]
-        ends[-1] += filling  # what fills up may read the last sequence, after which it stands
+    if padding := -tokens % multiple:
+        begins, rows, completions = [*begins, 0], [*rows, [0] * padding], [*completions, []]
+        ends[-1] += padding  # the padding may read the last sequence, which is before it
     lengths = torch.tensor([len(row) for row in rows])
     sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
     position_L = torch.cat([torch.arange(len(row)) for row in rows])

@@ -1,7 +1,7 @@
-"""Models that come as a Python package: real weights with no hub and no account.
+"""Models that are installed as a Python package: real weights without a hub or an account.
 
-The package holds a GGUF file. It is dequantised once, in bfloat16 (finer than its 4 bits), and kept as safetensors in
-the user's cache folder, from where it loads in under a second.
+The package holds a GGUF file. Its 4-bit weights are converted once to bfloat16, which is finer. The
+result is stored as safetensors in the user's cache folder, and loads from there in under a second.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PACKAGES = {
 
 
 def folder(name: str) -> Path:
-    """The folder of a bundled model in the usual Hugging Face layout, made at the first call.
+    """The folder of a bundled model in the usual Hugging Face layout, created at the first call.
 
     Args:
         name: With or without `bundled:`.
@@ -58,7 +58,7 @@ def folder(name: str) -> Path:
             allowed=", ".join(PREFIX + known for known in PACKAGES),
             mend="use one of these, a hub id or a local folder",
         )
-    # The package's own imports need more than is installed; its file is all that is wanted.
+    # Do not import the package: it needs packages that are not installed. Only its file is used.
     spec = importlib.util.find_spec(package.module)
     files = sorted(
         Path(p)
@@ -77,20 +77,23 @@ def folder(name: str) -> Path:
 
 
 def hub_id(name: str) -> str:
-    """What the world calls a model: the hub's name of a bundled one, any other name as it is."""
+    """The public name of a model: the hub id of a bundled model, any other name unchanged."""
     package = PACKAGES.get(name.removeprefix(PREFIX))
     return package.hub_id if name.startswith(PREFIX) and package else name
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept; `INSTIL_CACHE` moves it."""
+    """The folder of converted models; the environment variable `INSTIL_CACHE` changes it."""
     chosen = os.environ.get("INSTIL_CACHE")
     return Path(chosen) if chosen else platformdirs.user_cache_path("instil")
 
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """Lets transformers parse a GGUF file once: it does so for config, weights and tokenizer each, at 5 s a time."""
+    """Makes transformers parse a GGUF file once.
+
+    Without this, it parses the file for the config, the weights and the tokenizer, at 5 s each.
+    """
     import gguf
 
     names = ("GGUFReader", "get_tensor_name_map")
@@ -106,13 +109,14 @@ def _convert(gguf: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        # Its progress bars cannot be switched off.
+        # The progress bars of this conversion cannot be switched off.
         with _parsed_once(), contextlib.redirect_stderr(io.StringIO()):
             model = AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
             )
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # The weights are plain now, but the model still says that it is quantised and refuses to be saved.
+        # The weights are no longer quantised, but the model is still marked as quantised, and then
+        # it refuses to be saved.
         del model.config.quantization_config
         model.hf_quantizer = None  # type: ignore[assignment]
         model.config._name_or_path = ""
@@ -121,7 +125,7 @@ def _convert(gguf: Path, target: Path) -> None:
         try:
             work.rename(target)
         except OSError:
-            if not target.exists():  # otherwise another process was faster, and its copy is as good
+            if not target.exists():  # if it exists, another process has written the same folder
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The context's keys and values, computed once and shared by every row."""
+"""A context's keys and values, computed once and shared by every row."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from transformers.cache_utils import DynamicLayer
 
 from instil.models.batch import shared_prefix
 
-# Tokens that one batch may hold in its cache, all rows together: bounds the memory of long prompts.
+# Most tokens in the cache of one batch, over all rows. This bounds the memory of long prompts.
 MOST_CACHED_TOKENS = 16_384
-# Tokens whose logits one batch may hold: 1,024 of a vocabulary of 150k take 0.6 GB.
+# Most tokens of one batch whose logits are computed. With a vocabulary of 150k, 1,024 take 0.6 GB.
 MOST_SCORED_TOKENS = 1_024
-# Prompts of one context, in the mean, from which on it pays to read each of several contexts by itself.
+# Smallest mean number of prompts per context for which each context is read separately.
 SHARED_BY = 4
 
 
 def alike(prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Prompts by their contexts: the numbers of those that begin alike for at least half of the shortest one.
+    """Groups prompts by context, and returns the numbers of the prompts in each group.
 
-    One group if there are not `SHARED_BY` to a group: then hardly anything is shared that is worth reading by itself.
+    Prompts are in one group if they begin with the same tokens, for half the length of the shortest
+    prompt. If a group has fewer than `SHARED_BY` prompts on average, all prompts are one group:
+    reading contexts separately would then save too little.
     """
     length = min(map(len, prompts), default=0) // 2
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -35,13 +37,14 @@ def alike(prompts: Sequence[list[int]]) -> list[list[int]]:
 
 
 class SharedPrefix:
-    """The leading tokens that a set of prompts have in common, read by the model once.
+    """The leading tokens that all given prompts share, read by the model once.
 
     Args:
         network: A causal language model.
-        prompts: Whole prompts in token ids.
-        padded_after: Padding will stand between the prefix and the rest, as in decoding. Layers with a sliding window
-            count it as text, so nothing is shared on a model that has them.
+        prompts: Full prompts in token ids.
+        padded_after: Whether padding comes between the prefix and the rest, as in decoding. Layers
+            with a sliding window would count the padding as text, so on a model with such layers
+            nothing is shared.
     """
 
     @torch.inference_mode()
@@ -60,7 +63,7 @@ class SharedPrefix:
             network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
 
     def cache(self, rows: int) -> DynamicCache | None:
-        """A cache of its own for a batch of `rows`; None if nothing is shared."""
+        """A copy of the cache for a batch of `rows`; None if nothing is shared."""
         if not self.length:
             return None
         expanded = copy.deepcopy(self._cache)
@@ -69,7 +72,10 @@ class SharedPrefix:
 
     @contextmanager
     def lent(self) -> Iterator[DynamicCache | None]:
-        """The cache itself for a packed batch, without a copy; what the batch adds is taken off again."""
+        """The cache itself for a packed batch, without a copy.
+
+        What the batch adds to the cache is removed afterwards.
+        """
         if not self.length:
             yield None
             return
@@ -81,12 +87,13 @@ class SharedPrefix:
     def batches(
         self, lengths: Sequence[int], *, batch_size: int, scored: Sequence[int] | None = None
     ) -> Iterator[list[int]]:
-        """Cuts rows into batches of like length, so that little is padded, and yields their numbers.
+        """Cuts rows into batches of similar length, with little padding, and yields their numbers.
 
         Args:
             lengths: Length of each row with its prefix, in tokens.
-            batch_size: Most rows in a batch; fewer where rows are long or many tokens are scored.
-            scored: Tokens of each row whose logits are wanted.
+            batch_size: Most rows in a batch. A batch has fewer rows if they are long or if many of
+                their tokens are scored.
+            scored: Number of tokens of each row whose logits are needed.
         """
         batch: list[int] = []
         tokens = 0

@@ -1,9 +1,10 @@
-"""A loss over logits that are never there all at once.
+"""A loss over logits that are never all in memory at once.
 
-The logits of N completion tokens over V words take N x V numbers, several times over while a loss and its gradient are
-computed; the hidden states that they come from take N x D, some hundred times less. So the output layer is run on a few
-positions at a time, and each chunk's gradient is taken back to the hidden states at once, before the next chunk's logits
-are made: nothing is computed twice, and what is held does not grow with the length.
+The logits of N completion tokens over a vocabulary of V are N x V numbers. A loss and its gradient
+need several copies of them. The hidden states before the output layer are only N x D numbers, some
+hundred times fewer. So the output layer runs on a few positions at a time. The gradient of each
+chunk is taken back to the hidden states before the logits of the next chunk are computed. Nothing
+is computed twice, and the memory for logits does not grow with the length.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-# Logits of one chunk, positions x vocabulary: 34 MB in float32, and twice that while their gradient is taken. Above 32 MiB the C
-# library maps each block by itself and gives it back; smaller ones leave holes, and take up to half as much again.
+# Logits of one chunk, positions x vocabulary: 34 MB in float32, and twice that while their gradient
+# is computed. The C library maps each block above 32 MiB separately and gives it back when it is
+# freed. Smaller blocks leave holes, and take up to half as much memory again.
 MOST_LOGITS = 8_600_000
 
 
 @dataclass(frozen=True)
 class Head:
-    """A model's output layer, as its own forward pass runs it.
+    """A model's output layer, run as in the model's own forward pass.
 
     Attributes:
-        layer: Hidden states (N, D) to logits (N, V).
+        layer: Maps hidden states (N, D) to logits (N, V).
         vocabulary: V.
-        autocast: What the model computes in where that is not the weights' dtype; None: the weights' own.
+        autocast: The dtype that the model computes in; None: the weights' own dtype.
     """
 
     layer: torch.nn.Module
@@ -45,31 +47,32 @@ class Head:
 
     @property
     def positions(self) -> int:
-        """Positions of one chunk."""
+        """Number of positions in one chunk."""
         return max(1, MOST_LOGITS // self.vocabulary)
 
     @property
     def trained(self) -> list[Tensor]:
-        """Its weights that training changes."""
+        """The layer's trainable weights."""
         return [p for p in self.layer.parameters() if p.requires_grad]
 
 
 def chunked_sum(
     hidden_ND: Tensor, head: Head, loss: Callable[[Tensor, int, int], Tensor]
 ) -> Tensor:
-    """The sum of a loss over positions, a chunk of them at a time.
+    """The sum of a loss over positions, computed in chunks.
 
     Args:
-        hidden_ND: What the output layer reads.
+        hidden_ND: Input of the output layer.
         head: The output layer.
-        loss: Given logits and the first and last + 1 of their positions, the loss of each of them.
+        loss: Takes logits, their first position and their last position + 1. Returns the loss of
+            each position.
     """
     summed: Tensor = _ChunkedSum.apply(hidden_ND, head, loss, *head.trained)  # type: ignore[no-untyped-call]
     return summed
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """Computes the gradient with the value; backward has only to scale it."""
+    """Computes the gradient together with the value. The backward pass only scales it."""
 
     @staticmethod
     @override
@@ -93,8 +96,8 @@ class _ChunkedSum(torch.autograd.Function):
             if made_ND is not None:
                 first, *others = torch.autograd.grad(summed, [piece_ND, *trained])
                 made_ND[start : start + positions] = first
-                for kept, gradient in zip(made, others, strict=True):
-                    kept += gradient
+                for total_gradient, gradient in zip(made, others, strict=True):
+                    total_gradient += gradient
         ctx.save_for_backward(made_ND, *made)
         return total
 
@@ -102,10 +105,10 @@ class _ChunkedSum(torch.autograd.Function):
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         made: Sequence[Tensor] = ctx.saved_tensors
-        given = gradients[0]
-        # Not in bfloat16, in which a third is off by 0.2 %, and all of them with it.
+        scale = gradients[0]
+        # Not in bfloat16: there a scale of 1/3 is off by 0.2 %, and so would be every gradient.
         first, *others = (
-            (given * one.to(torch.promote_types(one.dtype, given.dtype))).to(one.dtype)
-            for one in made
+            (scale * grad.to(torch.promote_types(grad.dtype, scale.dtype))).to(grad.dtype)
+            for grad in made
         )
         return (first, None, None, *others)

@@ -1,4 +1,4 @@
-"""A forward pass whose logits are taken where they are wanted, or not at all."""
+"""A forward pass that computes logits only where they are needed, or not at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from instil.models.chunked import Head
 
 
 def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
-    """Logits (N, V), float32, of exactly the batch's N completion tokens.
+    """Logits (N, V), float32, for exactly the batch's N completion tokens.
 
     Args:
-        network: The model, wrapped or not.
+        network: The model; it may be wrapped for several processes.
         batch: A `Batch`.
-        cache: Keys and values of the prefix that the batch left out.
+        cache: Keys and values of the shared prefix, which is not in the batch.
     """
     logits_NV: Tensor = _forward(network, batch, cache).logits
     return logits_NV.float()
@@ -29,12 +29,13 @@ def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of a batch before its output layer.
+    """The result of a forward pass before the output layer.
 
     Attributes:
-        hidden_ND: What the output layer reads at the N positions that predict a completion token.
-        head: The output layer; None if the model does more after it, such as capping its logits.
-        layers: At the same positions the output of the embeddings, then of each layer; empty if not asked for.
+        hidden_ND: Input of the output layer at the N positions that predict a completion token.
+        head: The output layer; None if the model changes the logits further, such as capping them.
+        layers: Hidden states at the same positions: the output of the embeddings, then of each
+            layer. Empty if they were not requested.
     """
 
     hidden_ND: Tensor
@@ -46,10 +47,10 @@ def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -
     """Runs a model up to its output layer.
 
     Args:
-        network: The model, wrapped or not.
+        network: The model; it may be wrapped for several processes.
         batch: A `Batch`.
-        cache: Keys and values of the prefix that the batch left out.
-        layers: Keep the hidden states of every layer.
+        cache: Keys and values of the shared prefix, which is not in the batch.
+        layers: Whether to return the hidden states of every layer.
     """
     inner = getattr(network, "module", network)
     layer, device = output_embeddings(inner), inner.device.type
@@ -79,15 +80,16 @@ def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -
 
 
 class Logits:
-    """The logits (N, V) that predict a batch's N completion tokens, float32, made for some of them at a time.
+    """The logits (N, V), float32, that predict a batch's N completion tokens, computed in chunks.
 
-    A model that does more after its output layer, such as capping its logits, makes them all at once.
+    If a model changes its logits after the output layer, such as capping them, they are computed
+    all at once.
 
     Args:
-        network: The model, wrapped or not.
+        network: The model; it may be wrapped for several processes.
         batch: A `Batch`.
-        cache: Gives the keys and values of the prefix that the batch left out, for one pass.
-        whole: Make them all at once.
+        cache: Gives the keys and values of the shared prefix for one pass.
+        whole: Compute all logits at once.
     """
 
     def __init__(
@@ -99,8 +101,8 @@ class Logits:
         whole: bool = False,
     ) -> None:
         def run(forward: Callable[..., Any]) -> Any:
-            with cache() as kept:
-                return forward(network, batch, cache=kept)
+            with cache() as keys_values:
+                return forward(network, batch, cache=keys_values)
 
         self._head: Head | None = None
         if not whole:
@@ -111,22 +113,25 @@ class Logits:
 
     @property
     def positions(self) -> int:
-        """As many as are to be asked for at a time, so that memory does not grow with the vocabulary."""
+        """How many positions to request at a time; it bounds memory, whatever the vocabulary."""
         return len(self._states_ND) if self._head is None else self._head.positions
 
     def part(self, start: int, end: int) -> Tensor:
-        """Those from `start` up to `end`; an adapter has to be as it was."""
+        """Logits of the positions from `start` up to `end`, excluded.
+
+        An adapter must be on or off as it was in the forward pass.
+        """
         states_CD = self._states_ND[start:end]
         return states_CD if self._head is None else self._head(states_CD)
 
     def chunks(self) -> Iterator[Tensor]:
-        """All of them, (C, V) at a time."""
+        """All logits, in chunks of shape (C, V)."""
         for start in range(0, len(self._states_ND), self.positions):
             yield self.part(start, start + self.positions)
 
 
 def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
-    inner = getattr(network, "module", network)  # several processes wrap it
+    inner = getattr(network, "module", network)  # it is wrapped if there are several processes
     device, mask = inner.device, batch.attention_mask
     return network(
         input_ids=batch.input_ids_BL.to(device),
@@ -141,6 +146,6 @@ def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
 
 
 def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:
-    """The layer that turns hidden states into logits, one row a token of the vocabulary."""
+    """The layer that turns hidden states into logits; its weight has a row per vocabulary token."""
     layer: torch.nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     return layer

@@ -1,4 +1,4 @@
-"""Batched decoding: what the prompts of one context share is read once."""
+"""Batched decoding. The tokens that the prompts of one context share are read once."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from instil.models.cache import SharedPrefix, alike
 from instil.models.load import LanguageModel
 from instil.system.progress import Advance
 
-LEAST_DRAWN = 2.0**-24  # a float32 generator may draw 0, whose noise would be infinite
+LEAST_DRAWN = 2.0**-24  # a float32 generator may return 0, and the noise would be infinite
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One completion, up to and with the token that ends it.
+    """One completion, including the token that ends it.
 
     Attributes:
         ids: Token ids.
-        finished: False if it was cut at the limit.
+        finished: False if it was cut at the token limit.
     """
 
     ids: list[int]
@@ -44,7 +44,7 @@ class Ending:
     Attributes:
         stop: Strings that end it.
         ids: Token ids that end it.
-        text: Turns token ids into text, special tokens included.
+        text: Turns token ids into text, including special tokens.
     """
 
     stop: Sequence[str]
@@ -64,9 +64,10 @@ class Decoding:
     """How completions are decoded.
 
     Attributes:
-        max_new_tokens: Limit of a completion.
-        temperature: 0 is greedy.
-        seed: Of the sampling; with the number of a row, it settles what that row draws, in whatever batch it is decoded.
+        max_new_tokens: Most tokens of a completion.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        seed: Seed of the sampling. A row's sample depends on the seed and the row's number, not on
+            the batch that it is decoded in.
         batch_size: Most rows decoded together.
     """
 
@@ -89,15 +90,16 @@ def generate(
     """Completes each prompt.
 
     Args:
-        model: The model; whether an adapter on it is active is the caller's business.
-        prompts: Whole prompts in token ids.
+        model: The model. The caller turns an adapter on or off.
+        prompts: Full prompts in token ids.
         ending: What ends an answer.
-        decoding: Greedy or sampled, how long.
-        advance: Told of progress.
-        numbers: Of the prompts among all that are completed, where these are some of them; sampling hangs on them.
+        decoding: Greedy or sampled decoding, and its limits.
+        advance: Called to report progress.
+        numbers: Row number of each prompt, if these are only some of all prompts. Sampling depends
+            on these numbers. None: 0, 1, 2 and so on.
 
     Returns:
-        One completion a prompt, in the prompts' order.
+        One completion per prompt, in the order of the prompts.
     """
     done: dict[int, Generated] = {}
     rows = range(len(prompts)) if numbers is None else numbers
@@ -117,7 +119,7 @@ def generate(
             )
             done.update(zip(places, made, strict=True))
             computed = sum(len(prompts[i]) - prefix.length for i in places)
-            advance(len(places), computed + sum(len(one.ids) for one in made))
+            advance(len(places), computed + sum(len(completion.ids) for completion in made))
     return [done[i] for i in range(len(prompts))]
 
 
@@ -150,12 +152,15 @@ def _settings(model: LanguageModel, ending: Ending, decoding: Decoding) -> Gener
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=list(ending.ids) or None,
         pad_token_id=model.pad_id,
-        do_sample=False,  # `_Noise` samples, where sampling is wanted
+        do_sample=False,  # `_Noise` does the sampling
     )
 
 
 def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask of [prefix, padding, rest]: the padding must not come between a prompt and its completion."""
+    """Ids and mask of [prefix, padding, rest].
+
+    Padding must not come between a prompt and its completion.
+    """
     length = max(map(len, prompts))
     ids_BL = torch.full((len(prompts), length), pad_id)
     mask_BL = torch.zeros((len(prompts), length), dtype=torch.long)
@@ -169,15 +174,16 @@ def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[T
 
 
 class _Noise(LogitsProcessor):
-    """Turns the largest score into a sample: logits / temperature + Gumbel noise, each row's from a generator of its own.
+    """Turns the largest score into a sample: the scores are logits / temperature + Gumbel noise.
 
-    The largest of these is distributed as softmax(logits / temperature) (Gumbel 1954; Maddison et al. 2014,
-    arXiv:1411.0030, section 2). So a row's sample hangs on the seed and its number, not on the rows beside it.
+    The largest of these scores is distributed as softmax(logits / temperature) (Gumbel 1954;
+    Maddison et al. 2014, arXiv:1411.0030, section 2). The noise of each row has its own generator.
+    So a row's sample depends on the seed and the row's number, not on the other rows of its batch.
     """
 
     def __init__(self, decoding: Decoding, rows: Sequence[int], device: torch.device) -> None:
         self.temperature = decoding.temperature
-        # A seed of few bits makes a poor start for the generator: spread it.
+        # A small number is a poor seed for the generator, so the seeds are hashed.
         seeds = [
             int.from_bytes(hashlib.sha256(f"{decoding.seed} {row}".encode()).digest()[:7])
             for row in rows
@@ -205,8 +211,8 @@ class _StopStrings(StoppingCriteria):
 
 
 def _trim(ids: list[int], ending: Ending) -> Generated:
-    """Cuts a decoded row after the token that ends it; what follows is padding."""
-    stops = ending.stops(ids)  # decoding every beginning is only worth it where one does
+    """Cuts a decoded row after the token that ends it. The tokens after that are padding."""
+    stops = ending.stops(ids)  # the loop decodes text only if the full row has a stop string
     for end in range(1, len(ids) + 1):
         ended = ids[end - 1] in ending.ids
         if ended or (stops and ending.stops(ids[:end])):

@@ -35,21 +35,21 @@ from instil.models.forward import output_embeddings
 from instil.system import processes
 from instil.system.files import content_digest, digest
 
-# oneDNN keeps the kernels of 1,024 shapes if not told otherwise, at 0.6 MB each. To make one anew takes 0.8 ms, and with 128
-# of them a step of training does that 60 times instead of 10.
+# By default oneDNN caches the kernels of 1,024 shapes, at 0.6 MB each. To make a kernel again takes
+# 0.8 ms. With a cache of 128 kernels, a training step does that 60 times instead of 10 times.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
-# A bfloat16 speed-up below this is not worth its rounding.
+# A smaller speed-up of bfloat16 does not justify its rounding errors.
 WORTHWHILE_SPEEDUP = 1.3
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be told of a model without its weights.
+    """What is known of a model without loading its weights.
 
     Attributes:
-        name: As the user gave it.
-        source: What transformers loads.
+        name: The name that the user gave.
+        source: The folder or hub id that transformers loads.
         tokenizer: The tokenizer, with a padding token.
         window: Longest sequence in tokens, or None if the model names no limit.
         fingerprint: Changes when the weights or the tokenizer may have changed.
@@ -84,7 +84,7 @@ class LanguageModel(Outline):
 
     @property
     def pad_id(self) -> int:
-        """The id that fills masked positions; which one it is does not matter."""
+        """The id that fills masked positions. Its value has no effect."""
         return int(self.tokenizer.pad_token_id or 0)
 
 
@@ -114,7 +114,7 @@ def outline(name: str) -> Outline:
 
 
 def load(name: str, *, dtype: str = "auto") -> LanguageModel:
-    """Loads a model for inference; nothing in it runs code from the hub.
+    """Loads a model for inference. No code from the hub is run.
 
     Args:
         name: Hub id, local folder, or `bundled:NAME`.
@@ -138,32 +138,34 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
             f"{name} is not a causal language model", got=type(network).__name__
         )
     network = network.to(device).eval()  # type: ignore[arg-type]
-    # A slice of the hidden states is not contiguous; on CPU `linear` then turns into a batched product that copies the
-    # whole output embedding once a row (0.9 GB for 16 rows of a vocabulary of 49k).
+    # A slice of the hidden states is not contiguous. On CPU, `linear` then becomes a batched
+    # product that copies the full output embedding per row (0.9 GB for 16 rows, with a vocabulary
+    # of 49k).
     output_embeddings(network).register_forward_pre_hook(_contiguous)
     attention.install(network)
-    # The model's own settings may penalise repetition or cut the distribution; that would judge prompts of different
-    # length by different rules.
+    # The model's own settings may penalise repetition or cut the distribution. Prompts of different
+    # length would then be decoded by different rules.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return LanguageModel(**vars(known), network=network)
 
 
 def load_for_training(name: str, *, dtype: str) -> LanguageModel:
-    """Loads a model whose own weights will be trained: they are float32, and computed with in `dtype`.
+    """Loads a model whose own weights will be trained.
 
-    In bfloat16 itself a weight takes steps of 2^-8 of its size, and an update of 1e-5 is rounded away.
+    The weights are float32, and the model computes in `dtype`. A bfloat16 weight could change only
+    in steps of 2^-8 of its size, and an update of 1e-5 would be rounded away.
 
     Args:
         name: Hub id, local folder, or `bundled:NAME`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
 
     Raises:
-        TuningError: float16, whose gradients vanish without a scaler.
+        TuningError: `dtype` is float16, whose gradients vanish without a scaler.
     """
     computed = resolve_dtype(dtype)
     if computed == "float16":
         raise TuningError(
-            "full and bitfit train in float32 or bfloat16",
+            "tuning full and bitfit need dtype float32 or bfloat16",
             got="dtype: float16",
             mend="use dtype: bfloat16, or tuning: {name: lora}",
         )
@@ -175,19 +177,19 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
 
 
 def quiet_libraries() -> None:
-    """Keeps the libraries' own bars and notes off the screen; ours are there."""
+    """Hides the progress bars and messages of libraries, because instil shows its own."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
     disable_progress_bars()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
+    warnings.simplefilter("ignore", FutureWarning)  # libraries warn about each other
 
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
-    """Says in our words what transformers says when a model cannot be read."""
+    """Turns transformers' errors about a model that cannot be read into `UnknownModelError`."""
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
@@ -200,7 +202,7 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def resolve(name: str) -> str:
-    """Turns a model's name into what transformers loads: a folder, or a hub id known to exist.
+    """Turns a model's name into what transformers loads: a folder, or a hub id that exists.
 
     Raises:
         UnknownModelError: there is no such model.
@@ -231,22 +233,22 @@ def _check_hub(name: str) -> None:
     except HFValidationError:
         raise UnknownModelError(
             f"no model {name!r}",
-            got="neither a folder nor a well-formed hub id",
+            got="neither a folder nor a valid hub id",
             allowed=f"OWNER/NAME on the hub, a local folder, {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
             mend="check the path",
         ) from None
-    except RepositoryNotFoundError as error:  # or gated: a kind of this error
+    except RepositoryNotFoundError as error:  # also raised for a gated model
         raise UnknownModelError(
-            f"the hub gives no model {name!r}",
+            f"the hub has no model {name!r} that you can read",
             got=str(error).splitlines()[0],
             mend="check the spelling; log in with `hf auth login` if it is private or gated",
         ) from None
-    except Exception as error:  # the hub's client raises its transport's own errors
+    except Exception as error:  # the hub's client passes on the errors of its HTTP library
         raise HubUnreachableError(
-            f"{name} is no local folder, and the hub cannot be reached to look for it",
+            f"{name} is not a local folder, and the hub cannot be reached",
             got=f"{type(error).__name__}: {error}",
             allowed=f"a local folder, or {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
-            mend="use a bundled: model, a folder, or connect to the network",
+            mend="connect to the network, or use a local folder or a bundled: model",
         ) from None
 
 
@@ -268,12 +270,12 @@ def check_same_tokens(teacher: LanguageModel | Outline, student: LanguageModel |
         f"teacher {teacher.name} and student {student.name} have different tokenizers",
         got=f"{len(theirs):,} and {len(ours):,} tokens"
         + (
-            f", differing first in {differing[0][0]!r}"
+            f"; the first difference is {differing[0][0]!r}"
             if differing
-            else ", cutting the same text differently"
+            else "; they split the same text differently"
         ),
-        allowed="two models of one family with the same tokenizer",
-        mend="use another teacher, or leave it out: the student then teaches itself",
+        allowed="two models with the same tokenizer, such as two of one family",
+        mend="use another teacher, or leave it out: the student is then its own teacher",
     )
 
 
@@ -285,7 +287,7 @@ def default_device() -> torch.device:
 
 @cache
 def resolve_dtype(name: str) -> str:
-    """`auto` becomes the fastest dtype of this machine, measured once; of several processes, by the main one."""
+    """Turns `auto` into the fastest dtype of this machine; the main process measures it once."""
     if name != "auto":
         return name
     fastest = processes.main_does(lambda: fastest_dtype(default_device()))
@@ -293,10 +295,11 @@ def resolve_dtype(name: str) -> str:
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it pays, float32 elsewhere.
+    """bfloat16 where it is faster, float32 elsewhere.
 
-    An accelerator says so itself. Of processors some multiply bfloat16 five times faster than float32, and on others
-    it is slower: a small multiplication in both tells.
+    An accelerator reports whether it supports bfloat16. Some processors multiply bfloat16 five
+    times faster than float32, and others multiply it more slowly. So a small product is timed in
+    both.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -321,7 +324,10 @@ def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
 
 
 def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
-    """A digest of what the weights are: the hub's commit, or the content of a folder's files, wherever it lies."""
+    """A digest of the weights: of the hub's commit, or of the content of a folder's files.
+
+    It does not depend on the folder's path.
+    """
     folder = Path(source)
     identity: list[object]
     if folder.is_dir():
@@ -337,5 +343,10 @@ def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
 
 @cache
 def _content(path: Path, changed: int) -> str:
-    """A digest of a file as it is since a time, in ns; a model is asked for more than once."""
+    """A digest of a file's content, cached because models are opened more than once.
+
+    Args:
+        path: The file.
+        changed: Its time of change, ns; a new time makes a new cache entry.
+    """
     return content_digest(path)

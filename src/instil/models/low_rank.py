@@ -1,8 +1,9 @@
 """A linear layer and its low-rank adapter in one operation.
 
-PEFT runs the adapter as layers of their own: the output, as large as the layer's, is made, scaled and added, each in a pass
-over memory, and each has its counterpart in backward. Here the adapter's second product adds to the layer's output where it
-lies, in the dtype that the layer computes in, with nothing in between.
+PEFT runs the adapter as separate layers. Their output is as large as the layer's own. It is
+computed, scaled and added, each in a separate pass over memory, and the backward pass does the
+same. Here the adapter's second product is added in place to the layer's output, in the dtype that
+the layer computes in, without a temporary result.
 """
 
 from __future__ import annotations
@@ -17,25 +18,31 @@ from typing_extensions import override
 
 
 def install(network: torch.nn.Module) -> None:
-    """Makes every plain linear layer with an adapter compute so; others stay as PEFT runs them."""
+    """Makes every plain linear layer with an adapter run in one operation, and no other layer."""
     for module in network.modules():
         if type(module) is lora.Linear and type(module.get_base_layer()) is torch.nn.Linear:
             module.__class__ = LowRankLinear
 
 
 class LowRankLinear(lora.Linear):
-    """PEFT's layer, run in one operation where one unmerged plain adapter is active."""
+    """PEFT's layer, run in one operation if exactly one plain, unmerged adapter is active."""
 
     @override
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As PEFT's, of inputs (..., D); the adapter's weights are cast to what the layer computes in."""
+        """Computes what PEFT's layer computes, for inputs (..., D).
+
+        The adapter's weights are cast to the dtype that the layer computes in.
+        """
         layer = self.get_base_layer()
         names = [name for name in self.active_adapters if name in self.lora_A]
-        one = len(names) == 1 and names[0] not in self.lora_variant and not self.lora_bias[names[0]]
+        single = (
+            len(names) == 1 and names[0] not in self.lora_variant and not self.lora_bias[names[0]]
+        )
         off = self.disable_adapters or self.merged or layer.weight.requires_grad
-        # Autocast chooses dtypes of its own; in float16 an adapter's small gradients would vanish, which PEFT keeps in float32.
+        # Autocast chooses its own dtypes. In float16 an adapter's small gradients would vanish, so
+        # PEFT's forward pass is used, which computes the adapter in float32.
         cast_elsewhere = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float16
-        if args or kwargs or off or cast_elsewhere or not one:
+        if args or kwargs or off or cast_elsewhere or not single:
             return super().forward(x, *args, **kwargs)
         (name,) = names
         dropout = self.lora_dropout[name]
@@ -53,7 +60,7 @@ class LowRankLinear(lora.Linear):
 
 
 class _Adapted(torch.autograd.Function):
-    """x W' + b + s (z A') B', where z is x, or x after dropout; with gradients of x, z, A and B."""
+    """x W' + b + s (z A') B'; z is x, or x after dropout. Has gradients of x, z, A and B."""
 
     @staticmethod
     @override

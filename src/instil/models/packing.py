@@ -1,4 +1,4 @@
-"""Packing: when a model may read several sequences in one row, and how many."""
+"""Packing: whether a model can read several sequences in one row, and how many."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from instil.models.attention import reads_bounds
 from instil.models.batch import pack
 from instil.models.forward import completion_logits
 
-# Tokens of one packed row: enough to keep the processor busy, few enough for what a layer makes of them to be small.
+# Most tokens of a packed row: enough to keep the processor busy, and few enough that the
+# activations of a layer stay small.
 PACKED_TOKENS = 768
-# A shared prefix of this many tokens costs more to copy for every row than packing costs in attention.
+# Copying a shared prefix of this many tokens for every row costs more time than packing costs in
+# attention.
 LONG_PREFIX = 128
-# Tokens of a prompt, and of its completion, that tell whether a model lets them change what stands right behind them.
+# Tokens per side used to test whether one packed sequence leaks into the next.
 PROBED = 8
 
 
 def packs(lengths: Sequence[int], *, most: int = PACKED_TOKENS) -> Iterator[list[int]]:
-    """Cuts rows into groups for one packed row each, and yields their numbers.
+    """Cuts rows into groups, each for one packed row, and yields the rows' numbers.
 
     Args:
-        lengths: Tokens that each row adds.
-        most: Tokens of one group, if no row alone has more.
+        lengths: Number of tokens that each row adds.
+        most: Most tokens of a group; a longer row is a group of its own.
     """
     group: list[int] = []
     tokens = 0
@@ -40,11 +42,11 @@ def packs(lengths: Sequence[int], *, most: int = PACKED_TOKENS) -> Iterator[list
 
 
 def even_packs(lengths: Sequence[int], *, most: int) -> list[list[int]]:
-    """Cuts rows into few groups of like size, longest rows first, and gives their numbers.
+    """Cuts rows into few groups of similar size, longest rows first, and returns their numbers.
 
     Args:
-        lengths: Tokens that each row adds.
-        most: Tokens of one group, if no row alone has more.
+        lengths: Number of tokens that each row adds.
+        most: Most tokens of a group; if a single row has more, the length of the longest row.
     """
     most = max(most, *lengths)
     for count in range(math.ceil(sum(lengths) / most), len(lengths)):
@@ -61,27 +63,31 @@ def even_packs(lengths: Sequence[int], *, most: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def keeps_apart(
-    network: Any, one: tuple[list[int], list[int]], other: tuple[list[int], list[int]]
+    network: Any, first: tuple[list[int], list[int]], second: tuple[list[int], list[int]]
 ) -> bool:
-    """Whether the model keeps packed sequences apart: the first one must not change what the second one predicts.
+    """Whether the model separates packed sequences.
 
-    Not so where layers carry a state along or look back a fixed distance whatever the mask says.
+    The first sequence must not change the predictions for the second. Some layers do not separate
+    them: they carry a state along the row, or look back a fixed distance whatever the mask is.
 
     Args:
-        network: In evaluation mode; a model in training mode is said not to.
-        one: A prompt and its completion, in token ids; their ends that meet are enough.
-        other: Another one.
+        network: In evaluation mode. In training mode the result is False.
+        first: A prompt and its completion, in token ids. Only the end of the prompt and the start
+            of the completion are used.
+        second: Another prompt with its completion.
     """
-    one, other = ((prompt[-PROBED:], completion[:PROBED]) for prompt, completion in (one, other))
+    first, second = (
+        (prompt[-PROBED:], completion[:PROBED]) for prompt, completion in (first, second)
+    )
     if getattr(network.config.get_text_config(), "sliding_window", None) or network.training:
         return False
-    changed = [token + 1 if token == 0 else token - 1 for token in one[0]]
+    changed = [token + 1 if token == 0 else token - 1 for token in first[0]]
     for masked in {True, not reads_bounds(network)}:
         before, after = (
-            completion_logits(network, pack([prompt, other[0]], [one[1], other[1]], masked=masked))[
-                len(one[1]) :
-            ]
-            for prompt in (one[0], changed)
+            completion_logits(
+                network, pack([prompt, second[0]], [first[1], second[1]], masked=masked)
+            )[len(first[1]) :]
+            for prompt in (first[0], changed)
         )
         if not torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max())):
             return False

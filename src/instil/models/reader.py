@@ -1,4 +1,4 @@
-"""Many prompts with completions: each shared prefix read once, the rest in few forward passes."""
+"""Reads many prompts with completions: each shared prefix once, the rest in few passes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from instil.system.progress import Advance
 
 @dataclass(frozen=True)
 class Packing:
-    """When prompts are packed into one row; a model that mixes packed rows gets padded ones.
+    """When prompts are packed into one row. A model that mixes packed sequences gets padded rows.
 
     Attributes:
         tokens: Most tokens of one packed row.
-        prefix: Least length of the shared prefix, in tokens.
-        masked: Whether to pack also for a model that needs a mask to keep the sequences apart.
+        prefix: Least length of the shared prefix for packing, in tokens.
+        masked: Whether to pack also for a model that needs a mask to separate the sequences.
     """
 
     tokens: int = PACKED_TOKENS
@@ -36,7 +36,7 @@ class Packing:
 
 
 COMPLETIONS = Packing()
-# Few of these tokens need logits, so more go into one row than where completions are scored.
+# Few tokens of these prompts need logits, so a row can hold more than for scoring completions.
 LABELS = Packing(tokens=1280, prefix=LONG_PREFIX, masked=True)
 
 
@@ -45,10 +45,10 @@ class Pass:
     """One forward pass.
 
     Attributes:
-        rows: Numbers of the prompts that it has read.
-        batch: These prompts, each with its completions, in this order.
-        logits: Of the batch's N completion tokens.
-        prefix: Tokens of the shared prefix that was read just before; 0 where it was known already.
+        rows: Numbers of the prompts that it read.
+        batch: These prompts in the same order, each with its completions.
+        logits: For the batch's N completion tokens.
+        prefix: Tokens of the shared prefix that was read just before; 0 if it was already known.
     """
 
     rows: list[int]
@@ -60,17 +60,17 @@ class Pass:
 class Reader:
     """Reads prompts with their completions and gives the logits of the completion tokens.
 
-    Prompts are grouped by the context that they begin with. A context's keys and values are kept
-    until rows of another one are read, also between calls of `read`.
+    Prompts are grouped by the context that they begin with. A context's keys and values stay in
+    memory until rows of another context are read, also between calls of `read`.
 
     Args:
-        model: A language model, or one with a classification head. Whether an adapter on it is
-            active is the caller's business.
-        prompts: Whole prompts in token ids.
-        completions: Of each prompt, one or several.
+        model: A language model, or a model with a classification head. The caller turns an adapter
+            on or off.
+        prompts: Full prompts in token ids.
+        completions: One or several completions per prompt.
         packing: When prompts are packed; None: they are always padded.
         batch_size: Most prompts in a padded forward pass.
-        whole: Make all logits of a pass at once. Where few tokens are scored that costs less.
+        whole: Compute all logits of a pass at once. This costs less if few tokens are scored.
     """
 
     def __init__(
@@ -92,27 +92,34 @@ class Reader:
         self._packed = False
 
     def read(self, numbers: Sequence[int] | None = None) -> Iterator[Pass]:
-        """Yields forward passes, context by context, of rows in any order.
+        """Yields forward passes, context by context.
 
-        Their logits have to be taken in inference mode, too.
+        Take their logits in inference mode, too.
 
         Args:
-            numbers: Of the prompts to read; None: all.
+            numbers: Numbers of the prompts to read, in any order; None: all prompts.
         """
-        asked = range(len(self._prompts)) if numbers is None else numbers
+        requested = range(len(self._prompts)) if numbers is None else numbers
         of_group = self._group_of.__getitem__
-        for group, rows in groupby(sorted(asked, key=lambda row: (of_group(row), row)), of_group):
-            # No name for the prefix: it would keep its keys and values while the next one is read.
+        for group, rows in groupby(
+            sorted(requested, key=lambda row: (of_group(row), row)), of_group
+        ):
+            # Do not give the prefix a local name: its keys and values would then stay in memory
+            # while the next prefix is read.
             fresh = self._open(group)
             for batch in self._batches(list(rows)):
                 yield self._pass(batch, fresh)
                 fresh = 0
 
     def _open(self, group: int) -> int:
-        """Reads what a context's prompts share. Gives its length, 0 if it was read last."""
+        """Reads the tokens that a context's prompts share.
+
+        Returns:
+            Their number; 0 if this context was read last and is still in memory.
+        """
         if self._prefix is not None and group == self._group:
             return 0
-        self._group, self._prefix = group, None  # the one before is let go first
+        self._group, self._prefix = group, None  # free the previous prefix first
         network, of_group = self._model.network, self._groups[group]
         self._prefix = SharedPrefix(network, [self._prompts[number] for number in of_group])
         first, last = of_group[0], of_group[-1]
@@ -150,7 +157,7 @@ class Reader:
         assert self._prefix is not None
         prefix, network = self._prefix, self._model.network
         prompts = [self._prompts[number] for number in rows for _ in self._completions[number]]
-        completions = [one for number in rows for one in self._completions[number]]
+        completions = [completion for number in rows for completion in self._completions[number]]
         if self._packed:
             masked = not reads_bounds(network)
             batch = pack(prompts, completions, prefix=prefix.length, masked=masked)
@@ -175,18 +182,18 @@ def read_labels(
     advance: Advance,
     make: Callable[[Tensor], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """What is made of the logits that decide labels.
+    """Computes a result for each prompt from the logits that decide its label.
 
-    Each process of a launch reads its share of the prompts, and gets what all have made.
+    Each process of a launch reads its share of the prompts, and receives the results of all.
 
     Args:
-        model: A language model, or one with a classification head.
-        prompts: R whole prompts in token ids, checked.
-        completions: Put after each prompt, as `LabelTokens.completions`; P tokens together.
+        model: A language model, or a model with a classification head.
+        prompts: R full prompts in token ids, already checked.
+        completions: Placed after each prompt, as in `LabelTokens.completions`; P tokens together.
         batch_size: Most prompts in a padded forward pass.
-        advance: Told of this process's progress.
-        make: Makes of some prompts' logits (rows x P, V) what is kept of them: tensors by name, in
-            processor memory, whose first dimension is the rows.
+        advance: Called to report this process's progress.
+        make: Computes the results of some prompts from their logits (rows x P, V): tensors by name,
+            in processor memory, with the rows as first dimension.
 
     Returns:
         The same tensors for all prompts, in their order.
@@ -202,10 +209,10 @@ def read_labels(
     )
     made: list[tuple[list[int], dict[str, Tensor]]] = []
     with torch.inference_mode():
-        for one in reader.read():
-            (logits_NV,) = one.logits.chunks()
-            made.append(([mine[row] for row in one.rows], make(logits_NV)))
-            advance(len(one.rows), one.prefix + one.batch.tokens)
+        for reading in reader.read():
+            (logits_NV,) = reading.logits.chunks()
+            made.append(([mine[row] for row in reading.rows], make(logits_NV)))
+            advance(len(reading.rows), reading.prefix + reading.batch.tokens)
     every = [batch for share in processes.gather(made) for batch in share]
     order = torch.tensor([number for numbers, _ in every for number in numbers]).argsort()
     return {name: torch.cat([batch[name] for _, batch in every])[order] for name in every[0][1]}

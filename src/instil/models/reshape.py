@@ -1,4 +1,4 @@
-"""A student of another shape than its model: fewer layers, or a classification head."""
+"""A student whose shape differs from its model's: fewer layers, or a classification head."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from instil.errors import ConfigError
 from instil.models.forward import output_embeddings
 
-HEAD_STD = 0.02  # of a new head's weights, as transformers starts one
+HEAD_STD = 0.02  # standard deviation of a new head's weights, as in transformers
 
 
 class _Head(nn.Linear):
-    """A linear layer in float32, whatever the dtype of what it reads."""
+    """A linear layer in float32, whatever the dtype of its input."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
@@ -24,14 +24,15 @@ class _Head(nn.Linear):
 
 
 def keep_layers(network: PreTrainedModel, kept: int | Sequence[int]) -> None:
-    """Takes layers out of a model, in place.
+    """Removes layers from a model, in place.
 
     Args:
         network: A decoder whose layers are one list of modules.
-        kept: How many, spread evenly from the first to the last; or which, counted from 0.
+        kept: How many layers remain, spread evenly from the first to the last; or the numbers of
+            the remaining layers, counted from 0.
 
     Raises:
-        ConfigError: there are no such layers.
+        ConfigError: the model does not have these layers, or their numbers do not rise.
     """
     text_config: Any = network.config.get_text_config()
     depth = text_config.num_hidden_layers
@@ -41,10 +42,10 @@ def keep_layers(network: PreTrainedModel, kept: int | Sequence[int]) -> None:
         chosen = list(kept)
     if not chosen or sorted({*chosen} & {*range(depth)}) != chosen:
         raise ConfigError(
-            "student.keep_layers does not name layers of the model in their order",
+            "student.keep_layers does not list layers of the model in rising order",
             got=str(kept),
-            allowed=f"1 to {depth} layers, or numbers from 0 to {depth - 1}, rising",
-            mend="name each layer once",
+            allowed=f"1 to {depth} layers, or a rising list of numbers from 0 to {depth - 1}",
+            mend="list each layer once",
         )
     owner, name = next(
         (parent, name)
@@ -54,7 +55,7 @@ def keep_layers(network: PreTrainedModel, kept: int | Sequence[int]) -> None:
     )
     layers = [getattr(owner, name)[i] for i in chosen]
     for place, layer in enumerate(layers):
-        for module in layer.modules():  # the cache asks a layer for its number
+        for module in layer.modules():  # the cache uses a layer's number
             if hasattr(module, "layer_idx"):
                 module.layer_idx = place
     setattr(owner, name, nn.ModuleList(layers))
@@ -65,17 +66,18 @@ def keep_layers(network: PreTrainedModel, kept: int | Sequence[int]) -> None:
 
 
 def put_head(network: PreTrainedModel, labels: int, *, seed: int) -> str:
-    """Puts a linear classification head in the place of the output embedding.
+    """Replaces the output embedding by a linear classification head.
 
-    Its input is then what a language model predicts the next token from: the last hidden state of the last token.
+    The head reads what a language model predicts the next token from: the last hidden state of the
+    last token.
 
     Args:
         network: A causal language model; changed in place.
         labels: Number of outputs.
-        seed: Of the head's weights.
+        seed: Seed of the head's weights.
 
     Returns:
-        The head's name among the model's modules.
+        The name of the head's module in the model.
     """
     before = output_embeddings(network)
     name: str = next(name for name, module in network.named_modules() if module is before)

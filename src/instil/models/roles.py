@@ -1,4 +1,4 @@
-"""Teacher and student: one copy of the weights, or two."""
+"""Teacher and student, with one or two copies of the weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from instil.methods import Method
-from instil.models.load import LanguageModel, check_same_tokens, load, resolve
-from instil.models.tuning import LoRA
+from instil.models.load import LanguageModel, check_same_tokens, load, load_for_training, resolve
+from instil.models.reshape import keep_layers, put_head
+from instil.models.tuning import LoRA, Tuning
 from instil.system.progress import Display
 
 
@@ -22,7 +23,7 @@ class Models:
 
     Attributes:
         teacher: Answers with the context.
-        student: Answers without it; carries the adapter.
+        student: Answers without the context; has the adapter.
     """
 
     teacher: LanguageModel
@@ -39,20 +40,22 @@ class Models:
         seed: int,
         display: Display,
     ) -> Models:
-        """Loads both: one copy of the weights, with an adapter, unless the teacher is another model.
+        """Loads both models.
+
+        They share one copy of the weights, with an adapter, unless the teacher is another model.
 
         Args:
             student: Hub id, local folder, or `bundled:NAME`.
-            teacher: The same; None: the student's own weights with the adapter off.
-            dtype: `auto`, `float32`, `bfloat16` or `float16`; the teacher has the student's.
+            teacher: As `student`; None: the student's own weights with the adapter off.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`, for both.
             tuning: The student's adapter.
-            seed: Of the adapter's first weights.
+            seed: Seed of the adapter's initial weights.
             display: Shows progress.
 
         Raises:
             UnknownModelError: there is no such model.
-            TokenizerMismatchError: the two models' tokens differ.
-            TuningError: the model does not allow the tuning.
+            TokenizerMismatchError: the two models have different tokens.
+            TuningError: the model does not support the tuning.
         """
         display.note(f"loading {student}")
         base = load(student, dtype=dtype)
@@ -67,9 +70,10 @@ class Models:
         return cls(teacher=other or learner, student=learner)
 
     def made_whole(self, again: Callable[[], Models]) -> Models:
-        """The same after training, with a student that one process can run.
+        """The same models after training, with a student that one process can run.
 
-        Where FSDP has shared its layers out, they are loaded anew. All processes of a launch have to call it.
+        If FSDP has split the student's layers among processes, both models are loaded again and get
+        the trained weights. All processes of a launch must call this method.
 
         Args:
             again: Loads both models as they were before training.
@@ -77,9 +81,9 @@ class Models:
         trained = shared_out(self.student.network)
         if trained is None:
             return self
-        whole = again()
-        take_over(whole.student.network, trained)
-        return whole
+        reloaded = again()
+        take_over(reloaded.student.network, trained)
+        return reloaded
 
     @property
     def shared(self) -> bool:
@@ -87,18 +91,58 @@ class Models:
         return self.teacher is self.student
 
     def model(self, method: Method) -> LanguageModel:
-        """The model that answers with this method: the teacher if the context is sent."""
+        """The model that answers with this method: the teacher if the method sends the context."""
         return self.teacher if method.context else self.student
 
     def adapter(self, *, on: bool) -> AbstractContextManager[object]:
-        """Runs what is inside with the adapter on, or with the untouched base."""
+        """Runs the enclosed code with the adapter on, or with the unchanged base."""
         return nullcontext() if on else self.student.network.disable_adapter()  # type: ignore[operator]
 
 
-def shared_out(student: Any) -> dict[str, Tensor] | None:
-    """The trained weights, whole, of a student whose layers FSDP has shared out; None if they are not.
+@dataclass(frozen=True)
+class Reshaped:
+    """A model with another shape: fewer layers, or a classification head as its output layer.
 
-    All processes have to call it.
+    Attributes:
+        name: Hub id, local folder, or `bundled:NAME`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        keep_layers: How many layers remain, or the numbers of the remaining layers; None: all.
+        labels: Number of outputs of the classification head; None: a language model without a head.
+    """
+
+    name: str
+    dtype: str
+    keep_layers: int | tuple[int, ...] | None = None
+    labels: int | None = None
+
+    def load(self, *, tuning: Tuning | None, seed: int) -> LanguageModel:
+        """Loads the model, and makes the weights of the tuning trainable.
+
+        Args:
+            tuning: Which weights are trained; None: no weights.
+            seed: Seed of new weights.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            TuningError: the model does not support the tuning.
+        """
+        loading = load_for_training if tuning is not None and tuning.trains_base else load
+        model = loading(self.name, dtype=self.dtype)
+        if self.keep_layers is not None:
+            keep_layers(model.network, self.keep_layers)
+        head = None
+        if self.labels is not None:
+            head = put_head(model.network, self.labels, seed=seed)
+        if tuning is None:
+            return model
+        network: Any = tuning.apply(model.network, seed=seed, head=head)
+        return replace(model, network=network.eval())
+
+
+def shared_out(student: Any) -> dict[str, Tensor] | None:
+    """The full trained weights of a student whose layers FSDP has split among processes.
+
+    All processes must call it. Returns None if FSDP has not split the layers.
     """
     from torch.distributed.tensor import DTensor
 
@@ -113,7 +157,7 @@ def shared_out(student: Any) -> dict[str, Tensor] | None:
 
 
 def take_over(student: Any, trained: dict[str, Tensor]) -> None:
-    """Puts trained weights, by their names, in the place of a student's own."""
+    """Copies trained weights into a student, by name."""
     for name, weight in student.named_parameters():
         if name in trained:
             weight.data.copy_(trained[name])

@@ -1,4 +1,4 @@
-"""Which weights a student may change. Whatever is trained is kept in float32; see `model.load_for_training`."""
+"""Which weights of a student are trained. They are always float32; see `load.load_for_training`."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class LoRA(BaseModel):
     modules: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="names of the layers, such as q_proj; null: every linear one",
+        description="names of the layers with an adapter, such as q_proj; null: every linear layer",
     )
 
     def apply(self, model: PreTrainedModel, *, seed: int, head: str | None = None) -> PeftModel:
-        """Wraps `model`; its own weights are frozen and shared, not copied.
+        """Wraps `model` with an adapter; the model's own weights are frozen and shared, not copied.
 
-        The adapter starts as a no-op (B = 0), so the student starts as the base model. Its weights are float32
-        whatever the base's dtype.
+        At first the adapter has no effect (B = 0), so the student starts as the base model. The
+        adapter's weights are float32 whatever the base's dtype.
 
         Args:
             model: The base.
-            seed: Of the adapter's start.
-            head: Name of a new classification head, which is trained whole.
+            seed: Seed of the adapter's initial weights.
+            head: Name of a new classification head; all its weights are trained.
 
         Raises:
-            TuningError: the model has no linear layer of a name in `modules`.
+            TuningError: `modules` names a linear layer that the model does not have.
         """
         from peft import LoraConfig, get_peft_model
         from transformers import set_seed
@@ -70,7 +70,7 @@ class LoRA(BaseModel):
             lora_dropout=self.dropout,
             target_modules=list(self.modules) if self.modules else "all-linear",
             modules_to_save=[head] if head else None,
-            # GPT-2 keeps its weights transposed.
+            # GPT-2 stores its weights transposed.
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             task_type="CAUSAL_LM",
         )
@@ -84,7 +84,7 @@ class LoRA(BaseModel):
 
 
 class Full(BaseModel):
-    """Every weight."""
+    """All weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trains_base: ClassVar[bool] = True
@@ -98,7 +98,11 @@ class Full(BaseModel):
         return model.requires_grad_(True)
 
     def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
-        """Writes the whole model as transformers does; with a classification head, which it has no class for, as BitFit."""
+        """Writes the full model in transformers' format.
+
+        transformers has no class for a model with our classification head. Such a model is written
+        as with BitFit.
+        """
         if head:
             _save_trained(network, folder)
         else:
@@ -106,7 +110,7 @@ class Full(BaseModel):
 
 
 class BitFit(BaseModel):
-    """Bias terms alone (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+    """Only bias terms (Ben Zaken et al. 2022, arXiv:2106.10199)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trains_base: ClassVar[bool] = True
@@ -124,7 +128,8 @@ class BitFit(BaseModel):
         biases = [name for name, _ in model.named_parameters() if name.endswith("bias")]
         if not biases:
             raise TuningError(
-                f"bitfit trains bias terms, and {model.name_or_path or type(model).__name__} has none",
+                "bitfit trains bias terms, but "
+                f"{model.name_or_path or type(model).__name__} has none",
                 got=f"{type(model).__name__} with 0 bias terms",
                 allowed="a model with biases, such as OPT or GPT-2",
                 mend="use tuning: {name: lora} or full",
@@ -134,7 +139,7 @@ class BitFit(BaseModel):
         return model
 
     def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
-        """Writes the trained weights alone, to be loaded over the base with `strict=False`."""
+        """Writes only the trained weights. Load them over the base with `strict=False`."""
         _save_trained(network, folder)
 
 

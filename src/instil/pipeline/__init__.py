@@ -1,1 +1,1 @@
-"""The way from a recipe to a finished folder: one cell, or all cells of a study."""
+"""Runs a recipe and writes its folder: one cell, or all cells of a study."""

@@ -1,66 +1,64 @@
-"""The adapter's model card: what it is, what to send, what it scored, a snippet that runs."""
+"""The model card of an adapter: its training, its prompt, its scores and a code example."""
 
 from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from instil.methods import RUN_METHODS
-from instil.results.schema import MethodResult, Results
+from instil.methods import METHODS
+from instil.models import bundled
+from instil.models.load import resolve
+from instil.results.schema import Proportion, Results
 
 
-def render(
-    results: Results,
-    *,
-    base: str,
-    hub_id: str,
-    end_ids: list[int],
-    template_kwargs: dict[str, Any],
-    example: str,
-) -> str:
-    """The card as Markdown.
+def render(results: Results, *, example: str) -> str:
+    """Returns the card as Markdown.
 
     Args:
-        results: Of the run.
-        base: What `from_pretrained` loads the base model from.
-        hub_id: The base model's name on the hub, or its folder.
-        end_ids: Token ids that end an answer.
-        template_kwargs: Passed to the chat template.
-        example: A query for the snippet.
+        results: Results of the run.
+        example: Query for the code example.
     """
     environment = Environment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, trim_blocks=True
     )
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string(
-        (files("instil.pipeline") / "card.md.j2").read_text(encoding="utf-8")
-    )
-    stop = f", stop_strings={results.stop!r}, tokenizer=tokenizer" if results.stop else ""
-    return template.render(
+    text = (files("instil.pipeline") / "card.md.j2").read_text(encoding="utf-8")
+    prompt, stop = results.prompt, ""
+    if prompt.stop:
+        stop = f", stop_strings={prompt.stop!r}, tokenizer=tokenizer"
+    return environment.from_string(text).render(
         results=results,
-        title="A prompt, distilled",
-        context=results.context["description"],
-        saved=f"{results.cost.prompt_tokens_saved_per_query:,.0f}",
-        methods=[(method.label, results.methods[name]) for name, method in RUN_METHODS.items()],
+        prompt=prompt,
+        messages=[message.model_dump() for message in prompt.messages or []],
+        methods=[(METHODS[result.method].label, result) for result in results.methods],
+        student=results.methods[0],
+        method=METHODS[results.method],
+        zero_shot=results.result("zero_shot"),
+        runs=_answers_alone(results),
         accuracy=_accuracy,
-        stop=" or ".join(f"`{text!r}`" for text in results.stop),
-        base=base,
-        hub_id=hub_id,
-        cut="".join(f".partition({text!r})[0]" for text in results.stop),
+        base=resolve(results.model),
+        hub_id=bundled.hub_id(results.model),
         example=example,
-        template_kwargs=template_kwargs,
+        stop=" or ".join(f"`{text!r}`" for text in prompt.stop),
+        cut="".join(f".partition({text!r})[0]" for text in prompt.stop),
+        stop_arguments=f"{stop}, eos_token_id={prompt.end_ids}" if prompt.end_ids else stop,
         template_arguments="".join(
-            f", {name}={value!r}" for name, value in template_kwargs.items()
+            f", {name}={value!r}" for name, value in prompt.template_kwargs.items()
         ),
-        stop_arguments=f"{stop}, eos_token_id={end_ids}" if end_ids else stop,
     )
 
 
-def _accuracy(method: MethodResult) -> str:
-    score = method.accuracy
+def _answers_alone(results: Results) -> bool:
+    """Whether the code example works: base model, adapter and query are all that is needed."""
+    method = METHODS[results.method]
+    all_layers = results.recipe["student"]["keep_layers"] is None
+    sendable = results.prompt.format == "plain" or not results.labels
+    return all_layers and sendable and not method.context and method.head == "language_model"
+
+
+def _accuracy(score: Proportion | None) -> str:
     if score is None:
         return "not measured"
-    return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f}, n = {score.n})"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f}, n = {score.n})"

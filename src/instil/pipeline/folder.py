@@ -1,4 +1,4 @@
-"""A run's folder: written under another name, renamed when it is whole."""
+"""The folder of a run. It is written under another name and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from instil.errors import (
     DiskFullError,
@@ -19,23 +18,20 @@ from instil.errors import (
 )
 from instil.system import processes
 
-if TYPE_CHECKING:
-    pass
-
 
 class Staging:
-    """The folder of a run in the making: `OUTPUT.partial`.
+    """The folder of an unfinished run: `OUTPUT.partial`.
 
-    Every file in it is written whole or not at all, so a later run with the same identity goes on from it. Of several
-    processes, the main one makes it and names it.
+    Every file in it is written completely or not at all, so a later run with the same identity
+    can resume from it. If there are several processes, the main one creates and renames it.
 
     Args:
-        output: The folder that the finished run will have.
-        overwrite: Replace a finished run, or an unfinished one with other settings.
+        output: Folder of the finished run.
+        overwrite: Replace a finished run, or an unfinished run with other settings.
 
     Raises:
-        OutputExistsError: there is something at `output`.
-        OutputError: nothing can be written there.
+        OutputExistsError: `output` already exists.
+        OutputError: the folder cannot be written.
     """
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
@@ -44,27 +40,30 @@ class Staging:
         self._overwrite = overwrite
         if output.exists() and not overwrite:
             raise OutputExistsError(
-                f"{output} exists", mend="pass --overwrite to replace it, or name another folder"
+                f"{output} already exists",
+                mend="pass --overwrite to replace it, or name another folder",
             )
         parent = _nearest_folder(output)
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise OutputError(
-                f"{output} cannot be made",
+                f"{output} cannot be created",
                 got=f"{parent} is {'not writable' if parent.is_dir() else 'a file'}",
                 mend="name a folder that you may write to",
             )
 
     @contextmanager
     def open(self, identity: str, *, needed_bytes: int) -> Iterator[Path]:
-        """Gives the folder to work in; an error of ours inside removes it, an interruption leaves it.
+        """Yields the folder to work in.
+
+        An `InstilError` in the block removes the folder. An interruption leaves it as it is.
 
         Args:
-            identity: Changes when anything changes that the run depends on.
-            needed_bytes: Space that the run will take.
+            identity: Digest of everything that the run depends on.
+            needed_bytes: Disk space that the run needs.
 
         Raises:
-            UnfinishedRunError: an unfinished run with another identity is there.
-            DiskFullError: there is not enough space.
+            UnfinishedRunError: the folder holds an unfinished run with another identity.
+            DiskFullError: there is not enough disk space.
         """
         processes.main_does(lambda: self._clear(identity, needed_bytes))
         try:
@@ -80,10 +79,10 @@ class Staging:
             raise self._disk_full(needed_bytes) from None
 
     def finish(self, *, without: Sequence[str] = ()) -> None:
-        """Gives the folder its name; what was there before goes only now.
+        """Renames the folder to its final name. An earlier run is removed only now.
 
         Args:
-            without: Files and folders that only the making needed.
+            without: Names of temporary files and folders to remove.
         """
         processes.main_does(lambda: self._finish(without))
 
@@ -98,13 +97,14 @@ class Staging:
         _remove(old)
 
     def _clear(self, identity: str, needed_bytes: int) -> None:
-        """Makes way, and refuses what is in it or too little space."""
+        """Removes an unfinished run if allowed, and checks the disk space."""
         mark = self.path / "identity"
         if self.path.exists() and (not mark.exists() or mark.read_text() != identity):
             if not self._overwrite:
                 raise UnfinishedRunError(
                     f"{self.path} holds an unfinished run with other settings",
-                    mend="repeat that run's command to finish it, pass --overwrite to discard it, or name another folder",
+                    mend="repeat the command of that run to finish it, pass --overwrite to discard "
+                    "it, or name another folder",
                 )
             shutil.rmtree(self.path)
         self._check_space(needed_bytes)
@@ -114,20 +114,20 @@ class Staging:
         (self.path / "identity").write_text(identity)
 
     def _check_space(self, needed_bytes: int) -> None:
-        kept = sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
-        if shutil.disk_usage(_nearest_folder(self.output)).free < needed_bytes - kept:
+        written = sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
+        if shutil.disk_usage(_nearest_folder(self.output)).free < needed_bytes - written:
             raise self._disk_full(needed_bytes)
 
     def _disk_full(self, needed_bytes: int) -> DiskFullError:
         return DiskFullError(
-            f"not enough space for {self.output}",
-            allowed=f"about {needed_bytes / 2**20:,.0f} MiB free",
+            f"not enough disk space for {self.output}",
+            allowed=f"about {needed_bytes / 2**20:,.0f} MiB of free space",
             mend="free some space, or name a folder on another disk",
         )
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The innermost part of a path that exists."""
+    """Returns the nearest parent of a path that exists."""
     path = path.absolute().parent
     while not path.exists():
         path = path.parent
@@ -142,7 +142,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_disk_full(error: Exception) -> bool:
-    """Whether an error of any library says that the disk is full; not all raise OSError for it."""
+    """Whether an error means that the disk is full. Not all libraries raise OSError for this."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left" in str(error) or "file write failed" in str(error)

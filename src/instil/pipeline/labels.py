@@ -1,42 +1,41 @@
-"""One cell of a classification study: rows drawn, teacher read, student trained, all sets judged."""
+"""The steps of a cell with labels as answers."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import set_seed
 
-from instil.evaluation.labels import Judgement, right_rows
+from instil.evaluation.answers import seconds_per_query
+from instil.evaluation.drift import drift, drift_pieces
+from instil.evaluation.labels import Judgement, label_logprobs, right_rows
 from instil.losses.label_kl import LabelKL, LabelTargets
-from instil.methods import METHODS, Method, Phase
-from instil.models import bundled
-from instil.models.load import Outline, outline, resolve, resolve_dtype
-from instil.pipeline import cell_record, label_card
-from instil.pipeline.label_student import HEAD, LabelStudent
-from instil.pipeline.rows import draw_for
-from instil.prompts.context import Context
-from instil.prompts.demonstrations import Demonstrator
+from instil.methods import Phase
+from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
+from instil.models.roles import Models, Reshaped, shared_out, take_over
+from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
+from instil.pipeline.rows import CellRows
+from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.format import PromptFormat, prompt_format
-from instil.prompts.labels import LabelTokens, check_prompts
+from instil.prompts.labels import HEAD, LabelTokens, check_prompts
 from instil.recipe.recipe import Recipe
-from instil.results.cell import Cell, CellTraining, SingleContext
+from instil.results.schema import Drift, MethodResult, Prediction, SingleContext, Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks import LabelTask
-from instil.tasks.free_text import FreeText
 from instil.tasks.pattern import fill
 from instil.tasks.rows import Row
-from instil.tasks.split import Drawn, EvaluationSet
+from instil.tasks.split import EvaluationSet
 from instil.teacher.labels import (
     CONTENT_FREE,
+    LabelLesson,
     LabelScores,
     LabelTeacher,
     average,
@@ -47,159 +46,257 @@ from instil.training import trainer
 
 
 @dataclass(frozen=True)
-class LabelCell:
-    """A cell whose rows are drawn and whose prompts can be rendered; no weights are loaded yet."""
+class Taught:
+    """The predictions of the teacher.
 
-    recipe: Recipe
-    method: Method
-    task: LabelTask
-    objective: LabelKL
-    rows: Drawn
+    Attributes:
+        targets: For each training row, its gold label and the teacher's predictions.
+        judgements: Predictions on each evaluation set, by set name. Empty without a teacher.
+    """
+
+    targets: list[LabelTargets]
+    judgements: dict[str, Judgement]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student.
+
+    Attributes:
+        student: The student. A single process can run it.
+        training: Facts about its training.
+    """
+
+    student: LanguageModel
+    training: Training
+
+
+@dataclass(frozen=True)
+class LabelSteps(Steps[Taught, Trained]):
+    """A cell with its rows drawn and its prompts checked. No weights are loaded yet."""
+
     outline: Outline
     form: PromptFormat
-    choices: LabelTokens
-    demonstrator: Demonstrator
+    tokens: LabelTokens
     teacher: LabelTeacher | None
-    recorder: Recorder
-    display: Display
 
     @classmethod
-    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> LabelCell:
-        """Draws the rows; no weights are loaded."""
-        task, objective, method = recipe.task, recipe.objective, METHODS[recipe.method]
-        assert task is not None
-        assert not isinstance(task, FreeText)
-        assert isinstance(objective, LabelKL)
-        if method.learns:
-            trainer.check(recipe.training, objective, None)
+    def prepare(cls, recipe: Recipe, *, store: Path, display: Display) -> LabelSteps:
+        """Draws the rows, and refuses rows that the student cannot read. Loads no weights."""
         recorder = Recorder()
         with recorder.phase("load"):
-            rows = draw_for(recipe, task.read())
+            rows = CellRows.of(recipe)
             student = outline(recipe.model)
-            form = _form(recipe, student)
-            choices = LabelTokens.of(task.verbalizer, form, rows.training[0].input)
-            teacher = None
-            if method.teacher:
-                teacher = LabelTeacher.of(recipe, student, form, choices, store, display)
-        return cls(
+            form = label_format(recipe, student)
+            tokens = LabelTokens.of(
+                cast(LabelTask, recipe.task).verbalizer, form, rows.drawn.training[0].input
+            )
+        steps = cls(
             recipe=recipe,
-            method=method,
-            task=task,
-            objective=objective,
             rows=rows,
-            outline=student,
-            form=form,
-            choices=choices,
-            demonstrator=Demonstrator(
-                settings=recipe.demonstrations,
-                pool=rows.pool,
-                prefix=task.prefix,
-                forms={label: forms[0] for label, forms in task.verbalizer.items()},
-                seed=recipe.seed,
-            ),
-            teacher=teacher,
+            store=store,
             recorder=recorder,
             display=display,
+            outline=student,
+            form=form,
+            tokens=tokens,
+            teacher=None,
         )
+        if steps.method.learns:
+            trainer.check(recipe.training, steps.objective, None)
+        steps._check_student()
+        if not steps.method.teacher:
+            return steps
+        with recorder.phase("load"):
+            teacher = LabelTeacher.of(recipe, student, form, tokens, store, display)
+        return replace(steps, teacher=teacher)
 
-    def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
-        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes."""
-        self._check_student()
-        said, targets = {}, self._gold()
+    @property
+    def task(self) -> LabelTask:
+        """The task, which names the labels and their words."""
+        return cast(LabelTask, self.recipe.task)
+
+    @property
+    def objective(self) -> LabelKL:
+        """The loss."""
+        if self.method.learns == "labels":
+            return LabelKL(alpha=0.0, over="labels")
+        return cast(LabelKL, self.recipe.objective)
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of student and teacher, and the dtype."""
+        teacher = self.teacher.outline if self.teacher else self.outline
+        return [self.outline.fingerprint, teacher.fingerprint, resolve_dtype(self.recipe.dtype)]
+
+    @property
+    def needed_bytes(self) -> int:
+        """Space for the small files. The size of the trained weights is not known yet."""
+        return FIXED_BYTES
+
+    def example(self) -> str:
+        """See `Steps.example`."""
+        return self.form.text(self.rows.drawn.sets[0].rows[0].input, self.rows.alone)
+
+    def teach(self) -> Taught:
+        """Computes the teacher's predictions for all rows, then frees the teacher's memory."""
+        targets, judgements = self._gold(), {}
         if self.teacher is not None:
-            references = [self._reference(self.teacher, n) for n in self._numbers]
+            references = [self._reference(self.teacher, n) for n in self._context_numbers]
             if self.method.learns:
-                targets = self._taught(self.teacher, references)
-            said = {
-                one.name: self._judge_teacher(self.teacher, one, references)
-                for one in self.rows.sets
+                targets = self._soft_targets(self.teacher, references)
+            judgements = {
+                rows.name: self._judge_teacher(self.teacher, rows, references)
+                for rows in self.rows.drawn.sets
             }
             self.teacher.release()
-        trained, shipped, answers = None, 0, said
-        if self.recipe.method != "in_context":
-            with self.recorder.phase("load"):
-                student = LabelStudent.make(self.recipe, self.method, self.choices)
-            if self.method.learns:
-                trained = self._train(student, targets, folder / cell_record.SCRATCH)
-                student = student.made_whole(self.method, self.choices)
-                shipped = student.shipped_bytes
-                if self.recipe.student.save and processes.is_main():
-                    student.save(folder)
-            answers = {one.name: self._judge_student(student, one) for one in self.rows.sets}
-        taught_by = said if self.recipe.method == "distillation" else {}
-        labels = self.choices.labels
-        self.recorder.add_other_processes()
-        cell = cell_record.describe(
-            self.recipe,
-            name=name,
-            varied=varied,
-            recorder=self.recorder,
-            dtype=resolve_dtype(self.recipe.dtype),
-            task=self.task.name,
-            labels=list(labels),
-            prompt_tokens_mean=mean([answer.prompt_tokens for answer in answers.values()]),
-            scores=[
-                answers[one.name].score(labels, one, teacher=taught_by.get(one.name))
-                for one in self.rows.sets
-            ],
-            teacher=[
-                said[one.name].score(labels, one, teacher=None)
-                for one in self.rows.sets
-                if taught_by
-            ],
-            training=trained,
-            reused=sorted(self.recorder.reused),
-            shipped_bytes=shipped,
-            left_out=self.rows.left_out,
+        return Taught(targets, judgements)
+
+    def train(self, taught: Taught, folder: Path) -> Trained:
+        """Trains the student."""
+        student = self._load_student()
+        lessons = [
+            LabelLesson(prompt, self._completions, target)
+            for prompt, target in zip(
+                self._prompts(
+                    "training rows",
+                    self.rows.drawn.training,
+                    context=self.method.context_in_training,
+                ),
+                taught.targets,
+                strict=True,
+            )
+        ]
+        set_seed(self.recipe.seed)
+        with self.recorder.phase("train"):
+            report = trainer.train(
+                student.network,
+                lessons,
+                objective=self.objective,
+                settings=self.recipe.training,
+                seed=self.recipe.seed,
+                pad_id=student.pad_id,
+                checkpoints=folder / SCRATCH,
+                resumable=False,
+                advance=lambda steps, tokens: self.recorder.count(
+                    "train", tokens=tokens, steps=steps
+                ),
+                display=self.display,
+            )
+        parameters = list(student.network.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        training = Training(
+            rows=len(lessons),
+            steps=report.steps,
+            trainable_parameters=trainable,
+            trainable_share=trainable / sum(p.numel() for p in parameters),
+            loss=report.loss,
         )
-        if processes.is_main():
-            shutil.rmtree(folder / cell_record.SCRATCH, ignore_errors=True)
-            if (folder / "adapter").exists() and self._answers_plainly:
-                (folder / "adapter" / "README.md").write_text(self._card(cell), encoding="utf-8")
-            sets = self.rows.sets
-            told = [line for one in sets for line in answers[one.name].predictions(labels, one)]
-            cell_record.write(folder, cell, told)
-        return cell
+        weights = shared_out(student.network)
+        if weights is not None:
+            student = self._load_student()
+            take_over(student.network, weights)
+        if self.recipe.student.save:
+            processes.main_does(lambda: self._save(student, folder))
+        return Trained(student, training)
+
+    def training(self, trained: Trained) -> Training:
+        """Facts about the training of the student."""
+        return trained.training
+
+    def judge(self, taught: Taught, trained: Trained | None) -> Judged:
+        """Evaluates the method on all sets. In-context learning uses the teacher's predictions."""
+        judgements, seconds, drifted = taught.judgements, None, None
+        sets = self.rows.drawn.sets
+        if self.recipe.method != "in_context":
+            student = trained.student if trained else self._load_student()
+            judgements = {rows.name: self._judge_student(student, rows) for rows in sets}
+            with self.recorder.phase("evaluate"):
+                seconds = self._seconds(student)
+                drifted = self._drift(student) if trained else None
+        labels = self.tokens.labels
+        by_teacher = taught.judgements if self.recipe.method == "distillation" else {}
+        result = MethodResult(
+            method=self.recipe.method,
+            scores=[
+                judgements[rows.name].score(labels, rows, teacher=by_teacher.get(rows.name))
+                for rows in sets
+            ],
+            prompt_tokens_mean=mean([judged.prompt_tokens for judged in judgements.values()]),
+            seconds_per_query=seconds,
+            drift=drifted,
+        )
+        predictions: list[Prediction] = [
+            line
+            for rows in sets
+            for line in judgements[rows.name].predictions(labels, rows, self.recipe.method)
+        ]
+        teacher = [
+            by_teacher[rows.name].score(labels, rows, teacher=None) for rows in sets if by_teacher
+        ]
+        return Judged([result], predictions, teacher)
+
+    def facts(self, trained: Trained | None) -> dict[str, Any]:
+        """Facts about the labels, the models, the prompt and the context."""
+        weights: Any = trained.student.network.parameters() if trained else ()
+        verbalizer = self.task.verbalizer
+        before = self.recipe.prompt.completion.partition("{output}")[0]
+        return {
+            "labels": list(self.tokens.labels),
+            "teacher_model": self.recipe.teacher.model if self.method.teacher else None,
+            "dtype": resolve_dtype(self.recipe.dtype),
+            "prompt": sent_prompt(
+                self.form,
+                self.rows.alone,
+                pattern=self.task.pattern,
+                words={
+                    label: [before + form for form in forms] for label, forms in verbalizer.items()
+                },
+            ),
+            "context": context_facts(self.recipe, None),
+            "shipped_bytes": sum(p.numel() * p.element_size() for p in weights if p.requires_grad),
+        }
 
     @property
-    def _answers_plainly(self) -> bool:
-        """Whether the whole base with the adapter answers from a plain text, as the card's snippet does."""
-        whole = self.recipe.student.keep_layers is None
-        plain = self.recipe.prompt.format != "chat" and not self.method.context
-        return whole and plain and self.method.head == "language_model"
+    def _completions(self) -> Sequence[list[int]]:
+        """The token ids that are appended to each prompt, one list per completion."""
+        return HEAD if self.method.head == "classification" else self.tokens.completions
 
-    def _card(self, cell: Cell) -> str:
-        context = Context(instruction=self.task.prefix or None)
-        before = self.recipe.prompt.completion.partition("{output}")[0]
-        return label_card.render(
-            cell,
-            base=resolve(self.recipe.model),
-            hub_id=bundled.hub_id(self.recipe.model),
-            prompt=self.form.text(self.task.pattern, context),
-            words={
-                label: [before + form for form in forms]
-                for label, forms in self.task.verbalizer.items()
-            },
-            example=self.form.text(self.rows.sets[0].rows[0].input, context),
-        )
+    @property
+    def _labels(self) -> LabelTokens | None:
+        """The tokens of the labels; None for a classification head."""
+        return None if self.method.head == "classification" else self.tokens
+
+    def _load_student(self) -> LanguageModel:
+        with self.recorder.phase("load"):
+            return student_of(self.recipe, self.method.head, len(self.tokens.labels)).load(
+                tuning=self.recipe.tuning if self.method.learns else None, seed=self.recipe.seed
+            )
+
+    def _save(self, student: LanguageModel, folder: Path) -> None:
+        """Writes the trained weights. A full model is written with its tokenizer."""
+        head = self.method.head == "classification"
+        self.recipe.tuning.save(student.network, folder, head=head)
+        if (folder / "model").exists():
+            student.tokenizer.save_pretrained(folder / "model")
 
     def _check_student(self) -> None:
-        """Refuses every row that the student cannot read whole, before anything is computed."""
+        """Refuses rows that do not fit the student's window, before anything is computed."""
         if self.recipe.method == "in_context":
             return
-        asked = HEAD if self.method.head == "classification" else self.choices.completions
-        reads = [(one.name, one.rows, self.method.context) for one in self.rows.sets]
+        reads = [(drawn.name, drawn.rows, self.method.context) for drawn in self.rows.drawn.sets]
         if self.method.learns:
-            reads.append(("training rows", self.rows.training, self.method.context_in_training))
+            rows = self.rows.drawn.training
+            reads.append(("training rows", rows, self.method.context_in_training))
         for name, rows, context in reads:
             prompts = self._prompts(name, rows, context=context)
-            check_prompts(prompts, asked, self.outline.window, what=name)
+            check_prompts(prompts, self._completions, self.outline.window, what=name)
 
     @property
-    def _numbers(self) -> range:
+    def _context_numbers(self) -> range:
         return range(self.recipe.teacher.contexts)
 
-    def _say(
+    def _scores(
         self,
         teacher: LabelTeacher,
         number: int,
@@ -209,12 +306,19 @@ class LabelCell:
         phase: Phase | None,
         top_k: int | None = None,
     ) -> LabelScores:
-        """The teacher's predictions under one of its contexts; a phase of None is nobody's cost."""
+        """Returns the teacher's predictions under one of its contexts.
+
+        If `phase` is None, the cost is not recorded.
+        """
         scores, reused = teacher.score(
             f"teacher reads {name}"
-            + (f", context {number + 1} of {len(self._numbers)}" if len(self._numbers) > 1 else ""),
+            + (
+                f", context {number + 1} of {len(self._context_numbers)}"
+                if len(self._context_numbers) > 1
+                else ""
+            ),
             queries,
-            self.demonstrator.contexts(number, queries, name),
+            self.rows.contexts.contexts(number, queries, name),
             top_k=top_k,
             temperature=self.objective.temperature,
             recorder=self.recorder if phase else Recorder(),
@@ -225,124 +329,163 @@ class LabelCell:
         return scores
 
     def _reference(self, teacher: LabelTeacher, number: int) -> Tensor | None:
-        """What a context's predictions are divided by."""
+        """Returns the log-probabilities that calibrate a context's predictions, or None."""
         calibration = self.recipe.teacher.calibration
         if calibration == "none":
             return None
-        queries, name = self.rows.training, "training rows"
+        queries, name = self.rows.drawn.training, "training rows"
         if calibration == "contextual":
-            queries, name = (
-                [Row(fill(self.task.pattern, text)) for text in CONTENT_FREE],
-                "empty rows",
-            )
-        return log_reference(self._say(teacher, number, name, queries, phase="teach").logprobs_RL)
+            queries = [Row(fill(self.task.pattern, text)) for text in CONTENT_FREE]
+            name = "empty rows"
+        return log_reference(
+            self._scores(teacher, number, name, queries, phase="teach").logprobs_RL
+        )
 
     def _gold(self) -> list[LabelTargets]:
-        index = {label: number for number, label in enumerate(self.choices.labels)}
-        choices = None if self.method.head == "classification" else self.choices
+        index = {label: number for number, label in enumerate(self.tokens.labels)}
         return [
-            # No loss reads the label of a row that has none.
+            # A missing label is -1. No loss reads it.
             LabelTargets(
-                torch.tensor([-1 if row.output is None else index[row.output]]), None, None, choices
+                torch.tensor([-1 if row.output is None else index[row.output]]),
+                None,
+                None,
+                self._labels,
             )
-            for row in self.rows.training
+            for row in self.rows.drawn.training
         ]
 
-    def _taught(
+    def _soft_targets(
         self, teacher: LabelTeacher, references: Sequence[Tensor | None]
     ) -> list[LabelTargets]:
-        """The gold labels with what the teacher says of the training rows."""
-        rows, gold = self.rows.training, self._gold()
+        """Returns the gold labels and the teacher's predictions for the training rows."""
+        rows, gold = self.rows.drawn.training, self._gold()
         if self.objective.over == "vocabulary":
-            scores = self._say(
+            scores = self._scores(
                 teacher, 0, "training rows", rows, phase="teach", top_k=self.recipe.teacher.top_k
             )
             assert scores.vocabulary is not None
-            whole = scores.vocabulary.split([self.choices.positions] * len(rows))
+            parts = scores.vocabulary.split([self.tokens.positions] * len(rows))
             return [
-                LabelTargets(one.gold_R, None, part, one.choices)
-                for one, part in zip(gold, whole, strict=True)
+                LabelTargets(row.gold_R, None, part, row.choices)
+                for row, part in zip(gold, parts, strict=True)
             ]
-        said = [
-            self._say(teacher, n, "training rows", rows, phase="teach").logprobs_RL
-            for n in self._numbers
+        logprobs = [
+            self._scores(teacher, n, "training rows", rows, phase="teach").logprobs_RL
+            for n in self._context_numbers
         ]
-        probs_RL = average([probabilities(one, r) for one, r in zip(said, references, strict=True)])
+        probs_RL = average(
+            [probabilities(each, r) for each, r in zip(logprobs, references, strict=True)]
+        )
         masses: Sequence[Tensor | None] = [None] * len(rows)
-        if self.objective.over == "labels_and_mass":  # calibration leaves it as it is
-            masses = list(average([one.exp().sum(-1, keepdim=True) for one in said]).clamp(max=1))
+        if self.objective.over == "labels_and_mass":  # calibration does not change the mass
+            masses = list(
+                average([each.exp().sum(-1, keepdim=True) for each in logprobs]).clamp(max=1)
+            )
         return [
-            LabelTargets(one.gold_R, probs[None], None, one.choices, mass)
-            for one, probs, mass in zip(gold, probs_RL, masses, strict=True)
+            LabelTargets(row.gold_R, probs[None], None, row.choices, mass)
+            for row, probs, mass in zip(gold, probs_RL, masses, strict=True)
         ]
 
     def _judge_teacher(
-        self, teacher: LabelTeacher, one: EvaluationSet, references: Sequence[Tensor | None]
+        self, teacher: LabelTeacher, rows: EvaluationSet, references: Sequence[Tensor | None]
     ) -> Judgement:
-        # What a distilled student is compared with is not a cost of its own.
+        # If a student is trained, the teacher's answers are only its reference: not an own cost.
         phase: Phase | None = None if self.method.learns else "evaluate"
-        scores = [self._say(teacher, n, one.name, one.rows, phase=phase) for n in self._numbers]
-        said = [probabilities(s.logprobs_RL, r) for s, r in zip(scores, references, strict=True)]
-        labels = self.choices.labels
+        scores = [
+            self._scores(teacher, n, rows.name, rows.rows, phase=phase)
+            for n in self._context_numbers
+        ]
+        probs = [probabilities(s.logprobs_RL, r) for s, r in zip(scores, references, strict=True)]
+        labels = self.tokens.labels
         singles = [
             SingleContext(
-                accuracy=mean(right_rows(labels, one, probabilities(score.logprobs_RL))),
-                calibrated=None if r is None else mean(right_rows(labels, one, probs)),
+                accuracy=mean(right_rows(labels, rows, probabilities(score.logprobs_RL))),
+                calibrated=None if r is None else mean(right_rows(labels, rows, probs_RL)),
             )
-            for score, probs, r in zip(scores, said, references, strict=True)
+            for score, probs_RL, r in zip(scores, probs, references, strict=True)
         ]
         return Judgement(
-            probs_RL=average(said),
+            probs_RL=average(probs),
             mass=mean([float(s.logprobs_RL.exp().sum(-1).mean()) for s in scores]),
             singles=singles if len(singles) > 1 else [],
-            # A query is sent under each context.
+            # Each query is sent once per context.
             prompt_tokens=sum(s.prompt_tokens for s in scores),
         )
 
     def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:
-        """What the student reads."""
-        contexts = [Context(instruction=self.task.prefix or None)] * len(rows)
+        """Returns the student's prompts, in token ids."""
+        contexts = [self.rows.alone] * len(rows)
         if context:
-            contexts = self.demonstrator.contexts(0, rows, name)
+            contexts = self.rows.contexts.contexts(0, rows, name)
         return [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
 
-    def _train(
-        self, student: LabelStudent, targets: list[LabelTargets], scratch: Path
-    ) -> CellTraining:
-        objective = self.objective
-        if self.method.learns == "labels":
-            objective = LabelKL(alpha=0.0, over="labels")
-        set_seed(self.recipe.seed)
-        rows, context = self.rows.training, self.method.context_in_training
-        with self.recorder.phase("train"):
-            return student.train(
-                self._prompts("training rows", rows, context=context),
-                targets,
-                objective=objective,
-                scratch=scratch,
-                advance=lambda steps, tokens: self.recorder.count(
-                    "train", tokens=tokens, steps=steps
-                ),
-                display=self.display,
-            )
+    def _logprobs(self, student: LanguageModel, prompts: Sequence[list[int]], show: Any) -> Tensor:
+        return label_logprobs(
+            student,
+            prompts,
+            self._labels,
+            batch_size=self.recipe.evaluation.batch_size,
+            advance=show,
+        )
 
-    def _judge_student(self, student: LabelStudent, one: EvaluationSet) -> Judgement:
-        prompts = self._prompts(one.name, one.rows, context=self.method.context)
-        what = f"{self.method.label} answers {one.name}"
+    def _judge_student(self, student: LanguageModel, rows: EvaluationSet) -> Judgement:
+        prompts = self._prompts(rows.name, rows.rows, context=self.method.context)
+        what = f"{self.method.label} answers {rows.name}"
         with self.recorder.phase("evaluate"), self.display.bar(what, len(prompts)) as bar:
-            logprobs_RL = student.logprobs(
-                prompts, advance=self.recorder.advance("evaluate", bar.advance)
-            )
+            show = self.recorder.advance("evaluate", bar.advance)
+            logprobs_RL = self._logprobs(student, prompts, show)
+        mass = None if self._labels is None else float(logprobs_RL.exp().sum(-1).mean())
         return Judgement(
             probs_RL=probabilities(logprobs_RL),
-            mass=None if student.choices is None else float(logprobs_RL.exp().sum(-1).mean()),
+            mass=mass,
             singles=[],
             prompt_tokens=sum(map(len, prompts)) / len(prompts),
         )
 
+    def _seconds(self, student: LanguageModel) -> float:
+        first = self.rows.drawn.sets[0]
+        prompts = self._prompts(first.name, first.rows, context=self.method.context)
 
-def _form(recipe: Recipe, student: Outline) -> PromptFormat:
-    """How a row is put to the models; the task has filled in its own pattern."""
+        def ask(prompt: list[int]) -> object:
+            return self._logprobs(student, [prompt], lambda rows, tokens: None)
+
+        return seconds_per_query(prompts, ask)
+
+    def _drift(self, student: LanguageModel) -> Drift | None:
+        """Measures the drift of a student that is the full language model with an adapter.
+
+        Returns None for other students, whose base model is not loaded.
+        """
+        full = self.recipe.student.keep_layers is None and self._labels is not None
+        if not full or self.recipe.tuning.trains_base:
+            return None
+
+        def measure() -> Drift:
+            with self.display.bar("measuring drift", drift_pieces(student)) as bar:
+                show = self.recorder.advance("evaluate", bar.advance)
+                return drift(Models(teacher=student, student=student), advance=show)
+
+        return processes.main_does(measure)
+
+
+def student_of(recipe: Recipe, head: str, labels: int) -> Reshaped:
+    """Returns the model from which the student of a classification recipe is made.
+
+    Args:
+        recipe: Recipe that names the model.
+        head: `language_model` or `classification`.
+        labels: Number of labels.
+    """
+    return Reshaped(
+        recipe.model,
+        dtype=recipe.dtype,
+        keep_layers=recipe.student.keep_layers,
+        labels=labels if head == "classification" else None,
+    )
+
+
+def label_format(recipe: Recipe, student: Outline) -> PromptFormat:
+    """Returns the format of the prompts. The task has already filled in its own pattern."""
     chosen = "plain" if recipe.prompt.format == "auto" else recipe.prompt.format
     settings = recipe.prompt.model_copy(update={"pattern": "{input}", "format": chosen})
     return prompt_format(student.tokenizer, settings)

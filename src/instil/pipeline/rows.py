@@ -1,42 +1,180 @@
-"""The rows of a recipe, drawn and checked."""
+"""Reads, draws and checks the rows of a recipe, and gives each query its context."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from instil.errors import ConfigError, InstilError
 from instil.methods import METHODS
-from instil.prompts.demonstrations import check_pool_size
+from instil.prompts.context import Context
+from instil.prompts.demonstrations import Demonstrator, check_pool_size
+from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.tasks import TaskData
-from instil.tasks.free_text import FreeText
-from instil.tasks.split import Drawn, draw_rows
+from instil.tasks.base import PatternTask
+from instil.tasks.classification import ClassificationTask
+from instil.tasks.files import Files
+from instil.tasks.free_text import QuestionTask
+from instil.tasks.rows import Row
+from instil.tasks.split import Drawn, draw_rows, held_out_rows, split
 
 
-def draw_for(recipe: Recipe, data: TaskData) -> Drawn:
-    """Draws the rows that a recipe asks for, and refuses steps that they do not come to; see `draw_rows`."""
-    drawn = draw_rows(
-        data,
-        seed=recipe.seed,
-        training=recipe.training.rows,
-        pool=recipe.demonstrations.pool,
-        evaluation=recipe.evaluation.rows,
-        out_of_domain=recipe.evaluation.rows_out_of_domain,
-        validation=recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0,
-    )
+@dataclass(frozen=True)
+class Given:
+    """The rows and the context of the task `files`.
+
+    Attributes:
+        context: Context that the teacher reads.
+        inputs: Rows to learn from.
+        held_out: Evaluation rows by set name. None: some of the inputs are held out.
+    """
+
+    context: Context
+    inputs: list[Row]
+    held_out: Mapping[str, list[Row]] | None
+
+    @classmethod
+    def read(cls, recipe: Recipe, task: Files) -> Given:
+        """Reads the files that a task names.
+
+        Raises:
+            InstilError: a file is missing or wrong.
+        """
+        data = task.read(need_output=needs_gold(recipe))
+        context = Context.read(task) if reads_context(recipe) else Context()
+        return cls(context, data.train, data.in_domain or None)
+
+
+def needs_gold(recipe: Recipe) -> bool:
+    """Whether the recipe needs the gold outputs of the training rows."""
+    learns = METHODS[recipe.method].learns
+    return learns == "labels" or (learns == "targets" and recipe.teacher.completions == "gold")
+
+
+class Contexts(Protocol):
+    """Gives each query its context."""
+
+    def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
+        """Returns one context per query.
+
+        Args:
+            number: Number of the context, from 0, if a query is read under several contexts.
+            queries: Rows with the queries.
+            name: Name of their set.
+        """
+
+
+@dataclass(frozen=True)
+class SameContext:
+    """The same context for every query."""
+
+    context: Context
+
+    def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
+        """See `Contexts.contexts`."""
+        return [self.context] * len(queries)
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """The rows of a cell and their contexts.
+
+    Attributes:
+        drawn: The rows.
+        contexts: Gives each query its context.
+        alone: The part of the context that the student reads too: the prefix of the task.
+        context: Context of all rows, for the task `files`; else None.
+    """
+
+    drawn: Drawn
+    contexts: Contexts
+    alone: Context
+    context: Context | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, given: Given | None = None) -> CellRows:
+        """Reads and draws the rows of a recipe.
+
+        Args:
+            recipe: Recipe that names the task.
+            given: Rows and context. They replace the files that the task `files` names.
+
+        Raises:
+            InstilError: a file is wrong, or there are fewer rows than the recipe asks for.
+        """
+        task = recipe.task
+        if isinstance(task, Files):
+            given = given or Given.read(recipe, task)
+            drawn = draw_for(recipe, given)
+            return cls(drawn, SameContext(given.context), Context(), given.context)
+        assert isinstance(task, PatternTask)
+        drawn = draw_for(recipe, task.read())
+        shown = task.exemplars() if isinstance(task, QuestionTask) else []
+        forms: dict[str, str] = {}
+        if isinstance(task, ClassificationTask):
+            forms = {label: words[0] for label, words in task.verbalizer.items()}
+        demonstrator = Demonstrator(
+            settings=recipe.demonstrations,
+            pool=shown or drawn.pool,
+            prefix=task.prefix,
+            forms=forms,
+            seed=recipe.seed,
+            in_order=bool(shown),
+        )
+        return cls(drawn, demonstrator, Context(instruction=task.prefix or None))
+
+
+def draw_for(recipe: Recipe, data: TaskData | Given) -> Drawn:
+    """Draws the rows that a recipe asks for; see `draw_rows` and `split`.
+
+    Raises:
+        ConfigError: there are too few rows, or `evaluation.at_steps` names a step after the end
+            of training.
+    """
+    validation = recipe.evaluation.validation_rows if recipe.evaluation.at_steps else 0
+    if isinstance(data, Given):
+        assert isinstance(recipe.task, Files)
+        drawn = _split(recipe, recipe.task, data, validation)
+    else:
+        drawn = draw_rows(
+            data,
+            seed=recipe.seed,
+            training=recipe.training.rows,
+            pool=recipe.demonstrations.pool,
+            evaluation=recipe.evaluation.rows,
+            out_of_domain=recipe.evaluation.rows_out_of_domain,
+            validation=validation,
+        )
     check_checkpoints(recipe, len(drawn.training))
     return drawn
 
 
+def _split(recipe: Recipe, task: Files, given: Given, validation: int) -> Drawn:
+    rows = split(
+        given.inputs,
+        given.held_out,
+        given.context.demonstrations,
+        seed=recipe.seed,
+        allow_overlap=task.allow_overlap,
+    )
+    inputs, watched = held_out_rows(rows.inputs, validation, seed=f"{recipe.seed} validation")
+    return Drawn(training=inputs, pool=[], validation=watched, sets=rows.sets, left_out=0)
+
+
 def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
-    """What is wrong with the rows of tasks whose sets lie in local files, told once; each set is read once."""
+    """Returns the problems of rows in local files, each problem once. Each file is read once."""
     data: dict[str, TaskData] = {}
     found: dict[str, None] = {}
     for recipe in recipes:
         task = recipe.task
-        if task is None or not task.local:
+        if not task.local:
             continue
         try:
+            if isinstance(task, Files):
+                draw_for(recipe, Given.read(recipe, task))
+                continue
             name = task.model_dump_json()
             data[name] = data.get(name) or task.read()
             _check_pool(recipe, draw_for(recipe, data[name]))
@@ -46,28 +184,32 @@ def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
 
 
 def _check_pool(recipe: Recipe, drawn: Drawn) -> None:
-    """Refuses more demonstrations than there are rows to draw them from."""
-    method = METHODS[recipe.method]
-    brought = isinstance(recipe.task, FreeText) and recipe.task.exemplar_count is not None
-    if (method.context or method.teacher) and not brought:
+    """Refuses to draw more demonstrations than there are rows in the pool."""
+    task = recipe.task
+    fixed = isinstance(task, QuestionTask) and task.exemplar_count is not None
+    if reads_context(recipe) and not fixed:
         check_pool_size(recipe.demonstrations.k, len(drawn.pool))
 
 
 def check_checkpoints(recipe: Recipe, rows: int) -> None:
-    """Refuses a checkpoint behind the end of training, where only the number of training rows tells when that is.
+    """Refuses evaluations after the end of training, which depends on the number of rows.
+
+    Args:
+        recipe: All settings.
+        rows: Number of training rows.
 
     Raises:
-        ConfigError: names the step and the last one.
+        ConfigError: `evaluation.at_steps` names a step after the last one.
     """
     at_steps, learns = recipe.evaluation.at_steps, METHODS[recipe.method].learns
     if learns is None or not isinstance(at_steps, tuple):
         return
-    learnt = rows * (recipe.teacher.samples if learns == "targets" else 1)
-    last = recipe.training.steps(learnt)
+    completions = rows * (recipe.teacher.samples if learns == "targets" else 1)
+    last = recipe.training.steps(completions)
     if max(at_steps) > last:
         raise ConfigError(
-            "a student cannot be judged after its training has ended",
-            got=f"evaluation.at_steps: {max(at_steps)}, with {last} steps for {learnt} completions",
+            "evaluation.at_steps: this step is after the end of training",
+            got=f"step {max(at_steps)}; training has {last} steps for {completions} completions",
             allowed=f"steps from 1 to {last}",
-            mend="leave it out, or raise training.epochs or training.max_steps",
+            mend="leave out this step, or raise training.epochs or training.max_steps",
         )

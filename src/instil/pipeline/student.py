@@ -1,72 +1,193 @@
-"""The student of a finished run: it answers queries without the context."""
+"""The student of a finished run or cell. It answers queries without the context."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
-import yaml
-from peft import PeftModel
-
+from instil.errors import DataFileError, FieldError
+from instil.evaluation.labels import label_logprobs
+from instil.methods import METHODS
 from instil.models.generate import Decoding, generate
 from instil.models.load import LanguageModel, load
+from instil.models.roles import Reshaped
+from instil.pipeline.labels import label_format, student_of
+from instil.pipeline.record import ADAPTER
+from instil.pipeline.rows import CellRows
+from instil.pipeline.text import prompt_settings
+from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat, prompt_format
+from instil.prompts.labels import LabelTokens
 from instil.recipe.recipe import Recipe
-from instil.results.schema import RESULTS, Results
+from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
+from instil.system.files import read_lines
+from instil.tasks.base import PatternTask
+from instil.tasks.classification import ClassificationTask
+from instil.tasks.pattern import names, render
+from instil.tasks.rows import Row
+from instil.teacher.labels import probabilities
+
+Query = str | Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Student:
-    """A base model with a distilled adapter.
+    """A trained model.
 
     Attributes:
-        model: The network, an adapter on it, and its tokenizer.
-        prompt_format: Renders queries as the student has learnt them.
-        max_new_tokens: Limit of an answer.
+        recipe: Recipe that it was trained with.
+        model: The network, with its adapter if it has one, and the tokenizer.
+        form: Renders queries in the same format as in training.
+        results: Results of its run.
+        tokens: Tokens of the labels. None: free-text answers, or a classification head.
     """
 
+    recipe: Recipe
     model: LanguageModel
-    prompt_format: PromptFormat
-    max_new_tokens: int
+    form: PromptFormat
+    results: Results
+    tokens: LabelTokens | None = None
 
     @classmethod
-    def load(cls, run: Path) -> Student:
-        """Loads the student of a run folder.
+    def load(cls, folder: Path) -> Student:
+        """Loads the student of a finished run or cell.
 
         Args:
-            run: A finished run.
-        """
-        results = Results.read(run / RESULTS)
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        recipe = Recipe.parse(settings["recipe"])
-        base = load(recipe.model, dtype=results.dtype)
-        network = PeftModel.from_pretrained(base.network, str(run / "adapter"))
-        network.eval()
-        return cls(
-            model=replace(base, network=network),  # type: ignore[arg-type]
-            prompt_format=prompt_format(base.tokenizer, recipe.prompt),
-            max_new_tokens=results.max_new_tokens,
-        )
-
-    def answer(self, queries: Sequence[str]) -> list[str]:
-        """Answers each query, greedily.
-
-        Args:
-            queries: Inputs as in the training rows; the context is not sent.
+            folder: Folder of the run, or of the cell of a study.
 
         Raises:
-            TypeError: one text in place of a list of texts.
+            DataFileError: there is no such folder, or it holds no trained weights.
         """
-        if isinstance(queries, str):
-            raise TypeError("queries is a list of texts, got one text; pass [text]")
-        prompts = [self.prompt_format.prompt_ids(query) for query in queries]
-        decoding = Decoding(max_new_tokens=self.max_new_tokens)
-        made = generate(
+        results = Results.read(folder / RESULTS)
+        recipe = Recipe.parse(results.recipe)
+        method = METHODS[results.method]
+        if not results.labels:
+            base = load(recipe.model, dtype=results.dtype)
+            model = _with_adapter(base, folder)
+            return cls(
+                recipe, model, prompt_format(base.tokenizer, prompt_settings(recipe)), results
+            )
+        shape = student_of(recipe, method.head, len(results.labels))
+        model = _trained(replace(shape, dtype=results.dtype), recipe, folder)
+        form = label_format(recipe, model)
+        tokens = None
+        if method.head == "language_model":
+            query = read_lines(Prediction, folder / PREDICTIONS)[0].input
+            tokens = LabelTokens.of(cast(ClassificationTask, recipe.task).verbalizer, form, query)
+        return cls(recipe, model, form, results, tokens)
+
+    def answer(self, queries: Sequence[Query]) -> list[str]:
+        """Answers each query, with a label or with greedily decoded text.
+
+        Args:
+            queries: Inputs as in the training rows: strings, or mappings with the fields that the
+                pattern of the task names. The context is not sent.
+
+        Raises:
+            TypeError: `queries` is a single query and not a list.
+            FieldError: a query lacks a field of the pattern.
+        """
+        if self.results.labels:
+            return [max(probs, key=probs.__getitem__) for probs in self.probabilities(queries)]
+        limit = cast(int, self.results.prompt.max_new_tokens)
+        answers = generate(
             self.model,
-            prompts,
-            self.prompt_format.ending,
-            decoding,
+            self._prompts(queries),
+            self.form.ending,
+            Decoding(max_new_tokens=limit),
             advance=lambda rows, tokens: None,
         )
-        return [self.prompt_format.decode(one.ids) for one in made]
+        return [self.form.decode(generated.ids) for generated in answers]
+
+    def probabilities(self, queries: Sequence[Query]) -> list[dict[str, float]]:
+        """Returns the probability of each label for each query. They sum to 1 per query.
+
+        Args:
+            queries: As for `answer`.
+
+        Raises:
+            TypeError: `queries` is a single query and not a list, or the answers are free text.
+            FieldError: a query lacks a field of the pattern.
+        """
+        labels = self.results.labels
+        if not labels:
+            raise TypeError("this student answers with free text and has no labels; use answer()")
+        prompts = self._prompts(queries)
+        if not prompts:
+            return []
+        logprobs_RL = label_logprobs(
+            self.model,
+            prompts,
+            self.tokens,
+            batch_size=self.recipe.evaluation.batch_size,
+            advance=lambda rows, tokens: None,
+        )
+        return [
+            dict(zip(labels, values, strict=True)) for values in probabilities(logprobs_RL).tolist()
+        ]
+
+    def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
+        if isinstance(queries, str | Mapping):
+            raise TypeError("queries must be a list, got a single query; pass [query]")
+        rows = [Row(self._text(query, f"query {n}")) for n, query in enumerate(queries, 1)]
+        contexts = [self._alone] * len(rows)
+        if METHODS[self.results.method].context:
+            contexts = CellRows.of(self.recipe).contexts.contexts(0, rows, "queries")
+        return [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+
+    @property
+    def _alone(self) -> Context:
+        """The text that the student reads before a query."""
+        task = self.recipe.task
+        return Context(instruction=getattr(task, "prefix", None) or None)
+
+    def _text(self, query: Query, where: str) -> str:
+        """Returns the query, filled into the pattern of the task."""
+        task = self.recipe.task
+        pattern = task.pattern if isinstance(task, PatternTask) else "{input}"
+        if isinstance(query, str):
+            fields = sorted(names(pattern))
+            if len(fields) > 1:
+                raise FieldError(
+                    f"{where}: a string, but the pattern of the task has several fields",
+                    allowed=f"a mapping with {', '.join(map(repr, fields))}",
+                    mend="pass a mapping for each query",
+                )
+            query = {fields[0]: query}
+        return render(pattern, query, where)
+
+
+def _with_adapter(base: LanguageModel, folder: Path) -> LanguageModel:
+    from peft import PeftModel
+
+    if not (folder / ADAPTER).is_dir():
+        raise _no_weights(folder)
+    network: Any = PeftModel.from_pretrained(base.network, str(folder / ADAPTER))
+    return replace(base, network=network.eval())
+
+
+def _trained(shape: Reshaped, recipe: Recipe, folder: Path) -> LanguageModel:
+    """Loads the student of a classification recipe, with its trained weights."""
+    if (folder / ADAPTER).is_dir():
+        return _with_adapter(shape.load(tuning=None, seed=recipe.seed), folder)
+    if (folder / "model").is_dir():  # its own configuration names its layers and its head
+        full = Reshaped(str(folder / "model"), dtype=shape.dtype)
+        return full.load(tuning=recipe.tuning, seed=recipe.seed)
+    weights = folder / "trained.safetensors"
+    if not weights.is_file():
+        raise _no_weights(folder)
+    from safetensors.torch import load_file
+
+    model = shape.load(tuning=recipe.tuning, seed=recipe.seed)
+    model.network.load_state_dict(load_file(weights), strict=False)
+    return model
+
+
+def _no_weights(folder: Path) -> DataFileError:
+    return DataFileError(
+        f"{folder} holds no trained weights",
+        got="a method without training, or a recipe with student.save: false",
+        mend="use a method that trains, with student.save: true",
+    )

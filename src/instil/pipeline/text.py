@@ -1,41 +1,52 @@
-"""A cell of a study whose answers are written: teacher scored, student trained, all sets answered and judged."""
+"""The steps of a cell with free-text answers."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
 from transformers import set_seed
 
+from instil.evaluation.answers import answer, seconds_per_query
+from instil.evaluation.drift import drift, drift_pieces
 from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.losses import CrossEntropy, Objective
-from instil.methods import METHODS, Method
+from instil.methods import METHODS, MethodName
 from instil.models.generate import Decoding, generate
+from instil.models.load import LanguageModel
 from instil.models.roles import Models
-from instil.pipeline import cell_record
+from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch
-from instil.pipeline.loading import load_models
-from instil.pipeline.rows import draw_for
-from instil.prompts.context import Context
-from instil.prompts.demonstrations import Demonstrator
+from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
+from instil.pipeline.rows import CellRows, Given, needs_gold
+from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.format import PromptFormat, prompt_format
-from instil.prompts.pair import AlignedPair
-from instil.prompts.rendered import RenderedRows, completion_limit
+from instil.prompts.rendered import RenderedRows, Windows, completion_limit
+from instil.recipe.canonical import methods_of, reads_context, selection_of
 from instil.recipe.recipe import Recipe
 from instil.recipe.sections import Prompt
-from instil.results.cell import Cell, CellPrediction, CellTraining, SetScore
+from instil.results.schema import (
+    Checkpoint,
+    Completions,
+    Drift,
+    MethodResult,
+    Prediction,
+    SetScore,
+    Training,
+)
 from instil.results.statistics import proportion
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
+from instil.tasks.files import ROWS, Files
 from instil.tasks.free_text import FreeText
-from instil.tasks.numbers import final_number
 from instil.tasks.rows import Row
-from instil.tasks.split import Drawn, EvaluationSet
+from instil.tasks.split import EvaluationSet
+from instil.teacher.completions import Writer
 from instil.teacher.lessons import Lessons, Teaching
 from instil.training import callbacks, trainer
 
@@ -43,168 +54,164 @@ VALIDATION = "validation rows"
 
 
 @dataclass(frozen=True)
-class WritingCell:
-    """A cell whose every row has been rendered and fits the models."""
+class Taught:
+    """What the student learns from.
 
-    recipe: Recipe
-    method: Method
-    task: FreeText
-    drawn: Drawn
+    Attributes:
+        lessons: Pairs with their targets.
+        truncated: Number of the teacher's completions that reached the length limit.
+    """
+
+    lessons: Lessons
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student.
+
+    Attributes:
+        models: Teacher and student. A single process can run the student.
+        training: Facts about its training.
+    """
+
+    models: Models
+    training: Training
+
+
+@dataclass(frozen=True)
+class TextSteps(Steps[Taught | None, Trained]):
+    """A cell with all rows rendered. All rows fit the windows of the models."""
+
     models: Models
     form: PromptFormat
     learnt: RenderedRows
     validation: RenderedRows | None
     sets: list[tuple[EvaluationSet, RenderedRows]]
     max_new_tokens: int
-    store: Path
-    recorder: Recorder
-    display: Display
+    _held_out: dict[str, tuple[Completions, list[list[int]]] | None] = field(default_factory=dict)
 
     @classmethod
-    def prepare(cls, recipe: Recipe, store: Path, display: Display) -> WritingCell:
-        """Draws and renders the rows, loads the models, and refuses what they cannot do."""
-        task, method = cast(FreeText, recipe.task), METHODS[recipe.method]
+    def prepare(
+        cls, recipe: Recipe, *, store: Path, display: Display, given: Given | None = None
+    ) -> TextSteps:
+        """Draws and renders the rows, loads the models, and refuses rows that do not fit them."""
+        method = METHODS[recipe.method]
         callbacks.check_tensorboard(recipe.training)
         if method.learns:
-            at_steps = recipe.evaluation.at_steps
-            trainer.check(recipe.training, recipe.objective, at_steps)
+            trainer.check(recipe.training, recipe.objective, recipe.evaluation.at_steps)
         recorder = Recorder()
         with recorder.phase("load"):
-            drawn = draw_for(recipe, task.read())
+            rows = CellRows.of(recipe, given)
             models = load_models(recipe, display)
-            form = prompt_format(models.student.tokenizer, _form(recipe))
-        shown = task.exemplars()
-        demonstrator = Demonstrator(
-            settings=recipe.demonstrations,
-            pool=shown or drawn.pool,
-            prefix=task.prefix,
-            forms={},
-            seed=recipe.seed,
-            in_order=bool(shown),
+        form = prompt_format(models.student.tokenizer, prompt_settings(recipe))
+        own = isinstance(recipe.task, Files)
+
+        def rendered(what: str, rows_of_set: Sequence[Row], *, gold: bool = True) -> RenderedRows:
+            contexts: Any = rows.alone
+            if reads_context(recipe):
+                contexts = rows.contexts.contexts(0, rows_of_set, what)
+            return RenderedRows.of(what, rows_of_set, form, contexts, gold=gold, student=rows.alone)
+
+        drawn = rows.drawn
+        learnt = rendered(
+            "input" if own else "training row",
+            drawn.training,
+            gold=not own or needs_gold(recipe),
         )
-        alone = Context(instruction=task.prefix or None)
-        reads = method.context or method.teacher
-
-        def prepared(what: str, rows: Sequence[Row]) -> RenderedRows:
-            contexts = demonstrator.contexts(0, rows, what) if reads else alone
-            return RenderedRows.of(what, rows, form, contexts, gold=True, student=alone)
-
-        learnt = prepared("training row", drawn.training)
+        if needs_gold(recipe):
+            learnt.need_gold()
         validation = None
         if method.learns and drawn.validation:
-            validation = prepared(VALIDATION, drawn.validation)
-        sets = [(one, prepared(one.name, one.rows)) for one in drawn.sets]
-        windows = Teaching(recipe, models, form, recorder, display).windows
-        answered = [rows for _, rows in sets] + ([validation] if validation else [])
+            validation = rendered(VALIDATION, drawn.validation)
+        sets = [
+            (
+                rows_of,
+                rendered("evaluation row" if rows_of.name == ROWS else rows_of.name, rows_of.rows),
+            )
+            for rows_of in drawn.sets
+        ]
+        windows = _windows(models)
+        answered = [of_set for _, of_set in sets] + ([validation] if validation else [])
         asked = [*answered, *([learnt] if method.learns else [])]
         known = [len(ids) for ids in learnt.gold if ids]
+        if rows.context is not None:  # the inputs may have no outputs, so other answers count too
+            demonstrations = rows.context.demonstrations
+            known += [len(form.completion_ids(row)) for row in demonstrations]
+            known += [len(ids) for _, of_set in sets for ids in of_set.gold if ids]
         limit = recipe.teacher.max_new_tokens or completion_limit(asked, known, windows)
-        for rows in answered:
-            rows.check(limit, windows)
+        for of_set in answered:
+            of_set.check(limit, windows)
         if method.learns:
             learnt.check(limit if recipe.teacher.completions == "teacher" else 0, windows)
         return cls(
             recipe=recipe,
-            method=method,
-            task=task,
-            drawn=drawn,
+            rows=rows,
+            store=store,
+            recorder=recorder,
+            display=display,
             models=models,
             form=form,
             learnt=learnt,
             validation=validation,
             sets=sets,
             max_new_tokens=limit,
-            store=store,
-            recorder=recorder,
-            display=display,
         )
 
-    def run(self, folder: Path, name: str, varied: dict[str, Any]) -> Cell:
-        """Does the cell's work and writes its folder, which exists; of several processes, the main one writes.
+    @property
+    def task(self) -> FreeText:
+        """The task, which decides whether an answer is right."""
+        return cast(FreeText, self.recipe.task)
 
-        What an interrupted call has left there is gone on from.
-        """
-        (folder / cell_record.SCRATCH).mkdir(exist_ok=True)
-        self.recorder.keep_at(folder / cell_record.SCRATCH / "phases.json")
-        if not self.method.learns:
-            return self._finish(folder, name, varied, None)
-        trained = self._train(folder)
-        models = self.models.made_whole(lambda: load_models(self.recipe, self.display))
-        learnt = replace(self, models=models)
-        if self.recipe.student.save and processes.is_main():
-            self.recipe.tuning.save(cast(Any, models.student.network), folder)
-        return learnt._finish(folder, name, varied, trained)
-
-    def _finish(
-        self, folder: Path, name: str, varied: dict[str, Any], trained: CellTraining | None
-    ) -> Cell:
-        """Lets the method answer all sets, and writes the cell."""
-        set_seed(self.recipe.seed)
-        scores: list[SetScore] = []
-        told: list[CellPrediction] = []
-        for one, rows in self.sets:
-            with self.recorder.phase("evaluate"):
-                score, lines = self._judge(one, rows)
-            scores.append(score)
-            told += lines
-        weights = (p for p in self.models.student.network.parameters() if p.requires_grad)
-        shipped = sum(p.numel() * p.element_size() for p in weights) if trained else 0
-        self.recorder.add_other_processes()
-        cell = cell_record.describe(
-            self.recipe,
-            name=name,
-            varied=varied,
-            recorder=self.recorder,
-            dtype=self.models.student.dtype,
-            task=self.task.name,
-            labels=[],
-            prompt_tokens_mean=mean(
-                len(ids) for _, rows in self.sets for ids in rows.prompts(self.method)
-            ),
-            scores=scores,
-            teacher=[],
-            training=trained,
-            reused=sorted(self.recorder.reused),
-            shipped_bytes=shipped,
-            left_out=self.drawn.left_out,
-        )
-        if processes.is_main():
-            cell_record.write(folder, cell, told)
-            shutil.rmtree(folder / cell_record.SCRATCH)
-        return cell
+    def example(self) -> str:
+        """See `Steps.example`."""
+        return self.sets[0][0].rows[0].input
 
     @property
-    def _teaching(self) -> Teaching:
-        return Teaching(self.recipe, self.models, self.form, self.recorder, self.display)
+    def context_text(self) -> str | None:
+        """See `Steps.context_text`."""
+        context = self.rows.context
+        return None if context is None else self.form.text("{input}", context)
 
     @property
-    def _objective(self) -> Objective:
-        return CrossEntropy() if self.method.learns == "labels" else self.recipe.objective
+    def fingerprints(self) -> list[str]:
+        """Fingerprints and dtypes of teacher and student."""
+        both = (self.models.teacher, self.models.student)
+        return [text for model in both for text in (model.fingerprint, model.dtype)]
 
-    def _pairs(self) -> list[AlignedPair]:
-        """What is learnt."""
-        rows = self.learnt
+    @property
+    def needed_bytes(self) -> int:
+        """Space for the adapter, two checkpoints with optimiser states, and the largest targets."""
+        longest = len(self.learnt.rows) * self.recipe.teacher.samples * self.max_new_tokens
+        selection = selection_of(self.recipe.teacher, self.recipe.objective)
+        per_token = selection.token_bytes(self._teaching.vocabulary)
+        stored = longest * per_token if self.recipe.objective.needs_targets else 0
+        parameters = self.models.student.network.parameters()
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        return FIXED_BYTES + trainable * 4 * 7 + stored
+
+    def teach(self) -> Taught | None:
+        """Lets the teacher write and score completions; None if the method does not train."""
+        if self.method.learns is None:
+            return None
+        rows, truncated = self.learnt, 0
         if self.method.learns == "labels":
             completions = list(enumerate(rows.need_gold()))
         else:
-            limit = self.max_new_tokens
-            completions, _ = self._teaching.completions(
-                rows, max_new_tokens=limit, store=self.store
-            )
+            completions, truncated = self._writer.learnt(rows, max_new_tokens=self.max_new_tokens)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
-        return rows.pairs(sorted(completions), self._teaching.windows)
+        pairs = rows.pairs(sorted(completions), _windows(self.models))
+        return Taught(self._teaching.lessons(pairs, self._objective, self.store), truncated)
 
-    def teach(self) -> Lessons:
-        """Does the teacher's part: what is learnt."""
-        return self._teaching.lessons(self._pairs(), self._objective, self.store)
-
-    def _train(self, folder: Path) -> CellTraining:
-        """What training did."""
-        lessons = self.teach()
-        network: Any = self.models.student.network
-        scratch = folder / cell_record.SCRATCH
-        watch = Watch(self, self.validation, scratch) if self.validation else None
+    def train(self, taught: Taught | None, folder: Path) -> Trained:
+        """Trains the student and saves its weights."""
+        assert taught is not None
+        lessons, student, scratch = taught.lessons, self.models.student, folder / SCRATCH
+        network: Any = student.network
+        watch = None
+        if self.validation is not None:
+            watch = Watch(network, self._checkpoint, scratch)
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = trainer.train(
@@ -213,7 +220,7 @@ class WritingCell:
                 objective=self._objective,
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
-                pad_id=self.models.student.pad_id,
+                pad_id=student.pad_id,
                 checkpoints=scratch,
                 advance=lambda steps, tokens: self.recorder.count(
                     "train", tokens=tokens, steps=steps
@@ -225,97 +232,268 @@ class WritingCell:
                 curves=folder / callbacks.CURVES,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        return CellTraining(
+        training = Training(
             rows=len(lessons),
+            tokens=sum(len(pair.completion) for pair in lessons.pairs),
+            truncated_completions=taught.truncated,
             steps=report.steps,
             trainable_parameters=trainable,
             trainable_share=trainable / sum(p.numel() for p in network.parameters()),
             loss=report.loss,
             checkpoints=watch.keep_best() if watch else [],
         )
+        models = self.models.made_whole(lambda: load_models(self.recipe, self.display))
+        if self.recipe.student.save:
+            trained: Any = models.student.network
+            processes.main_does(lambda: self.recipe.tuning.save(trained, folder))
+        return Trained(models, training)
 
-    def answers(self, rows: RenderedRows, what: str) -> list[str]:
-        """What the method writes for each row; each process of a launch answers its share."""
-        prompts = rows.prompts(self.method)
-        mine = processes.share(len(prompts))
-        decoding = Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
-        form = self.form
-        adapter = self.models.adapter(on=self.method.learns is not None)
-        with adapter, self.display.bar(what, len(mine)) as bar:
-            made = generate(
-                self.models.model(self.method),
-                [prompts[number] for number in mine],
-                form.ending,
-                decoding,
+    def training(self, trained: Trained) -> Training:
+        """Facts about the training of the student."""
+        return trained.training
+
+    def judge(self, taught: Taught | None, trained: Trained | None) -> Judged:
+        """Evaluates all methods on all sets, and compares them with the teacher if there is one."""
+        if trained is not None:
+            return replace(self, models=trained.models).judge(taught, None)
+        set_seed(self.recipe.seed)
+        names = methods_of(self.recipe)
+        scores: dict[MethodName, list[SetScore]] = {name: [] for name in names}
+        predictions: list[Prediction] = []
+        for _, rows in self.sets:
+            self._completions(rows)  # the teacher writes before the phase `evaluate` begins
+        with self.recorder.phase("evaluate"):
+            for held_out, rows in self.sets:
+                judged = self._judge(held_out, rows, names)
+                for name, (score, lines) in judged.items():
+                    scores[name].append(score)
+                    predictions += lines
+            methods = [
+                MethodResult(
+                    method=name,
+                    scores=scores[name],
+                    prompt_tokens_mean=mean(
+                        len(ids) for _, rows in self.sets for ids in rows.prompts(METHODS[name])
+                    ),
+                    seconds_per_query=self._seconds(name),
+                    drift=self._drift() if METHODS[name].learns else None,
+                )
+                for name in names
+            ]
+        return Judged(methods, predictions, [])
+
+    def facts(self, trained: Trained | None) -> dict[str, Any]:
+        """Facts about the models, the prompt and the context."""
+        models = trained.models if trained else self.models
+        with_teacher = [name for name in methods_of(self.recipe) if METHODS[name].teacher]
+        weights = (p for p in models.student.network.parameters() if p.requires_grad)
+        shipped = sum(p.numel() * p.element_size() for p in weights) if trained else 0
+        return {
+            "teacher_model": models.teacher.name if with_teacher and not models.shared else None,
+            "dtype": models.student.dtype,
+            "prompt": sent_prompt(self.form, self.rows.alone, max_new_tokens=self.max_new_tokens),
+            "context": context_facts(
+                self.recipe,
+                self.rows.context,
+                teacher=[ids for _, rows in self.sets for ids in rows.teacher_prompts],
+                student=[ids for _, rows in self.sets for ids in rows.student_prompts],
+            ),
+            "shipped_bytes": shipped,
+        }
+
+    @cached_property
+    def _teaching(self) -> Teaching:
+        return Teaching(self.recipe, self.models, self.recorder, self.display)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.recipe, self.models, self.form, self.store, self.recorder, self.display)
+
+    @property
+    def _objective(self) -> Objective:
+        return CrossEntropy() if self.method.learns == "labels" else self.recipe.objective
+
+    @property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
+
+    def _completions(self, rows: RenderedRows) -> tuple[Completions, list[list[int]]] | None:
+        """Returns the completions whose likelihood is measured, and their source.
+
+        Returns None if a row has no output and no method uses the teacher, which could write one.
+        """
+        if rows.name not in self._held_out:
+            gold, found = rows.gold_completions, None
+            if gold is not None:
+                found = ("gold", gold)
+            elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
+                limit = self.max_new_tokens
+                found = ("teacher", self._writer.held_out(rows, max_new_tokens=limit))
+            self._held_out[rows.name] = cast(Any, found)
+        return self._held_out[rows.name]
+
+    def answers(self, rows: RenderedRows, name: MethodName, what: str) -> list[str]:
+        """Returns the answers of a method, one per row.
+
+        Args:
+            rows: The rows.
+            name: Method that answers.
+            what: Text for the progress bar.
+        """
+        prompts = rows.prompts(METHODS[name])
+        with self.display.bar(what, len(processes.share(len(prompts)))) as bar:
+            return answer(
+                self.models,
+                self.form,
+                prompts,
+                METHODS[name],
+                self._decoding,
                 advance=self.recorder.advance("evaluate", bar.advance),
             )
-        return processes.put_together(form.decode(one.ids) for one in made)
 
-    def right(self, rows: RenderedRows, written: Sequence[str]) -> list[bool]:
-        """Whether each answer is right."""
+    def _right(self, rows: RenderedRows, written: Sequence[str]) -> list[bool | None]:
+        """Whether each answer is right; None if its row has no output."""
         return [
-            self.task.right(text, row.output or "")
+            None if row.output is None else self.task.right(text, row.output)
             for text, row in zip(written, rows.rows, strict=True)
         ]
 
-    def gold_score(self, rows: RenderedRows) -> Likelihood:
-        """How the method predicts the rows' gold answers; the main process reads them."""
-        (found,) = processes.main_does(
-            lambda: likelihoods(
-                self.models,
-                rows,
-                rows.need_gold(),
-                [self.method],
-                compare=self.recipe.method == "distillation",
-                batch_size=self.recipe.evaluation.batch_size,
-                advance=self.recorder.advance("evaluate", lambda done: None),
-            )
+    def _likelihoods(
+        self, rows: RenderedRows, names: Sequence[MethodName], what: str = ""
+    ) -> list[Likelihood | None]:
+        """Measures how well methods predict the rows' completions, in the main process."""
+        found = self._completions(rows)
+        if found is None:
+            return [None] * len(names)
+        methods = [METHODS[name] for name in names]
+
+        def read() -> list[Likelihood]:
+            with self.display.bar(what or "reading completions", len(rows.rows)) as bar:
+                return likelihoods(
+                    self.models,
+                    rows,
+                    found[1],
+                    methods,
+                    compare=any(method.teacher for method in methods),
+                    batch_size=self.recipe.evaluation.batch_size,
+                    advance=self.recorder.advance("evaluate", bar.advance),
+                )
+
+        return [*processes.main_does(read)]
+
+    def _checkpoint(self, step: int) -> Checkpoint:
+        """Evaluates the student in its current state on the validation rows."""
+        rows, name = cast(RenderedRows, self.validation), self.recipe.method
+        with self.recorder.instead("evaluate", of="train"):
+            written = self.answers(rows, name, f"judging step {step}")
+            (found,) = self._likelihoods(rows, [name])
+        assert found is not None
+        counted = [right for right in self._right(rows, written) if right is not None]
+        return Checkpoint(
+            step=step,
+            accuracy=proportion(counted) if counted else None,
+            cross_entropy=found.cross_entropy,
+            fidelity=found.fidelity,
+            kept=False,
         )
-        return found
 
     def _judge(
-        self, one: EvaluationSet, rows: RenderedRows
-    ) -> tuple[SetScore, list[CellPrediction]]:
-        written = self.answers(rows, f"{self.method.label} answers {one.name}")
-        gold = self.gold_score(rows)
-        right, lines = self.right(rows, written), []
+        self, held_out: EvaluationSet, rows: RenderedRows, names: Sequence[MethodName]
+    ) -> dict[MethodName, tuple[SetScore, list[Prediction]]]:
+        """Returns each method's score on one set, and its predictions."""
+        written = {
+            name: self.answers(rows, name, f"{METHODS[name].label} answers {held_out.name}")
+            for name in names
+        }
+        found = self._likelihoods(rows, names, f"comparing on {held_out.name}")
+        return {
+            name: self._score(held_out, rows, name, written[name], likelihood)
+            for name, likelihood in zip(names, found, strict=True)
+        }
+
+    def _score(
+        self,
+        held_out: EvaluationSet,
+        rows: RenderedRows,
+        name: MethodName,
+        written: Sequence[str],
+        likelihood: Likelihood | None,
+    ) -> tuple[SetScore, list[Prediction]]:
+        right = self._right(rows, written)
+        lines = []
         for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
-            expected, told = _shown(row.output or ""), _shown(text)
-            if not correct and told == expected:  # a number that the task wants to be marked
-                told = ""
+            expected = None if row.output is None else self.task.result(row.output)
+            predicted = self.task.result(text)
+            if correct and expected is not None:  # the same number may be written differently
+                predicted = expected
+            elif correct is False and predicted == expected:  # the answer lacks a required mark
+                predicted = ""
             lines.append(
-                CellPrediction(
-                    set=one.name,
+                Prediction(
+                    set=held_out.name,
                     row=number,
+                    method=name,
                     input=row.input,
                     expected=expected,
-                    predicted=expected if correct else told,
-                    probabilities={},
-                    written=text,
+                    predicted=predicted,
+                    correct=correct,
+                    text=text,
                 )
             )
+        counted = [outcome for outcome in right if outcome is not None]
+        completions = self._completions(rows)
         score = SetScore(
-            name=one.name,
-            domain=one.domain,
-            accuracy=proportion(right),
-            chance=0.0,
-            majority=0.0,
-            calibration_error=None,
-            cross_entropy=gold.cross_entropy,
-            verbalizer_mass=None,
-            confusion={},
-            fidelity=gold.fidelity,
-            single_contexts=[],
+            name=held_out.name,
+            domain=held_out.domain,
+            rows=len(rows.rows),
+            accuracy=proportion(counted) if counted else None,
+            cross_entropy=likelihood and likelihood.cross_entropy,
+            fidelity=likelihood and likelihood.fidelity,
+            tokens=completions and sum(map(len, completions[1])),
+            completions=completions and completions[0],
         )
         return score, lines
 
+    def _seconds(self, name: MethodName) -> float:
+        """Measures the seconds per query, in the main process."""
+        method, alone = METHODS[name], replace(self._decoding, batch_size=1)
+        model: LanguageModel = self.models.model(method)
 
-def _form(recipe: Recipe) -> Prompt:
-    """How a row is put to the models: the task has written it already."""
+        def ask(prompt: list[int]) -> object:
+            return generate(
+                model, [prompt], self.form.ending, alone, advance=lambda rows, tokens: None
+            )
+
+        with self.models.adapter(on=method.learns is not None):
+            prompts = self.sets[0][1].prompts(method)
+            return processes.main_does(lambda: seconds_per_query(prompts, ask))
+
+    def _drift(self) -> Drift:
+        def measure() -> Drift:
+            with self.display.bar("measuring drift", drift_pieces(self.models.student)) as bar:
+                return drift(self.models, advance=self.recorder.advance("evaluate", bar.advance))
+
+        return processes.main_does(measure)
+
+
+def load_models(recipe: Recipe, display: Display) -> Models:
+    """Loads teacher and student; see `Models.load`."""
+    return Models.load(
+        recipe.model,
+        recipe.teacher.model,
+        dtype=recipe.dtype,
+        tuning=cast(LoRA, recipe.tuning),
+        seed=recipe.seed,
+        display=display,
+    )
+
+
+def prompt_settings(recipe: Recipe) -> Prompt:
+    """Returns the prompt settings. A task with its own pattern has already filled it in."""
+    if isinstance(recipe.task, Files):
+        return recipe.prompt
     return recipe.prompt.model_copy(update={"pattern": "{input}"})
 
 
-def _shown(text: str) -> str:
-    """The number that a text comes to, as text; empty if there is none."""
-    number = final_number(text)
-    return "" if number is None else f"{number.normalize():f}"
+def _windows(models: Models) -> Windows:
+    return Windows(teacher=models.teacher.window, student=models.student.window)

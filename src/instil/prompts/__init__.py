@@ -1,1 +1,1 @@
-"""From text to token ids: contexts, prompt formats, aligned pairs, labels."""
+"""Contexts, prompt formats, aligned pairs and labels: from text to token ids."""

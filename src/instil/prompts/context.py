@@ -1,4 +1,4 @@
-"""What the teacher reads before the query: demonstrations, an instruction, a document, in any combination."""
+"""The context: demonstrations, an instruction or a document before the query."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from instil.errors import ContextError
-from instil.recipe.sections import ContextFiles
 from instil.system.files import digest
+from instil.tasks.files import Files
 from instil.tasks.rows import Row, as_rows, read_rows, read_text
 
 
@@ -17,11 +17,11 @@ class FewShot:
 
     Args:
         demonstrations: Rows with an input and an output.
-        k: Take the first k of them; all by default.
+        k: Use only the first k; None for all.
 
     Raises:
         ContextError: k is not between 1 and the number of demonstrations.
-        FieldError: a demonstration lacks its input or output.
+        FieldError: a demonstration has no input or no output.
     """
 
     demonstrations: tuple[Row, ...]
@@ -32,7 +32,7 @@ class FewShot:
         rows = as_rows(demonstrations, name="demonstrations", need_output=True)
         if k is not None and not 1 <= k <= len(rows):
             raise ContextError(
-                f"k = {k} demonstrations asked for, {len(rows)} there",
+                f"k = {k}, but the number of demonstrations is {len(rows)}",
                 allowed=f"1 to {len(rows)}",
                 mend="add demonstrations or lower k",
             )
@@ -41,14 +41,14 @@ class FewShot:
 
 @dataclass(frozen=True)
 class Instruction:
-    """What to do, in words."""
+    """A text that says what to do."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that the answers are to be drawn from."""
+    """A text that the answers should come from."""
 
     text: str
 
@@ -58,7 +58,7 @@ ContextPart = FewShot | Instruction | Document
 
 @dataclass(frozen=True)
 class Context:
-    """All that the teacher reads and the student does not. An empty one is the student's own view."""
+    """All that the teacher reads and the student does not; the student's context is empty."""
 
     document: str | None = None
     instruction: str | None = None
@@ -66,10 +66,10 @@ class Context:
 
     @classmethod
     def of(cls, parts: ContextPart | Sequence[ContextPart]) -> Context:
-        """Joins parts into one context.
+        """Combines parts into one context.
 
         Raises:
-            ContextError: no part, an empty part, or two parts of one kind.
+            ContextError: there is no part, a part is empty, or two parts are of the same kind.
         """
         parts = [parts] if isinstance(parts, ContextPart) else list(parts)
         made: dict[str, str | tuple[Row, ...]] = {}
@@ -79,50 +79,52 @@ class Context:
             ]
             if kind in made:
                 raise ContextError(
-                    f"two parts of the kind {type(part).__name__}", allowed="one of each kind"
+                    f"the context has two parts of the kind {type(part).__name__}",
+                    allowed="one part of each kind",
                 )
             value = part.demonstrations if isinstance(part, FewShot) else part.text.strip()
             if not value:
                 raise ContextError(
-                    f"the {kind} part of the context is empty", mend="fill it or leave it out"
+                    f"the {kind} part of the context is empty", mend="fill it or remove it"
                 )
             made[kind] = value
         if not made:
             raise ContextError(
-                "no context to distil",
-                allowed="demonstrations, an instruction, a document, or several of them",
+                "there is no context to distil",
+                allowed="demonstrations, an instruction, a document, or a combination of these",
                 mend="pass --demos, --instruction or --document",
             )
         return cls(**made)  # type: ignore[arg-type]
 
     @classmethod
-    def read(cls, files: ContextFiles) -> Context:
-        """Reads the parts from files.
+    def read(cls, task: Files) -> Context:
+        """Reads the parts from the task's files.
 
         Raises:
-            ContextError: no file is named, or k does not fit the demonstrations.
-            InstilError: a file is at fault.
+            ContextError: no file is set, or k does not fit the number of demonstrations.
+            InstilError: a file cannot be used.
         """
         parts: list[ContextPart] = []
-        if files.document:
-            parts.append(Document(read_text(files.document)))
-        if files.instruction:
-            parts.append(Instruction(read_text(files.instruction)))
-        if files.demos:
-            parts.append(FewShot(read_rows(files.demos, need_output=True), k=files.k))
-        elif files.k is not None:
+        if task.document:
+            parts.append(Document(read_text(task.place(task.document))))
+        if task.instruction:
+            parts.append(Instruction(read_text(task.place(task.instruction))))
+        if task.demos:
+            parts.append(FewShot(read_rows(task.place(task.demos), need_output=True), k=task.k))
+        elif task.k is not None:
             raise ContextError(
-                f"k = {files.k} without demonstrations", mend="pass --demos, or drop --k"
+                f"k = {task.k}, but there are no demonstrations",
+                mend="pass --demos, or remove --k",
             )
         return cls.of(parts)
 
     @property
     def preamble(self) -> str:
-        """Document and instruction as one text; empty if there is neither."""
+        """Document and instruction as one text; empty if there are none."""
         return "\n\n".join(part for part in (self.document, self.instruction) if part)
 
     def digest(self) -> str:
-        """A SHA-256 over the whole context."""
+        """A SHA-256 of the context."""
         rows = [[row.input, row.output] for row in self.demonstrations]
         return digest([self.document, self.instruction, rows])
 

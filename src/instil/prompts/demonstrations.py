@@ -1,4 +1,4 @@
-"""Draws contexts from a pool of solved rows."""
+"""Samples demonstrations from a pool of rows with outputs."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from instil.tasks.rows import Row, key
 
 
 def check_pool_size(k: int, rows: int, *, brought: bool = False) -> None:
-    """Refuses more demonstrations than there are rows to draw them from.
+    """Checks that the pool has enough rows for k demonstrations.
 
     Raises:
-        ConfigError: with both numbers.
+        ConfigError: k is larger than the number of rows.
     """
     if k > rows:
         raise ConfigError(
-            f"demonstrations.k: {k} asked for, and the pool has {rows} rows",
+            f"demonstrations.k is {k}, but the number of rows for demonstrations is {rows}",
             allowed=f"0 to {rows}",
-            mend="lower k: the task brings these demonstrations itself"
+            mend="lower k; the task itself has these demonstrations"
             if brought
-            else "lower k or training.rows, raise demonstrations.pool, or add labelled rows that are not judged on",
+            else "lower k or training.rows, raise demonstrations.pool, or add labelled rows",
         )
 
 
 @dataclass(frozen=True)
 class Demonstrator:
-    """Draws the contexts of a task.
+    """Makes the contexts of a task.
 
     Attributes:
-        settings: How many demonstrations, and how they are drawn.
-        pool: What they are drawn from.
-        prefix: Text before them; the student reads it, too.
-        forms: Label -> the surface form that a demonstration shows. Empty where outputs are shown as they are, and
-            there is nothing to balance.
-        seed: Of the draws.
-        in_order: Whether the pool's first rows are taken, not drawn.
+        settings: Number of demonstrations, and how they are sampled.
+        pool: Rows that they are sampled from.
+        prefix: Text before them; the student reads it too.
+        forms: Label -> the surface form that a demonstration shows. Empty for free text: outputs
+            are shown unchanged, and there are no labels to balance.
+        seed: Seed of the sampling.
+        in_order: Whether to use the first rows of the pool instead of sampling.
     """
 
     settings: sections.Demonstrations
@@ -52,15 +52,15 @@ class Demonstrator:
     in_order: bool = False
 
     def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
-        """One context for each query: the same for all, one of a few, or drawn anew for each.
+        """One context per query: the same for all, one of a few, or a new sample for each.
 
         Args:
-            number: Which of several contexts.
-            queries: The rows that will be asked about.
-            name: Of their set; part of a per-query draw's seed.
+            number: Number of the context, if several are averaged.
+            queries: The queries.
+            name: Name of their set; part of the seed when each query has its own context.
 
         Raises:
-            ConfigError: the pool has fewer rows than a context needs.
+            ConfigError: the pool has too few rows for a context.
         """
         if self.settings.draw == "fixed":
             return [self._context(f"{self.seed} context {number}", None)] * len(queries)
@@ -88,7 +88,7 @@ class Demonstrator:
         return Context(instruction=self.prefix or None, demonstrations=tuple(shots))
 
     def _turns(self, rng: random.Random, query: Row | None) -> list[Row]:
-        """Drawn rows, of which the first k hold as many of each label as can be."""
+        """Sampled rows; the labels of the first k are as balanced as possible."""
         k, balanced = self.settings.k, self.settings.balanced and self.forms
         buckets = list(self._by_label.values()) if balanced else [self.pool]
         if query is not None and key(query) in self._keys:

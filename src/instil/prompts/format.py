@@ -1,7 +1,8 @@
-"""Rendering a query, with or without a context, into token ids; and the completion that follows it.
+"""Renders prompts and completions as token ids, in the plain or the chat format.
 
-Two formats, one interface. Text is rendered whole and tokenised whole, as anyone who sends the prompt would do it. The
-completion's ids are made once and appended to both prompts, never tokenised again.
+A prompt is rendered as one text and tokenised as one text, as a user who sends it would do. A
+completion is tokenised once, and the same ids are appended to the teacher's and the student's
+prompt.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ class PromptFormat(ABC):
 
     @abstractmethod
     def completion_ids(self, row: Row) -> list[int]:
-        """The row's gold output as token ids, with what ends it."""
+        """The row's gold output as token ids, with the tokens that end it."""
 
     @abstractmethod
     def answer_ids(self, row: Row) -> list[int]:
-        """The row's output alone as token ids, as it follows the row's prompt, without what ends it."""
+        """The row's output as token ids after its prompt, without the tokens that end it."""
 
     @property
     def ending(self) -> Ending:
-        """What ends an answer."""
+        """The stop strings and token ids that end an answer."""
         return Ending(self.stop, self.end_ids, lambda ids: str(self.tokenizer.decode(ids)))
 
     def decode(self, completion: list[int]) -> str:
-        """The answer in a completion: cut at the first stop string, special tokens and outer space gone."""
+        """The text of a completion up to the first stop string, without special tokens."""
         text = str(self.tokenizer.decode(completion, skip_special_tokens=True))
         for stop in self.stop:
             text = text.partition(stop)[0]
@@ -67,20 +68,20 @@ class PromptFormat(ABC):
     def _continuation(
         self, prompt: str, prompt_ids: list[int], text: str, *, special: bool
     ) -> list[int]:
-        """Ids of `text` as the tokenizer cuts it after `prompt`; on its own where the two would merge."""
-        whole: list[int] = self.tokenizer(prompt + text, add_special_tokens=special)["input_ids"]
-        # A tokenizer that closes every text with a special token would put that inside the completion.
+        """Token ids of `text` after `prompt`; tokenised alone if tokens would span the border."""
+        joined: list[int] = self.tokenizer(prompt + text, add_special_tokens=special)["input_ids"]
+        # Some tokenizers end every text with a special token, which must not be in the completion.
         if (
-            whole[: len(prompt_ids)] == prompt_ids
-            and self.tokenizer.eos_token_id not in whole[len(prompt_ids) :]
+            joined[: len(prompt_ids)] == prompt_ids
+            and self.tokenizer.eos_token_id not in joined[len(prompt_ids) :]
         ):
-            return whole[len(prompt_ids) :]
+            return joined[len(prompt_ids) :]
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
 
 class PlainPrompt(PromptFormat):
-    r"""A text pattern, `Q: {input}\nA:` by default; demonstrations are the same pattern, answered."""
+    r"""A text pattern, by default `Q: {input}\nA:`; demonstrations use the same pattern."""
 
     name = "plain"
 
@@ -130,15 +131,15 @@ class PlainPrompt(PromptFormat):
         output = (row.output or "").strip()
         if self.stop[0] in output:
             raise FieldError(
-                f"an output holds what ends an answer, {self.stop[0]!r}",
+                f"an output contains {self.stop[0]!r}, the text that ends an answer",
                 got=repr(output[:80]),
-                mend="use --format chat, or another --completion-pattern",
+                mend="pass --format chat, or another --completion-pattern",
             )
         return self.completion.replace("{output}", output)
 
 
 class ChatPrompt(PromptFormat):
-    """The tokenizer's chat template; demonstrations are turns, instruction and document the system turn."""
+    """The chat template: demonstrations are turns, document and instruction the system turn."""
 
     name = "chat"
 
@@ -148,8 +149,8 @@ class ChatPrompt(PromptFormat):
         super().__init__(tokenizer)
         if not tokenizer.chat_template:
             raise ChatTemplateError(
-                "format chat, and the model has no chat template",
-                allowed="--format plain, or an instruction-tuned model",
+                "the format is chat, but the model has no chat template",
+                allowed="--format plain, or a model with a chat template",
                 mend="pass --format plain",
             )
         self.template_kwargs = template_kwargs
@@ -160,7 +161,7 @@ class ChatPrompt(PromptFormat):
         )
 
     def messages(self, query: str, context: Context = NO_CONTEXT) -> list[dict[str, str]]:
-        """The turns, ending in the user's query."""
+        """The turns; the last one is the user's query."""
         turns = [{"role": "system", "content": context.preamble}] if context.preamble else []
         for row in context.demonstrations:
             turns.append({"role": "user", "content": row.input})
@@ -173,7 +174,7 @@ class ChatPrompt(PromptFormat):
 
     @override
     def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
-        # The template writes the special tokens itself.
+        # The template adds the special tokens itself.
         ids: list[int] = self.tokenizer(self.text(query, context), add_special_tokens=False)[
             "input_ids"
         ]
@@ -184,10 +185,10 @@ class ChatPrompt(PromptFormat):
         answer = (row.output or "").strip()
         prompt, ids = self.text(row.input), self.prompt_ids(row.input)
         turns = [*self.messages(row.input), {"role": "assistant", "content": answer}]
-        whole = self._render(turns, generation_prompt=False)
-        if self.closing and whole.startswith(prompt) and answer in whole[len(prompt) :]:
-            # As the template writes it in a demonstration: some put a space before the answer.
-            answer = whole[len(prompt) :].rpartition(self.closing)[0]
+        rendered = self._render(turns, generation_prompt=False)
+        if self.closing and rendered.startswith(prompt) and answer in rendered[len(prompt) :]:
+            # Use the answer as the template renders it: some templates put a space before it.
+            answer = rendered[len(prompt) :].rpartition(self.closing)[0]
         return [*self._continuation(prompt, ids, answer, special=False), self.end_of_turn]
 
     @override
@@ -204,14 +205,14 @@ class ChatPrompt(PromptFormat):
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise ChatTemplateError(
-                "the chat template refuses these turns",
+                "the chat template does not accept these turns",
                 got=f"roles {', '.join(m['role'] for m in messages)}; the template says: {error}",
-                mend="use --format plain, or a context without the turn that it refuses",
+                mend="pass --format plain, or use a context without the turn that it does not accept",
             ) from None
         return str(text)
 
     def _end_of_turn(self) -> int:
-        """The token with which the template closes an assistant's turn."""
+        """The token with which the template ends an assistant's turn."""
         mark = "instil end of turn probe"
         turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
         self.closing = self._render(turns, generation_prompt=False).rpartition(mark)[2].strip()
@@ -220,17 +221,17 @@ class ChatPrompt(PromptFormat):
             return int(ids[0])
         if self.tokenizer.eos_token_id is None:
             raise ChatTemplateError(
-                "the chat template does not close an assistant's turn, and there is no end-of-text token",
-                mend="use --format plain",
+                "the chat template does not end an assistant's turn, and the tokenizer has no end-of-text token",
+                mend="pass --format plain",
             )
         return int(self.tokenizer.eos_token_id)
 
 
 def prompt_format(tokenizer: PreTrainedTokenizerBase, settings: sections.Prompt) -> PromptFormat:
-    """The format that the settings ask for; `auto` is chat where there is a template.
+    """Makes the prompt format; `auto` is chat if the tokenizer has a chat template.
 
     Raises:
-        ChatTemplateError: chat is asked for and there is no usable template.
+        ChatTemplateError: the format is chat and there is no usable template.
     """
     name = settings.format
     if name == "auto":

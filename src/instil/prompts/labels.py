@@ -1,8 +1,10 @@
-"""Labels as token sequences, scored whole: what a verbalizer becomes once a tokenizer has cut it.
+"""Labels as token sequences, and their probabilities.
 
-p(label | prompt) is the sum over its surface forms of the probability of the form's whole token sequence. Forms of one
-token are all read off the logits after the prompt; a longer form needs the logits after its first tokens, too. So a
-prompt is run with as few continuations (*paths*) as give all these logits: one, whenever no two long forms part ways.
+p(label | prompt) is the sum, over the label's surface forms, of the probability of the form's token
+sequence. For forms of one token, the logits after the prompt are enough. A longer form also needs
+the logits after its first tokens. So a prompt is run with the fewest continuations (*paths*) that
+give all these logits. A stem is a form without its last token. One path is enough if every stem is
+the beginning of the longest stem.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ from instil.prompts.format import PromptFormat
 from instil.prompts.pair import check_window
 from instil.tasks.rows import Row
 
+HEAD = ([0],)
+"""Completions for a classification head, which reads only the prompt."""
+
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """The surface forms of all labels in token ids.
+    """The surface forms of all labels as token ids.
 
     Attributes:
-        labels: Their names, L of them.
-        forms: Of each label, its surface forms.
-        vocabulary: Tokens that the tokenizer knows; what a model has beyond them is padding and gets no probability.
-            None: the model has none.
+        labels: Names of the L labels.
+        forms: Surface forms of each label.
+        vocabulary: Number of tokens of the tokenizer. Further outputs of a model are padding and
+            get no probability. None if there is no padding.
     """
 
     labels: tuple[str, ...]
@@ -39,15 +44,16 @@ class LabelTokens:
     def of(
         cls, verbalizer: Mapping[str, Sequence[str]], form: PromptFormat, query: str
     ) -> LabelTokens:
-        """Cuts the surface forms as they are cut after a prompt.
+        """Tokenises the surface forms as they are tokenised after a prompt.
 
         Args:
             verbalizer: Label -> surface forms.
-            form: Renders an answer, for example with a space before it.
-            query: Any query: the forms are cut as they follow it.
+            form: Prompt format; it may put a space before an answer.
+            query: Any query; the forms are tokenised after it.
 
         Raises:
-            VerbalizerError: a form of one label is, in tokens, also a form of another or the beginning of one.
+            VerbalizerError: the tokens of a form are equal to a form of another label, or its
+                beginning.
         """
         cut = {
             label: {tuple(form.answer_ids(Row(query, text))): text for text in texts}
@@ -59,9 +65,9 @@ class LabelTokens:
                     for longer, longer_text in others.items():
                         if label != other and longer[: len(ids)] == ids:
                             raise VerbalizerError(
-                                f"the verbalizer cannot tell {label!r} from {other!r}",
-                                got=f"{text!r} is in tokens {_how(ids, longer)} {longer_text!r}",
-                                allowed="forms of which none begins another label's",
+                                f"the verbalizer cannot separate the labels {label!r} and {other!r}",
+                                got=f"the tokens of {text!r} are {_how(ids, longer)} {longer_text!r}",
+                                allowed="no form may be the beginning of another label's form",
                                 mend="use other surface forms",
                             )
         return cls(
@@ -72,7 +78,7 @@ class LabelTokens:
 
     @cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
-        """What is put after a prompt so that the logits of every form's every token are there; often just `()`."""
+        """Token sequences after the prompt that give the logits of all forms; often only `()`."""
         stems = {ids[:-1] for forms in self.forms for ids in forms}
         return tuple(
             sorted(
@@ -84,23 +90,24 @@ class LabelTokens:
 
     @cached_property
     def completions(self) -> tuple[list[int], ...]:
-        """The paths as completions: each with one token more, which is predicted but not read."""
+        """The paths as completions: each has one more token, which is predicted but not read."""
         return tuple([*path, 0] for path in self.paths)
 
     @property
     def positions(self) -> int:
-        """P: positions whose logits one prompt needs, all paths together."""
+        """P: number of positions whose logits a prompt needs, over all paths."""
         return sum(map(len, self.completions))
 
     def cut(self, logits_NV: Tensor) -> Tensor:
-        """The logits without what pads the vocabulary."""
+        """The logits without the padding of the vocabulary."""
         return logits_NV[:, : self.vocabulary]
 
     def logprobs(self, logits_NV: Tensor) -> Tensor:
-        """Log-probability of each label, over the whole vocabulary: the labels' sum is the verbalizer's mass.
+        """Log-probability of each label; their total probability is the verbalizer's mass.
 
         Args:
-            logits_NV: Logits of R rows, P positions each, as `completions` orders them.
+            logits_NV: Logits of R rows with P positions each (N = R × P), in the order of
+                `completions`.
 
         Returns:
             Nats, shape (R, L).
@@ -119,7 +126,7 @@ class LabelTokens:
         return torch.stack(forms, dim=-1)
 
     def _places(self, forms: tuple[tuple[int, ...], ...]) -> list[tuple[list[int], list[int]]]:
-        """Of each form, the positions that predict its tokens, and the tokens."""
+        """For each form, the positions that predict its tokens, and the tokens."""
         places = []
         for ids in forms:
             start = 0
@@ -132,12 +139,12 @@ class LabelTokens:
 
 
 def _shortest(forms: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """Without forms that begin with another one: their probability is part of that one's."""
+    """Forms that do not begin with another form: that form already has their probability."""
     return tuple(ids for ids in forms if not any(o != ids and ids[: len(o)] == o for o in forms))
 
 
 def _how(ids: tuple[int, ...], longer: tuple[int, ...]) -> str:
-    return "the same as" if ids == longer else "the beginning of"
+    return "the same as those of" if ids == longer else "the beginning of those of"
 
 
 def check_prompts(
@@ -147,27 +154,29 @@ def check_prompts(
     *,
     what: str,
 ) -> None:
-    """Refuses prompts that a model cannot read whole with what is put after them.
+    """Checks that prompts with their completions fit a model's window.
 
     Args:
-        prompts: In token ids.
-        completions: What is put after them.
-        window: Longest sequence that the model reads, in tokens; None if it has no limit.
-        what: Names them in the message.
+        prompts: Prompts in token ids.
+        completions: Completions after each of them, in token ids.
+        window: Longest sequence that the model can read, in tokens; None if it has no limit.
+        what: What the prompts are, for the error message.
 
     Raises:
-        AlignmentError: names the row and the numbers.
+        AlignmentError: a prompt has no tokens, or does not fit. The message has the row and the
+            numbers.
     """
     for number, prompt in enumerate(prompts, 1):
         if not prompt:
             raise AlignmentError(
-                f"{what}, drawn row {number}: no tokens", mend="use a pattern with text in it"
+                f"{what}, sampled row {number}: the prompt has no tokens",
+                mend="use a pattern that contains text",
             )
         check_window(
             len(prompt),
             max(map(len, completions)),
             window,
-            where=f"{what}, drawn row {number}",
-            side="whole",
-            mend="take fewer demonstrations or shorten the row,",
+            where=f"{what}, sampled row {number}",
+            side="full",
+            mend="use fewer demonstrations or shorten the row",
         )

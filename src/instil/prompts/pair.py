@@ -1,8 +1,8 @@
 """The aligned pair: two prompts, one completion.
 
-Teacher and student see different prompts. The completion's token ids are one list, appended to both. Token t of it is
-predicted by the logits at the position before it, on both sides; so the first completion token and the token that ends
-the turn are both supervised.
+Teacher and student read different prompts. The token ids of the completion are one list, which is
+appended to both. Token t of the completion is predicted by the logits at the position before it,
+for both models. So the first completion token and the end-of-turn token are both supervised.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from instil.errors import AlignmentError
 
 @dataclass(frozen=True)
 class AlignedPair:
-    """One training or evaluation row as both sides see it, in token ids."""
+    """The token ids of a training or evaluation row, for teacher and student."""
 
     row: int
     teacher_prompt: list[int]
@@ -22,18 +22,20 @@ class AlignedPair:
     completion: list[int]
 
     def check(self, *, teacher_window: int | None, student_window: int | None) -> None:
-        """Refuses a pair that a model cannot read whole; nothing is ever cut.
+        """Checks that the pair fits both models' windows; nothing is ever cut.
 
         Args:
-            teacher_window: Longest sequence that the teacher reads, in tokens; None if it has no limit.
+            teacher_window: Longest sequence that the teacher can read, in tokens; None if it has no
+                limit.
             student_window: The same for the student.
 
         Raises:
-            AlignmentError: names the row, the numbers and the excess.
+            AlignmentError: a part has no tokens, or the pair does not fit. The message has the row
+                and the numbers.
         """
         if not self.completion:
             raise AlignmentError(
-                f"row {self.row}: the completion has no tokens", mend="drop the row"
+                f"row {self.row}: the completion has no tokens", mend="delete the row"
             )
         sides = (
             ("teacher", self.teacher_prompt, teacher_window, "shorten the context"),
@@ -58,24 +60,24 @@ class AlignedPair:
 def check_window(
     prompt: int, completion: int, window: int | None, *, where: str, side: str, mend: str
 ) -> None:
-    """Refuses a prompt and completion longer than the window.
+    """Checks that a prompt and completion fit a model's window.
 
     Args:
         prompt: Tokens of the prompt.
         completion: Tokens of the completion.
-        window: Longest sequence that the model reads, in tokens; None if it has no limit.
-        where: Which row, for the message.
-        side: `teacher` or `student`, for the message.
-        mend: What to shorten, for the message.
+        window: Longest sequence that the model can read, in tokens; None if it has no limit.
+        where: The row, for the error message.
+        side: The kind of prompt (`teacher` or `student`), for the error message.
+        mend: What to shorten, for the error message.
 
     Raises:
-        AlignmentError: with the numbers and the excess.
+        AlignmentError: they do not fit. The message has the numbers and the excess.
     """
     if window is None or prompt + completion <= window:
         return
     raise AlignmentError(
         f"{where}: the {side} prompt has {prompt:,} tokens and the completion {completion:,}",
         got=f"{prompt + completion:,} tokens",
-        allowed=f"{window:,}",
+        allowed=f"at most {window:,}",
         mend=f"{mend} by {prompt + completion - window:,} tokens or use a model with a longer window",
     )

@@ -1,4 +1,4 @@
-"""What comes before training: the models, the completions that are learnt, the teacher's targets for them."""
+"""Sets of rows, rendered as token ids for teacher and student."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
 from instil.tasks.rows import Row
 
-UNKNOWN_LENGTH = 256  # limit of an answer, in tokens, when no answer is known
+UNKNOWN_LENGTH = 256  # maximum tokens of an answer if no answer is known
 
 
 def completion_limit(sets: Sequence[RenderedRows], known: Sequence[int], windows: Windows) -> int:
-    """Limit of an answer where none is given: room to spare over the longest known one, as far as the windows allow.
+    """The default for the maximum length of an answer, in tokens.
+
+    It is about twice the longest known answer, or less if the windows are too small.
 
     Args:
         sets: All rows that will be answered.
-        known: Lengths of known answers, in tokens.
-        windows: Of the models.
+        known: Lengths of the known answers, in tokens.
+        windows: Windows of the models.
     """
     longest = max(known, default=0)
     limit = 2 * longest + 8 if known else UNKNOWN_LENGTH
@@ -36,7 +38,7 @@ def completion_limit(sets: Sequence[RenderedRows], known: Sequence[int], windows
 
 @dataclass(frozen=True)
 class Windows:
-    """Longest sequence that each side reads, in tokens; None where there is no limit."""
+    """Longest sequence that each model can read, in tokens; None if it has no limit."""
 
     teacher: int | None
     student: int | None
@@ -44,14 +46,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class RenderedRows:
-    """A set of rows as both sides see it.
+    """A set of rows, rendered for teacher and student.
 
     Attributes:
-        name: What a row of the set is called in messages.
+        name: Name for a row of the set in error messages.
         rows: The rows.
-        teacher_prompts: With the context, token ids.
-        student_prompts: Without it.
-        gold: The gold completion of each row that has one and needs it.
+        teacher_prompts: Token ids of the prompts with the context.
+        student_prompts: Token ids of the prompts without it.
+        gold: Gold completion of each row; None if it has none or none is needed.
     """
 
     name: str
@@ -74,15 +76,15 @@ class RenderedRows:
         """Renders and tokenises rows.
 
         Args:
-            name: What a row of the set is called in messages.
+            name: Name for a row of the set in error messages.
             rows: The rows.
-            form: Renders the prompts.
-            context: What the teacher reads: the same for all rows, or one a row.
+            form: Prompt format.
+            context: The teacher's context: the same for all rows, or one context per row.
             gold: Whether gold completions are needed.
-            student: What the student reads, too.
+            student: Context that the student reads too.
 
         Raises:
-            FieldError: an output cannot be a completion in this format; names the row.
+            FieldError: an output cannot be a completion in this format. The message has the row.
         """
         contexts = [context] * len(rows) if isinstance(context, Context) else context
         completions: list[list[int] | None] = []
@@ -103,38 +105,38 @@ class RenderedRows:
         )
 
     def prompts(self, method: Method) -> list[list[int]]:
-        """Whole prompts as this method sends them."""
+        """The prompts that a method uses."""
         return self.teacher_prompts if method.context else self.student_prompts
 
     @property
     def gold_completions(self) -> list[list[int]] | None:
-        """Every row's gold completion; None if a row has none."""
+        """The gold completions of all rows; None if a row has none."""
         known = [completion for completion in self.gold if completion is not None]
         return known if len(known) == len(self.rows) else None
 
     def need_gold(self) -> list[list[int]]:
-        """Every row's gold completion.
+        """The gold completions of all rows.
 
         Raises:
-            ContextError: names the first row without one.
+            ContextError: a row has none. The message has the first such row.
         """
         if self.gold_completions is None:
             raise ContextError(
-                f"completions: gold, and {self.name} {self.gold.index(None) + 1} has no output",
-                got=f"{self.gold.count(None)} of {len(self.gold)} rows without output",
-                mend="add the outputs, or use --completions teacher",
+                f"completions are gold, but {self.name} {self.gold.index(None) + 1} has no output",
+                got=f"{self.gold.count(None)} of {len(self.gold)} rows have no output",
+                mend="add the outputs, or pass --completions teacher",
             )
         return self.gold_completions
 
     def check(self, limit: int, windows: Windows) -> None:
-        """Refuses every row whose prompts, with the longest completion it may get, a model cannot read whole.
+        """Checks that the prompts fit the models' windows with the longest possible completion.
 
         Args:
-            limit: Tokens of a completion that is yet to be written.
-            windows: Of the models.
+            limit: Maximum tokens of a completion that will be generated.
+            windows: Windows of the models.
 
         Raises:
-            AlignmentError: names the row and the numbers.
+            AlignmentError: a row does not fit. The message has the row and the numbers.
         """
         sides = (
             ("teacher", self.teacher_prompts, windows.teacher, "shorten the context"),
@@ -149,7 +151,7 @@ class RenderedRows:
     def pairs(
         self, completions: Sequence[tuple[int, list[int]]], windows: Windows
     ) -> list[AlignedPair]:
-        """Both sides of each (number of a row, completion), checked.
+        """Makes checked pairs from (number of a row, completion).
 
         Raises:
             AlignmentError: a pair does not fit a model.

@@ -1,1 +1,1 @@
-"""What is wanted: a recipe's sections, its grid, and what is wrong with it; without torch."""
+"""Recipes: the settings of a run, the grid of a study, and their checks. Needs no torch."""

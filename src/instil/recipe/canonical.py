@@ -1,4 +1,4 @@
-"""A recipe with what it does not read set to defaults, and its digest."""
+"""The canonical form of a recipe: settings that it does not use have defaults. And its digest."""
 
 from __future__ import annotations
 
@@ -12,81 +12,98 @@ from pathlib import Path
 from instil.losses import Objective
 from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.label_kl import LabelKL
-from instil.methods import METHODS
+from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA
 from instil.recipe.recipe import Recipe
 from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
-from instil.results.cell import NO_MATTER
+from instil.results.schema import NO_MATTER
 from instil.system.environment import VERSION
 from instil.system.files import digest
 from instil.targets.selection import Selection
-from instil.tasks.free_text import FreeText
-from instil.tasks.source import file_digest
+from instil.tasks import Task
+from instil.tasks.files import Files
 
 SETTINGS = set(Selection.model_fields) - {"at_least"}
-"""Settings of a teacher that `selection_of` reads."""
+"""The teacher's settings that `selection_of` uses."""
 
 
 def selection_of(teacher: Teacher, objective: Objective) -> Selection:
-    """What a token keeps: as the recipe says, and as many as a loss of raw logits reads; where nothing reads more, no more.
+    """Returns the rule that selects which teacher outcomes are stored per token.
 
-    Nothing is drawn at another temperature than 1. At a higher one the tail has a large share of all: few draws say little of
-    it, and many take the space that was to be saved.
+    It follows the recipe, and it always includes the top outcomes that a loss on raw logits
+    reads. If the objective reads nothing else, nothing else is stored.
+
+    Tail outcomes are sampled only at temperature 1. At a higher temperature, the tail holds a
+    large share of the mass: a few samples estimate it badly, and many take too much space.
     """
-    read = objective.top_k_needed
+    needed = objective.top_k_needed
     draws = objective.takes_draws and objective.temperature == 1
-    if read and (read >= teacher.top_k or not objective.needs_distribution):
-        return Selection(top_k=read)
+    if needed and (needed >= teacher.top_k or not objective.needs_distribution):
+        return Selection(top_k=needed)
     rule = Selection(
         top_k=teacher.top_k,
         min_probability=teacher.min_probability,
         mass=teacher.mass,
         mass_per_draw=teacher.mass_per_draw if draws else 0.0,
     )
-    return rule if rule.all_alike else rule.model_copy(update={"at_least": read or 1})
+    return rule if rule.all_alike else rule.model_copy(update={"at_least": needed or 1})
 
 
 def settled(teacher: Teacher, objective: Objective) -> Teacher:
-    """The same teacher; what decides nothing of what is kept is set to its default, so that equal targets have equal settings."""
-    kept, plain = selection_of(teacher, objective), type(teacher)()
-    read = objective.top_k_needed
+    """Returns the teacher with defaults for settings that do not affect its targets.
+
+    So teachers with equal targets compare equal.
+    """
+    selection, default = selection_of(teacher, objective), type(teacher)()
+    needed = objective.top_k_needed
     changes: dict[str, object] = {}
-    if read and kept == Selection(top_k=read):
-        changes = plain.model_dump(include=SETTINGS) | {"top_k": read}
-    elif not selection_of(plain, objective).mass_per_draw:
-        changes = {"mass_per_draw": plain.mass_per_draw}
+    if needed and selection == Selection(top_k=needed):
+        changes = default.model_dump(include=SETTINGS) | {"top_k": needed}
+    elif not selection_of(default, objective).mass_per_draw:
+        changes = {"mass_per_draw": default.mass_per_draw}
     return teacher.model_copy(update=changes)
 
 
+def methods_of(recipe: Recipe) -> list[MethodName]:
+    """Returns the recipe's method, then its baselines."""
+    return list(dict.fromkeys([recipe.method, *recipe.evaluation.baselines]))
+
+
+def reads_context(recipe: Recipe) -> bool:
+    """Whether a method of the recipe reads a context, or learns from a teacher that does."""
+    return any(METHODS[name].context or METHODS[name].teacher for name in methods_of(recipe))
+
+
 def effective(recipe: Recipe) -> Recipe:
-    """The recipe with every section that its method does not read set to its default."""
+    """Returns the recipe with defaults for every setting that its methods do not use."""
     recipe = recipe.model_copy(update={"teacher": settled(recipe.teacher, recipe.objective)})
-    if recipe.task is None:
-        return recipe
-    method = METHODS[recipe.method]
-    text = isinstance(recipe.task, FreeText)
-    # How long an answer may be is set with the teacher and holds for every model.
+    method, names = METHODS[recipe.method], methods_of(recipe)
+    asks_teacher = any(METHODS[name].teacher for name in names)
+    text = recipe.task.answers == "text"
+    # teacher.max_new_tokens also limits the answers of the student.
     unread_teacher = Teacher(max_new_tokens=recipe.teacher.max_new_tokens)
-    reads_context = method.context or method.teacher
+    evaluation: dict[str, object] = {"baselines": tuple(names[1:])}
     reset: dict[str, object] = {}
     if method.learns is None:
         reset |= {"tuning": LoRA(), "training": Training()}
-        if not reads_context:  # demonstrations are drawn from what validation leaves
-            judged = {"at_steps": None, "validation_rows": Evaluation().validation_rows}
-            reset["evaluation"] = recipe.evaluation.model_copy(update=judged)
+        # With a context, the validation rows matter: demonstrations are drawn from the others.
+        if not reads_context(recipe):
+            evaluation |= {"at_steps": None, "validation_rows": Evaluation().validation_rows}
+    reset["evaluation"] = recipe.evaluation.model_copy(update=evaluation)
     if method.learns != "targets":
         reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
-    if not method.teacher:
+    if not asks_teacher:
         reset["teacher"] = unread_teacher
-    if not reads_context:
-        reset["demonstrations"] = Demonstrations()
-    elif method.learns is None:  # demonstrations are drawn from what training leaves
+    if not reads_context(recipe):
+        reset |= {"demonstrations": Demonstrations(), "task": _without_context(recipe.task)}
+    elif method.learns is None:
+        # The number of training rows matters: demonstrations are drawn from the others.
         reset["training"] = Training(rows=recipe.training.rows)
     if recipe.method == "in_context":
         reset["student"] = Student()
-    if method.teacher:
+    if asks_teacher:
         unread: dict[str, object] = {}
-        if method.learns is None:  # what it writes is judged, and nothing learns from it
+        if method.learns is None:  # no student learns from this teacher
             unread = unread_teacher.model_dump(
                 include={"completions", "samples", "sampling_temperature", *SETTINGS}
             )
@@ -102,17 +119,19 @@ def effective(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=reset)
 
 
+def _without_context(task: Task) -> Task:
+    """Returns the task without the settings that only describe a context."""
+    if not isinstance(task, Files):
+        return task
+    return task.model_copy(update=dict.fromkeys(("demos", "k", "instruction", "document")))
+
+
 def cell_digest(recipe: Recipe) -> str:
-    """Changes with any setting that changes a number, and with the data and local models."""
-    named = [
-        recipe.context.demos,
-        recipe.context.instruction,
-        recipe.context.document,
-        recipe.data.inputs,
-        recipe.data.eval,
-    ]
+    """Returns a short digest of everything that a cell's results depend on.
+
+    It covers the settings that change a result, the data, and the files of local models.
+    """
     identity = {
-        "files": [file_digest(path) for path in named if path],
         "models": [
             [path.name, path.stat().st_size, path.stat().st_mtime_ns]
             for name in (recipe.model, recipe.teacher.model)
@@ -120,7 +139,7 @@ def cell_digest(recipe: Recipe) -> str:
             for path in sorted(Path(name).iterdir())
         ],
         "recipe": recipe.model_dump(mode="json", exclude=NO_MATTER),
-        "task": recipe.task.digest() if recipe.task else None,
+        "task": recipe.task.digest(),
         "version": VERSION,
     }
     return digest(identity)[:8]

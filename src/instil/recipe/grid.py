@@ -1,6 +1,7 @@
-"""A recipe file: settings, and a grid of those that vary. It results in a list of cells, each a whole recipe.
+"""Turns a recipe file, which holds settings and a grid, into a list of cells.
 
-Two combinations that would be the same run are one cell: zero-shot answers do not depend on the learning rate.
+Each cell is a complete recipe. Two combinations that would be the same run become one cell: for
+example, zero-shot answers do not depend on the learning rate.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from instil.recipe.canonical import cell_digest, effective
 from instil.recipe.recipe import Recipe, default_names
 from instil.tasks.rows import read_text
 
-LONGEST_NAME = 80  # characters of a cell's folder, its digest left out
+LONGEST_NAME = 80  # characters in the name of a cell's folder, without the digest
 FILE_ONLY = ("title", "description", "grid")
 
 
 class RecipeFile(Recipe):
-    """A recipe as it stands in a YAML file."""
+    """A recipe as written in a YAML file."""
 
-    title: str = Field("", description="heads the report")
-    description: str = Field("", description="what the study asks")
+    title: str = Field("", description="Title of the report.")
+    description: str = Field("", description="Question that the study answers.")
     grid: dict[str, list[Any]] | list[dict[str, list[Any]]] = Field(
         {},
-        description="keys of the recipe, dots between their parts, with the values to try: all combinations; "
-        "of a list of grids, the combinations of each",
+        description="Keys of the recipe, such as `training.rows`, with the values to try. All "
+        "combinations are run. For a list of grids, all combinations of each grid are run.",
     )
 
 
@@ -43,8 +44,8 @@ class PlannedCell:
     """One run of a study.
 
     Attributes:
-        name: Of its folder.
-        varied: The grid's keys that make a difference to it, with its values.
+        name: Name of its folder.
+        varied: The keys of the grid that affect this cell, with their values.
         recipe: All its settings.
     """
 
@@ -58,11 +59,11 @@ class Plan:
     """A study before it is run.
 
     Attributes:
-        title: Heads the report.
-        description: What the study asks.
-        settings: The recipe file's content, with what was set on the command line.
-        varied: The grid's keys.
-        cells: In the grid's order.
+        title: Title of the report.
+        description: Question that the study answers.
+        settings: Content of the recipe file, with the changes from the command line.
+        varied: Keys of the grid.
+        cells: Cells in the order of the grid.
     """
 
     title: str
@@ -73,17 +74,17 @@ class Plan:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice: the first one would be lost without a word."""
+    """Refuses a key that occurs twice: YAML would silently ignore the first value."""
 
     @overrides
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)  # as written: what is merged in comes later
+        node = super().compose_mapping_node(anchor)  # merge keys (<<) are not applied yet
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} stands twice", key.start_mark
+                        None, None, f"the key {key.value} occurs twice", key.start_mark
                     )
                 seen.add(key.value)
         return node
@@ -94,7 +95,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.
-        ConfigError: it is not a YAML mapping; names the line.
+        ConfigError: it is not a YAML mapping; the message names the line.
     """
     try:
         settings = yaml.load(read_text(path), Loader=_Loader)
@@ -102,32 +103,34 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is not YAML",
             got=" ".join(str(error).replace('in "<unicode string>", ', "in ").split()),
-            mend="mend the line; a text with ': ' or '#' in it needs quotation marks",
+            mend="correct this line; text that contains ': ' or '#' needs quotation marks",
         ) from None
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{path} is not a mapping of settings",
             got=type(settings).__name__,
-            allowed="model: …, task: …, and so on",
-            mend="see `instil recipes list` for examples",
+            allowed="a mapping such as model: …, task: …",
+            mend="copy an example; `instil recipes list` shows them",
         )
     return settings
 
 
 def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Applies `a.b=value` in their order; a value is YAML, so `seed=[0,1]` is a list.
+    """Applies changes such as `a.b=value`, in their order.
 
-    What follows `grid.` is one key of the grid, dots included.
+    A value is YAML, so `seed=[0,1]` is a list. After `grid.` comes one key of the grid, which may
+    contain dots.
 
     Raises:
-        ConfigError: a change has no `=`, its value is not YAML, or the grid would put its own in its place.
+        ConfigError: a change has no `=`, its value is not YAML, or the grid varies its key.
     """
-    made = copy.deepcopy(dict(settings))
+    changed = copy.deepcopy(dict(settings))
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"--set {change}: no KEY=VALUE", allowed="for example --set training.max_steps=30"
+                f"--set {change}: not of the form KEY=VALUE",
+                allowed="for example --set training.max_steps=30",
             )
         try:
             value = yaml.safe_load(text)
@@ -136,32 +139,40 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
                 f"--set {change}: the value is not YAML", got=" ".join(str(error).split())
             ) from None
         if key.startswith("grid."):
-            for grid in _grids(made.setdefault("grid", {})):
+            for grid in _grids(changed.setdefault("grid", {})):
                 grid[key.removeprefix("grid.")] = value
         else:
-            _put(made, key, value)
-    varied = {key for grid in _grids(made.get("grid", {})) for key in grid}
+            _put(changed, key, value)
     for change in changes:
-        key = change.partition("=")[0]
-        for over in sorted(varied):
-            if f"{key}.".startswith(f"{over}."):
-                raise ConfigError(
-                    f"--set {change}: the grid varies {over}, and its values would stand in place of this one",
-                    mend=f"change the grid: --set grid.{over}=[…]",
-                )
-    return made
+        if over := varied_above(changed, change.partition("=")[0]):
+            raise ConfigError(
+                f"--set {change}: the grid varies {over}, so its values would replace this one",
+                mend=f"change the grid instead: --set grid.{over}=[…]",
+            )
+    return changed
+
+
+def varied_above(settings: Mapping[str, Any], key: str) -> str | None:
+    """Returns the key of the grid that varies this setting or a section around it, or None.
+
+    Args:
+        settings: Content of a recipe file.
+        key: Key of the setting, with dots between its parts.
+    """
+    varied = {key for grid in _grids(settings.get("grid", {})) for key in grid}
+    return next((over for over in sorted(varied) if f"{key}.".startswith(f"{over}.")), None)
 
 
 def plan(settings: Mapping[str, Any]) -> Plan:
-    """Turns a recipe file's settings into cells.
+    """Turns the settings of a recipe file into cells.
 
     Raises:
-        ConfigError: names every problem of every cell once.
+        ConfigError: there are problems; the message names every problem of every cell once.
     """
     base = {name: value for name, value in settings.items() if name not in FILE_ONLY}
     grids = _grids(settings.get("grid", {}))
     problems = [
-        f"grid.{key}: an empty list, or no list (got {values!r})"
+        f"grid.{key}: must be a list with at least one value (got {values!r})"
         for grid in grids
         for key, values in grid.items()
         if not isinstance(values, list) or not values
@@ -172,13 +183,13 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         if not isinstance(settings.get(name, ""), str)
     ]
     cells: dict[str, PlannedCell] = {}
-    # What is wrong with a list does not hide what is wrong elsewhere.
-    sound = [{k: v for k, v in grid.items() if isinstance(v, list) and v} for grid in grids]
-    grid = _Grid(base, sound)
-    for combination in _combinations(sound):
+    # Keys with such a problem are left out, so that the rest is checked too.
+    valid = [{k: v for k, v in grid.items() if isinstance(v, list) and v} for grid in grids]
+    grid = _Grid(base, valid)
+    for combination in _combinations(valid):
         found = grid.cell(combination)
         problems += found.problems
-        # Another combination may have resulted in the same run.
+        # An earlier combination may be the same run.
         if found.recipe is not None and found.digest is not None and found.digest not in cells:
             varied = {
                 key: _checked(value, key, found.recipe)
@@ -200,19 +211,19 @@ def plan(settings: Mapping[str, Any]) -> Plan:
 
 def _grids(grid: Any) -> list[dict[str, Any]]:
     grids = grid if isinstance(grid, list) else [grid]
-    for one in grids:
-        if not isinstance(one, dict):
+    for mapping in grids:
+        if not isinstance(mapping, dict):
             raise ConfigError(
                 "grid: not a mapping of keys to lists",
-                got=repr(one),
+                got=repr(mapping),
                 allowed="for example grid: {seed: [0, 1, 2]}, or a list of such mappings",
             )
-        for key in one:
+        for key in mapping:
             if not isinstance(key, str):
                 raise ConfigError(
-                    "grid: a key that is no text",
+                    "grid: a key is not text",
                     got=repr(key),
-                    mend="put it in quotation marks; YAML reads on, yes and numbers otherwise",
+                    mend="put it in quotation marks; YAML reads on, yes and digits as other types",
                 )
     return grids
 
@@ -225,12 +236,12 @@ def _combinations(grids: Sequence[Mapping[str, list[Any]]]) -> Iterator[dict[str
 
 @dataclass(frozen=True)
 class _Found:
-    """What a combination of the grid's values results in.
+    """The recipe of one combination of the grid's values, or its problems.
 
     Attributes:
-        recipe: With what its method does not read set to defaults; None if it is not valid.
-        digest: Equal for combinations that are the same run; None if the recipe is not valid.
-        problems: What is wrong with it.
+        recipe: Recipe with defaults for all that its method does not use. None: it is not valid.
+        digest: Equal for combinations that are the same run. None: the recipe is not valid.
+        problems: All problems of the recipe, one clause each.
     """
 
     recipe: Recipe | None
@@ -239,10 +250,10 @@ class _Found:
 
 
 class _Grid:
-    """The combinations of a recipe's grids, each parsed once.
+    """The combinations of a recipe's grids. Each combination is parsed once.
 
     Args:
-        base: The recipe's settings without the grids.
+        base: Settings of the recipe without its grids.
         grids: Keys with the values to try.
     """
 
@@ -255,14 +266,14 @@ class _Grid:
         self._found: dict[str, _Found] = {}
 
     def cell(self, combination: Mapping[str, Any]) -> _Found:
-        """What a combination results in."""
-        called = repr(sorted(combination.items(), key=lambda item: item[0]))
-        if called not in self._found:
-            self._found[called] = self._parsed(combination)
-        return self._found[called]
+        """Returns the recipe of a combination, or its problems."""
+        text = repr(sorted(combination.items(), key=lambda item: item[0]))
+        if text not in self._found:
+            self._found[text] = self._parsed(combination)
+        return self._found[text]
 
     def matters(self, combination: Mapping[str, Any], key: str) -> bool:
-        """Whether another of the key's values, or none, would make it another run."""
+        """Whether the run would differ with another value of this key, or without the key."""
         digest = self.cell(combination).digest
         others = [{**combination, key: value} for value in self._tried[key]]
         others.append({name: value for name, value in combination.items() if name != key})
@@ -271,10 +282,10 @@ class _Grid:
     def _parsed(self, combination: Mapping[str, Any]) -> _Found:
         settings = dict(self._base)
         problems: list[str] = []
-        # A section comes before its settings.
+        # Sections are set before the settings in them.
         for key in sorted(combination, key=lambda key: key.count(".")):
             try:
-                _put(settings, key, _completed(settings, key, combination[key]))
+                _put(settings, key, completed(settings, key, combination[key]))
             except ConfigError as error:
                 problems.append(str(error))
         parsed, found = Recipe.check(settings, file=RecipeFile)
@@ -284,36 +295,45 @@ class _Grid:
         recipe = effective(parsed)
         try:
             return _Found(recipe, cell_digest(recipe), [])
-        except InstilError as error:  # of a file that it names
+        except InstilError as error:  # a file that the recipe names is missing or wrong
             return _Found(recipe, None, [str(error)])
 
 
-def _completed(settings: Mapping[str, Any], key: str, value: object) -> object:
-    """A value of the grid; a section that is not of another name keeps what the recipe says of its other keys."""
-    there = settings.get(key)
-    if not (isinstance(value, dict) and isinstance(there, dict)):
+def completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:
+    """Returns the new value of a key, completed from the recipe if the value is a section.
+
+    The other keys of the section stay as they are in the recipe, unless the new value has another
+    `name`.
+
+    Args:
+        settings: Settings of the recipe before the change.
+        key: Key of a section or a setting.
+        value: The new value.
+    """
+    current = settings.get(key)
+    if not (isinstance(value, dict) and isinstance(current, dict)):
         return value
-    name = there.get("name", default_names(settings).get(key))
-    return {**there, **value} if value.get("name", name) == name else value
+    name = current.get("name", default_names(settings).get(key))
+    return {**current, **value} if value.get("name", name) == name else value
 
 
 def _put(settings: dict[str, Any], key: str, value: object) -> None:
-    """Sets a nested key; the sections on its way are copied, or made where they are missing or null."""
+    """Sets a nested key. Sections on the way to it are copied, or created if missing or null."""
     *sections, last = key.split(".")
     for section in sections:
         inner = settings.get(section)
         if inner is not None and not isinstance(inner, dict):
             raise ConfigError(
-                f"{key}: {section} is a value and has no keys of its own", got=repr(inner)
+                f"{key}: {section} is not a section, so it has no keys", got=repr(inner)
             )
-        made = {} if inner is None else dict(inner)
-        settings[section] = made
-        settings = made
+        copied = {} if inner is None else dict(inner)
+        settings[section] = copied
+        settings = copied
     settings[last] = value
 
 
 def _checked(value: object, key: str, recipe: Recipe) -> object:
-    """A value as the recipe has understood it: YAML reads 1e-4 as text."""
+    """Returns a value as the recipe has parsed it. For example, YAML reads 1e-4 as text."""
     found: object = recipe.model_dump(mode="json")
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
@@ -321,7 +341,7 @@ def _checked(value: object, key: str, recipe: Recipe) -> object:
 
 
 def _readable(varied: Mapping[str, Any]) -> str:
-    """The part of a folder's name that a person can read."""
+    """Returns the readable part of a folder's name."""
     words = [
         str(value) if key == "method" else f"{key.rpartition('.')[2]}={_short(value)}"
         for key, value in varied.items()
@@ -332,6 +352,6 @@ def _readable(varied: Mapping[str, Any]) -> str:
 def _short(value: object) -> str:
     if isinstance(value, dict):
         return "+".join(str(v) if k == "name" else f"{k}{_short(v)}" for k, v in value.items())
-    if isinstance(value, list) and value and isinstance(value[0], dict):  # losses of a sum
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # a list of losses
         return ",".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

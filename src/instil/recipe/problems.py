@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: unknown keys, wrong values, settings that a run does not read."""
+"""Describes the problems of a recipe: unknown keys, wrong values, settings without effect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from instil.errors import did_you_mean
-from instil.tasks.free_text import FreeText
+from instil.tasks.base import TaskBase
+from instil.tasks.files import Files
 
-_UNREAD_WITH_TASK = (
-    "context",
-    "data",
+_UNREAD_WITH_LABELS = (
     "prompt.pattern",
     "teacher.completions",
     "teacher.samples",
@@ -25,95 +24,94 @@ _UNREAD_WITH_TASK = (
     "teacher.mass_per_draw",
     "teacher.store",
     "training.report_to",
+    "evaluation.baselines",
     "evaluation.at_steps",
     "evaluation.validation_rows",
 )
 _UNREAD_WITH_TEXT = (
-    "context",
-    "data",
-    "prompt.pattern",
     "demonstrations.balanced",
+    "student.keep_layers",
     "teacher.contexts",
     "teacher.calibration",
 )
-_ONLY_WITH_TASK = (
-    "method",
+_UNREAD_WITH_FILES = (
     "demonstrations",
-    "student",
-    "teacher.contexts",
-    "teacher.calibration",
     "training.rows",
     "evaluation.rows",
     "evaluation.rows_out_of_domain",
-    "evaluation.at_steps",
-    "evaluation.validation_rows",
+    *_UNREAD_WITH_TEXT,
 )
 
 
-def unread(recipe: BaseModel, task: object | None) -> list[str]:
-    """What is set and not read, in a clause each.
+def unread(recipe: BaseModel, task: TaskBase) -> list[str]:
+    """Returns a clause for each setting that is set and has no effect with this task.
 
     Args:
-        recipe: A `config.Recipe`.
-        task: Its task; None: its context and its rows come from files.
+        recipe: A `Recipe`.
+        task: Its task.
     """
-    places: tuple[str, ...] = _UNREAD_WITH_TASK
+    keys: tuple[str, ...] = _UNREAD_WITH_LABELS
     kind = "with a classification task"
-    if task is None:
-        places, kind = _ONLY_WITH_TASK, "without a task"
-    elif isinstance(task, FreeText):
-        places, kind = _UNREAD_WITH_TEXT, "with a task whose answers are free text"
-    found: list[str] = []
-    for place in places:
-        section, _, field = place.partition(".")
-        value, plain = getattr(recipe, section), type(recipe).model_fields[section].default
+    if isinstance(task, Files):
+        keys, kind = _UNREAD_WITH_FILES, "with the task files"
+    elif task.answers == "text":
+        keys = ("prompt.pattern", *_UNREAD_WITH_TEXT)
+        kind = "with a task whose answers are free text"
+    problems: list[str] = []
+    for key in keys:
+        section, _, field = key.partition(".")
+        value, default = getattr(recipe, section), type(recipe).model_fields[section].default
         if field:
-            value, plain = getattr(value, field), getattr(plain, field)
-        if value == plain:
+            value, default = getattr(value, field), getattr(default, field)
+        if value == default:
             continue
         if isinstance(value, BaseModel):
             value = value.model_dump(mode="json", exclude_defaults=True)
-        found.append(f"{place}: not read {kind} (got {value!r})")
-    return found
+        problems.append(f"{key}: has no effect {kind} (got {value!r})")
+    return problems
 
 
 def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: ErrorDetails) -> str:
-    """One pydantic error in one clause: where, what, and what was meant.
+    """Describes one pydantic error in one clause: where it is, what is wrong, how to correct it.
 
     Args:
-        recipe: What the settings should have been.
-        settings: As they were written.
-        error: One of the errors that validating them gave.
+        recipe: Model that the settings were checked against.
+        settings: The settings as the user wrote them.
+        error: One of the validation errors.
     """
-    location, given, context = error["loc"], error["input"], error.get("ctx", {})
-    place = ".".join(_written(settings, location)) or "recipe"
+    location, value, context = error["loc"], error["input"], error.get("ctx", {})
+    key = ".".join(_written(settings, location)) or "recipe"
     match error["type"]:
         case "extra_forbidden":
             known = _keys_at(recipe, location[:-1])
-            return f"{place}: unknown key; {did_you_mean(str(location[-1]), known)}"
+            return f"{key}: unknown key; {did_you_mean(str(location[-1]), known)}"
         case "union_tag_invalid":
             known = _quoted(context["expected_tags"])
-            return (
-                f"{place}: unknown name {context['tag']!r}; {did_you_mean(context['tag'], known)}"
-            )
+            return f"{key}: unknown name {context['tag']!r}; {did_you_mean(context['tag'], known)}"
+        case "missing":
+            return f"{key}: is missing"
         case "union_tag_not_found":
-            return f"{place}: give it a name (got {given!r})"
+            return f"{key}: the key `name` is missing (got {value!r})"
         case "literal_error":
             known = _quoted(context["expected"])
-            return f"{place}: unknown value {given!r}; {did_you_mean(str(given), known)}"
-    said = error["msg"].removeprefix("Value error, ")
-    # What is wrong with several settings together names them.
-    return f"{place}: {said} (got {given!r})" if location else f"{place}: {said}"
+            return f"{key}: unknown value {value!r}; {did_you_mean(str(value), known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    # An error about several settings has no location. Its message names them.
+    return f"{key}: {message} (got {value!r})" if location else f"{key}: {message}"
 
 
 def _quoted(text: str) -> list[str]:
-    """The words in quotation marks: pydantic lists what it expects in a sentence."""
+    """Returns the words in quotation marks: pydantic lists the expected values in a sentence."""
     return re.findall(r"'(.*?)'", text)
 
 
 def _written(settings: object, location: Sequence[str | int]) -> list[str]:
-    """The way to a value as the settings have it: without the tags of unions, and the keys that sugar stands for."""
-    way = []
+    """Returns the path of a value as the user wrote it.
+
+    Pydantic's location also holds the tags of unions, and keys that a short form leaves out. They
+    are removed.
+    """
+    path = []
     for depth, part in enumerate(location, 1):
         if isinstance(settings, Mapping):
             missing = depth == len(location) and part != settings.get("name")
@@ -124,12 +122,15 @@ def _written(settings: object, location: Sequence[str | int]) -> list[str]:
             if not isinstance(part, int):
                 continue
             settings = settings[part] if part < len(settings) else None
-        way.append(str(part))
-    return way
+        path.append(str(part))
+    return path
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """The field names of the section that `location` leads to; of a union, those of all members that it does not name."""
+    """Returns the field names of the section at `location`.
+
+    For a union without a known name, it returns the fields of all its members.
+    """
     members = [model]
     for part in location:
         fields = [m.model_fields[part] for m in members if part in m.model_fields]
@@ -142,7 +143,7 @@ def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]
 
 
 def _models(annotation: object) -> list[type[BaseModel]]:
-    """The models in an annotation, of unions and sequences too."""
+    """Returns the models in an annotation, including those in unions and sequences."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]

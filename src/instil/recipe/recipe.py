@@ -1,6 +1,6 @@
-"""The recipe: every setting of a run, checked as a whole.
+"""The recipe: all settings of a run, checked together.
 
-A recipe knows no unknown keys and reports all its problems at once.
+A recipe refuses unknown keys and reports all its problems at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from instil.methods import MethodName
 from instil.models.tuning import LoRA, Tuning
 from instil.recipe.problems import problem, unread
 from instil.recipe.sections import (
-    ContextFiles,
-    Data,
     Demonstrations,
     Evaluation,
     Prompt,
@@ -34,34 +32,40 @@ from instil.recipe.sections import (
 )
 from instil.tasks import TASKS, Task
 from instil.tasks.classification import Classification
-from instil.tasks.free_text import FreeText
+from instil.tasks.files import Files
+from instil.tasks.free_text import FreeText, QuestionTask
 
 
 class Recipe(Section):
     """All settings of one run. Every section has defaults that give a good adapter."""
 
-    model: str
-    task: Task | None = Field(None, description="null: the context and the rows come from files")
-    method: MethodName = Field("distillation", description="of a task")
-    context: ContextFiles = ContextFiles()
-    data: Data = Data()
+    model: str = Field(description="Model of the student: hub id, local folder, or `bundled:NAME`.")
+    task: Task = Field(
+        Files(),
+        description="Questions, gold answers, and the rule that says which answers are right.",
+    )
+    method: MethodName = Field(
+        "distillation", description="How answers are obtained: with training or without."
+    )
     demonstrations: Demonstrations = Demonstrations()
     prompt: Prompt = Prompt()
     teacher: Teacher = Teacher()
     student: Student = Student()
     objective: Objective = Field(
-        ForwardKL(), description="a loss, or a list of losses: their weighted sum"
+        ForwardKL(), description="A loss, or a list of losses, which are added with their weights."
     )
     tuning: Tuning = LoRA()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: int = Field(0, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights. auto: measure which is fastest."
+    )
+    seed: int = Field(0, ge=0, description="Seed for all randomness.")
 
     @model_validator(mode="before")
     @classmethod
     def _name_defaults(cls, settings: object) -> object:
-        """A section that is chosen by name has one if none is given: `tuning: {r: 4}` is LoRA."""
+        """Adds the default name to a section without a name: `tuning: {r: 4}` means LoRA."""
         if not isinstance(settings, Mapping):
             return settings
         named = {
@@ -72,42 +76,40 @@ class Recipe(Section):
         return {**settings, **named}
 
     @model_validator(mode="after")
-    def _task_or_files(self) -> Self:
-        """Refuses settings that the kind of run would not read."""
+    def _fits_the_task(self) -> Self:
+        """Refuses settings that have no effect with this task, or that exclude each other."""
         if found := unread(self, self.task):
             raise ValueError("; ".join(found))
-        if self.task is None:
-            if not isinstance(self.tuning, LoRA):
-                raise ValueError("tuning: without a task only lora, whose base stays at hand")
-        elif isinstance(self.task, FreeText):
-            self._check_free_text(self.task)
+        if isinstance(self.task, FreeText):
+            self._check_text(self.task)
         elif not isinstance(self.objective, LabelKL):
             raise ValueError(
-                f"objective: {self.objective.name} is not for a classification task; use label_kl"
+                f"objective: {self.objective.name} cannot be used with a classification task; "
+                "use label_kl"
             )
         elif self.objective.over == "vocabulary" and (
             self.teacher.contexts > 1 or self.teacher.calibration != "none"
         ):
             raise ValueError(
-                "teacher.contexts and teacher.calibration work on label distributions: "
+                "teacher.contexts and teacher.calibration change the distribution over labels, so "
                 "they need objective.over: labels_and_mass or labels"
             )
         elif self.teacher.calibration == "contextual" and self.demonstrations.draw == "per_query":
             raise ValueError(
-                "teacher.calibration: contextual divides by what the same demonstrations say of an empty input, "
-                "and demonstrations.draw: per_query draws others for each; use fixed, or batch"
+                "teacher.calibration: contextual needs the same demonstrations for all queries, "
+                "and demonstrations.draw: per_query draws new ones for each query; use "
+                "demonstrations.draw: fixed, or teacher.calibration: batch"
             )
         if isinstance(self.task, Classification) and self.task.unlabelled is not None:
             self._check_unlabelled()
-        if self.task is None and isinstance(self.objective, LabelKL):
-            raise ValueError("objective: label_kl needs a task")
         return self
 
     def _check_unlabelled(self) -> None:
-        """Refuses what learns labels that are not known."""
+        """Refuses settings that need labels if the training rows have none."""
         if self.method not in ("zero_shot", "in_context", "distillation"):
             raise ValueError(
-                f"task.unlabelled: {self.method} learns labels; leave it out, or use distillation"
+                f"task.unlabelled: {self.method} needs labelled training rows; leave out "
+                "task.unlabelled, or use method: distillation"
             )
         if (
             self.method == "distillation"
@@ -115,16 +117,17 @@ class Recipe(Section):
             and self.objective.alpha < 1
         ):
             raise ValueError(
-                f"objective.alpha: {self.objective.alpha:g} mixes labels in, and task.unlabelled has none; use 1"
+                f"objective.alpha: {self.objective.alpha:g} also learns from labels, and the "
+                "rows of task.unlabelled have none; use 1"
             )
 
-    def _check_free_text(self, task: FreeText) -> None:
-        """Refuses what needs labels, steps that are never reached, and a draw of demonstrations that are not drawn."""
+    def _check_text(self, task: FreeText) -> None:
+        """Refuses settings that need labels, unreachable steps, and wrong demonstrations."""
         at_steps, last = self.evaluation.at_steps, self.training.max_steps
         if isinstance(at_steps, tuple) and last is not None and max(at_steps) > last:
             raise ValueError(
                 f"evaluation.at_steps: training ends after step {last} (got {max(at_steps)}); "
-                "leave it out, or raise training.max_steps"
+                "leave out this step, or raise training.max_steps"
             )
         if isinstance(self.objective, LabelKL):
             raise ValueError(
@@ -133,27 +136,25 @@ class Recipe(Section):
             )
         if self.method == "vanilla_fine_tuning":
             raise ValueError(
-                "method: vanilla_fine_tuning trains a head of labels, and the task's answers are free text; "
-                "use pattern_fine_tuning"
+                "method: vanilla_fine_tuning trains a classification head, and the task's answers "
+                "are free text; use pattern_fine_tuning"
             )
         if not isinstance(self.tuning, LoRA):
             raise ValueError(
-                "tuning: with answers in free text only lora, whose base stays at hand"
+                f"tuning: {self.tuning.name} cannot be used with free-text answers; use lora, "
+                "which leaves the base model unchanged"
             )
-        if self.student.keep_layers is not None:
-            raise ValueError(
-                "student.keep_layers: not read with a task whose answers are free text"
-            )
-        if task.exemplar_count is None:
+        if not isinstance(task, QuestionTask) or task.exemplar_count is None:
             return
         if self.demonstrations.k > task.exemplar_count:
             raise ValueError(
-                f"demonstrations.k: the task brings {task.exemplar_count} demonstrations (got {self.demonstrations.k})"
+                f"demonstrations.k: the task has only {task.exemplar_count} demonstrations "
+                f"(got {self.demonstrations.k})"
             )
         if self.demonstrations.draw == "per_query":
             raise ValueError(
-                "demonstrations.draw: the task brings its demonstrations, nothing is drawn (got 'per_query'); "
-                "use fixed"
+                "demonstrations.draw: the task has fixed demonstrations, so none are drawn "
+                "(got 'per_query'); use fixed"
             )
 
     @classmethod
@@ -164,7 +165,8 @@ class Recipe(Section):
             settings: Nested mappings, as in the YAML file.
 
         Raises:
-            ConfigError: names every problem, with the nearest known key for an unknown one.
+            ConfigError: there are problems; the message names them all. For an unknown key, it
+                names the most similar known key.
         """
         recipe, problems = cls.check(settings)
         if recipe is None:
@@ -175,11 +177,11 @@ class Recipe(Section):
     def check(
         cls, settings: Mapping[str, Any], *, file: type[Recipe] | None = None
     ) -> tuple[Recipe | None, list[str]]:
-        """The recipe, or every problem of it in a clause each.
+        """Returns the recipe, or a clause for each of its problems.
 
         Args:
             settings: Nested mappings.
-            file: What the file that they are from may hold, beside a recipe.
+            file: Model with all keys that a recipe file may have.
         """
         try:
             return cls.model_validate(settings), []
@@ -188,13 +190,12 @@ class Recipe(Section):
 
 
 def default_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Section of a recipe -> the name that it has if none is given."""
+    """Returns the default names: section of a recipe -> its name if none is given."""
     labels = _asks_for_labels(settings.get("task"))
     return {"objective": "label_kl" if labels else "forward_kl", "tuning": "lora"}
 
 
-def _asks_for_labels(task: object) -> bool:
-    """Whether there is a task, checked already or not, and its answers are labels."""
+def _asks_for_labels(task: Any) -> bool:
+    """Whether the answers of a task, as a mapping or as an object, are labels."""
     name = task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None)
-    # A name that nobody knows is a problem of its own.
-    return bool(task) and (name not in TASKS or TASKS[name].answers == "labels")
+    return name in TASKS and TASKS[name].answers == "labels"

@@ -1,4 +1,4 @@
-"""The sections of a recipe, one a class."""
+"""The sections of a recipe, one class each."""
 
 from __future__ import annotations
 
@@ -14,152 +14,201 @@ from pydantic import (
     model_validator,
 )
 
-DEFAULT_STEPS = 60  # see benchmarks/training_defaults.py; more if one pass over the rows needs more
+# See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
+DEFAULT_STEPS = 60
 
 
 class Section(BaseModel):
-    """One section: it knows no unknown keys, and does not change."""
+    """A section of a recipe. It refuses unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ContextFiles(Section):
-    """Where the context is read from."""
-
-    demos: Path | None = None
-    instruction: Path | None = None
-    document: Path | None = None
-    k: int | None = Field(None, ge=1, description="take the first k demonstrations")
 
 
 class Demonstrations(Section):
     """How a task's demonstrations are drawn from its training set."""
 
-    k: int = Field(8, ge=0, description="demonstrations a context; 0 makes a zero-shot teacher")
-    pool: int = Field(3000, ge=1, description="rows that they are drawn from")
+    k: int = Field(
+        8, ge=0, description="Demonstrations per context. With 0, the teacher is zero-shot."
+    )
+    pool: int = Field(
+        3000,
+        ge=1,
+        description="Maximum number of training rows from which demonstrations are drawn.",
+    )
     draw: Literal["fixed", "per_query"] = Field(
-        "fixed", description="once for all queries, or anew for each"
+        "fixed",
+        description="fixed: draw demonstrations once for all queries. per_query: draw new "
+        "demonstrations for each query.",
     )
     contexts: int | None = Field(
         None,
         ge=1,
-        description="with per_query: so many contexts, dealt out among the queries (those of teacher.contexts are averaged); null: one for each",
+        description="With draw: per_query only. Number of contexts that are drawn; each query "
+        "reads one of them. null: a new context for each query. (To average the predictions under "
+        "several contexts, use teacher.contexts.)",
     )
-    balanced: bool = Field(True, description="as many of each label as can be")
+    balanced: bool = Field(
+        True,
+        description="Classification only. Draw the same number of demonstrations for each label, "
+        "as far as possible.",
+    )
     answers: Literal["gold", "shuffled"] = Field(
-        "gold", description="shuffled: a control whose answers are dealt out anew among the queries"
+        "gold",
+        description="gold: each demonstration has its own answer. shuffled: the answers are "
+        "shuffled among the demonstrations, as a control.",
     )
 
     @model_validator(mode="after")
     def _enough_to_shuffle(self) -> Self:
         if self.answers == "shuffled" and self.k == 1:
-            raise ValueError("answers: shuffled needs k > 1: one answer stays where it is")
+            raise ValueError("answers: shuffled needs k > 1, since one answer cannot be shuffled")
         if self.contexts is not None and self.draw != "per_query":
-            raise ValueError("contexts: only with draw: per_query; fixed has one for all queries")
+            raise ValueError(
+                "contexts: needs draw: per_query, since draw: fixed has one context for all queries"
+            )
         return self
 
 
-class Data(Section):
-    """Where the rows are read from."""
-
-    inputs: Path | None = None
-    eval: Path | None = None
-    allow_overlap: bool = False
-
-
 class Prompt(Section):
-    """How a query is put to the model."""
+    """How a query is rendered as a prompt."""
 
     format: Literal["auto", "chat", "plain"] = Field(
         "auto",
-        description="auto: chat where there is a template; with a classification task, plain",
+        description="Format of the prompts. auto: plain for classification; for free text, chat if "
+        "the model has a chat template, else plain.",
     )
-    pattern: str = "Q: {input}\nA:"
-    completion: str = " {output}\n"
+    pattern: str = Field(
+        "Q: {input}\nA:",
+        description="Plain format and task `files` only. Prompt of a query, with {input} in place "
+        "of the query.",
+    )
+    completion: str = Field(
+        " {output}\n",
+        description="Plain format only. Completion of a prompt, with {output} in place of the "
+        "answer. The text after {output} ends an answer.",
+    )
     separator: str = Field(
-        "\n", description="plain: stands between a demonstration and what follows"
+        "\n", description="Plain format only. Text after each demonstration in a prompt."
     )
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="Chat format only. Arguments that are passed to the chat template."
+    )
 
     @field_validator("pattern")
     @classmethod
     def _has_input(cls, value: str) -> str:
         if value.count("{input}") != 1:
-            raise ValueError("must hold {input} exactly once")
+            raise ValueError("must contain {input} exactly once")
         return value
 
     @field_validator("completion")
     @classmethod
     def _has_output_and_stop(cls, value: str) -> str:
         if value.count("{output}") != 1:
-            raise ValueError("must hold {output} exactly once")
+            raise ValueError("must contain {output} exactly once")
         if not value.partition("{output}")[2]:
-            raise ValueError("must hold text after {output}: it is what ends an answer")
+            raise ValueError("must contain text after {output}, because this text ends an answer")
         return value
 
 
 class Teacher(Section):
-    """Who teaches, and who writes the completions that are learnt."""
+    """Which model teaches, which completions are learnt, and which targets are stored."""
 
-    model: str | None = Field(None, description="null: the student's own weights, adapter off")
-    completions: Literal["teacher", "gold"] = "teacher"
-    samples: int = Field(
-        1, ge=1, description="completions an input; more than 1 needs a temperature"
+    model: str | None = Field(
+        None,
+        description="Model of the teacher. null: the model of the student, with the adapter off.",
     )
-    sampling_temperature: float = Field(0.0, ge=0, description="0 decodes greedily")
+    completions: Literal["teacher", "gold"] = Field(
+        "teacher",
+        description="Free text only. Completions to learn. teacher: written by the teacher. gold: "
+        "outputs of the training rows.",
+    )
+    samples: int = Field(
+        1,
+        ge=1,
+        description="Free text only. Completions to sample per input. More than 1 needs a "
+        "sampling_temperature above 0.",
+    )
+    sampling_temperature: float = Field(
+        0.0,
+        ge=0,
+        description="Free text only. Temperature for sampling completions. 0 decodes greedily.",
+    )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="null: from the longest known answer"
+        None,
+        ge=1,
+        description="Free text only. Maximum number of tokens per answer, of the teacher and the "
+        "student. null: derived from the longest known answer.",
     )
     top_k: int = Field(
         256,
         ge=1,
-        description="most outcomes kept a token; the tail is one more, or as many may be drawn from it",
+        description="Maximum number of teacher log-probabilities to store per token. The remaining "
+        "tokens of the vocabulary (the tail) count as one outcome, or are sampled: see "
+        "mass_per_draw.",
     )
     min_probability: float = Field(
-        5e-4, ge=0, lt=1, description="of what is kept, at temperature 1; 0 with mass 1: all top_k"
+        5e-4,
+        ge=0,
+        lt=1,
+        description="Free text only. Store only outcomes with at least this probability, at "
+        "temperature 1. With 0 and mass 1, all top_k are stored.",
     )
     mass: float = Field(
-        1.0, gt=0, le=1, description="keep no more of a token than covers this, at temperature 1"
+        1.0,
+        gt=0,
+        le=1,
+        description="Free text only. Store only the most likely outcomes that together cover this "
+        "probability mass, at temperature 1.",
     )
     mass_per_draw: float = Field(
         1e-3,
         ge=0,
         lt=1,
-        description="of what is not kept, one outcome is drawn for each such part of its mass, for forward_kl, top_k at most; 0: none",
+        description="Free text with forward_kl only. Sample one tail outcome for each such part of "
+        "the probability mass that is not stored, at most top_k. 0: sample none.",
     )
     store: Path | None = Field(
         None,
-        description="folder of targets that runs share and that stays; null: a study's own, or gone with the run",
+        description="Free text only. Folder in which targets stay and are shared between runs. "
+        "null: a study has its own folder; a single run removes its targets at the end.",
     )
     contexts: int = Field(
-        1, ge=1, description="of a task: sets of demonstrations whose predictions are averaged"
+        1,
+        ge=1,
+        description="Classification only. Number of contexts whose predictions are averaged.",
     )
     calibration: Literal["none", "contextual", "batch"] = Field(
         "none",
-        description="of a task: divide by the prediction for an input without content, or by the mean over the inputs",
+        description="Classification only. contextual: divide by the predictions for inputs without "
+        "content. batch: divide by the mean prediction over the training inputs.",
     )
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
         if self.samples > 1 and self.sampling_temperature == 0:
             raise ValueError(
-                "samples > 1 needs sampling_temperature > 0: greedy samples are all equal"
+                "samples > 1 needs sampling_temperature > 0, since greedy samples are all equal"
             )
         if self.completions == "gold" and (self.samples > 1 or self.sampling_temperature > 0):
             raise ValueError(
-                "samples and sampling_temperature are for completions: teacher, not gold"
+                "samples and sampling_temperature need completions: teacher, since gold "
+                "completions are not sampled"
             )
         return self
 
 
 class Student(Section):
-    """Who learns."""
+    """Which layers the student has, and whether it is saved."""
 
     keep_layers: int | tuple[int, ...] | None = Field(
         None,
-        description="of a task: how many layers of the model, evenly spread, or which ones, make the student",
+        description="Classification only. Layers of the model that the student has: their number "
+        "(evenly spaced), or a list of layer numbers. null: all layers.",
     )
-    save: bool = Field(True, description="of a task: keep the trained weights with the cell")
+    save: bool = Field(
+        True, description="Save the trained weights in the folder of the run or cell."
+    )
 
 
 class Training(Section):
@@ -168,37 +217,49 @@ class Training(Section):
     rows: int | None = Field(
         None,
         ge=1,
-        description="of a task: inputs to learn from; null: 400, or half of a smaller training set",
+        description="Number of training rows that the student learns from. null: 400, or half of a "
+        "smaller training set. Not for the task `files`, which uses all inputs.",
     )
-    learning_rate: float = Field(1e-3, gt=0)
-    epochs: float | None = Field(None, gt=0, description="null: max_steps decides")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
+    epochs: float | None = Field(
+        None, gt=0, description="Passes over the training rows. null: see max_steps."
+    )
     max_steps: int | None = Field(
         None,
         ge=1,
-        description="null: epochs decide; both null: 60 steps, or one epoch if that is more",
+        description="Number of optimiser steps. Cannot be set together with epochs. If both are "
+        "null: 60 steps, or one epoch if that is more.",
     )
     batch_size: int = Field(
-        16, ge=1, description="rows of a forward pass, all processes of a launch together"
+        16, ge=1, description="Rows per forward pass, summed over all processes."
     )
-    grad_accumulation: int = Field(1, ge=1)
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps spent warming up")
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
+    grad_accumulation: int = Field(1, ge=1, description="Forward passes per optimiser step.")
+    warmup_share: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises from 0."
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimiser.")
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again in backward: slower, in less memory"
+        False,
+        description="Recompute activations in the backward pass: training is slower and needs less "
+        "memory.",
     )
     report_to: Literal["none", "tensorboard"] = Field(
-        "none", description="where the loss curve goes, too; tensorboard: files in the run folder"
+        "none",
+        description="Free text only. Where to write loss curves. tensorboard: as files in the run "
+        "folder.",
     )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("epochs and max_steps exclude each other")
+            raise ValueError("epochs and max_steps cannot both be set")
         return self
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps for this number of rows."""
+        """Returns the number of optimiser steps for this number of rows."""
         if self.max_steps is not None:
             return self.max_steps
         one_pass = math.ceil(math.ceil(rows / self.batch_size) / self.grad_accumulation)
@@ -208,19 +269,38 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """How the student is judged."""
+    """How the student is evaluated."""
 
-    batch_size: int = Field(64, ge=1, description="most rows decoded or scored together")
-    rows: int | None = Field(None, ge=1, description="of a task: rows of each set; null: 500")
+    batch_size: int = Field(
+        64, ge=1, description="Maximum number of rows that are decoded or scored together."
+    )
+    baselines: tuple[Literal["zero_shot", "in_context"], ...] = Field(
+        (),
+        description="Free text only. Other methods that answer the same rows, with the weights "
+        "that are already loaded.",
+    )
+    rows: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum number of rows per in-domain set. null: 500. Not for the task "
+        "`files`, which uses all rows.",
+    )
     rows_out_of_domain: int | None = Field(
-        None, ge=1, description="of a task: rows of each set from elsewhere; null: as many"
+        None,
+        ge=1,
+        description="Maximum number of rows per out-of-domain set. null: the same as `rows`. Not "
+        "for the task `files`.",
     )
     at_steps: int | tuple[int, ...] | None = Field(
         None,
-        description="with answers in free text: evaluate before training, every N steps (or at the listed steps) and at the end; keep the best",
+        description="Free text only. Evaluate before training, every N steps (or at the listed "
+        "steps) and at the end; keep the best.",
     )
     validation_rows: int = Field(
-        50, ge=1, description="with at_steps: rows of the training set that it is judged on"
+        50,
+        ge=1,
+        description="With at_steps only. Number of training rows that are set aside for these "
+        "evaluations.",
     )
 
     @field_validator("at_steps")
@@ -230,5 +310,5 @@ class Evaluation(Section):
             at_steps is not None
             and min([at_steps] if isinstance(at_steps, int) else at_steps, default=0) < 1
         ):
-            raise ValueError("steps are counted from 1, and a list names at least one")
+            raise ValueError("steps are 1 or more, and a list must have at least one step")
         return at_steps

@@ -1,7 +1,9 @@
-"""Results to one self-contained HTML page, figures and tables; never imports torch or transformers."""
+"""Reports of finished runs and studies: an HTML page, figures and tables.
 
-from instil.report.page import render
-from instil.report.study import Study, read_study
-from instil.report.study_page import Format, render_study, write_study
+This package never imports torch or transformers.
+"""
 
-__all__ = ["Format", "Study", "read_study", "render", "render_study", "write_study"]
+from instil.report.page import Format, render, write_report, write_study
+from instil.report.read import Study, read_study
+
+__all__ = ["Format", "Study", "read_study", "render", "write_report", "write_study"]

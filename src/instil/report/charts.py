@@ -1,6 +1,6 @@
-"""The kinds of chart that a study is drawn with: lines over an axis, dots in a column, reliability.
+"""The charts of a report: lines over an axis, dots with intervals, and reliability diagrams.
 
-A line is told by colour, marker and dash together, so none of them carries a meaning alone.
+Lines differ in colour, marker and dash, so a reader does not need colours to distinguish them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Unit = Literal["share", "quantity"]
 LABEL_CHARACTERS = 22
-"""Of a line of a setting's name beside a dot."""
+"""Maximum characters per line in the name of a setting."""
 MOST_BANDS = 5
-"""Lines whose intervals can be drawn as bands in one panel."""
+"""Maximum lines in a panel whose intervals are drawn as bands."""
 
 
 class Point(NamedTuple):
-    """A value at a place of the axis, with its interval where it has one; a marked one is ringed."""
+    """A value at a position on the axis, with an optional interval; marked points have a ring."""
 
     x: float
     y: float
@@ -46,7 +46,7 @@ class Pen:
 
 @dataclass(frozen=True)
 class Line:
-    """A line over the axis; a flat one belongs to a method that the axis does not concern."""
+    """A line over the axis; it is flat if the method does not depend on the axis."""
 
     label: str
     pen: Pen
@@ -56,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Level:
-    """A level without a marker: chance, or the majority label's share."""
+    """A horizontal line: chance, or the majority label's share."""
 
     label: str
     value: float
@@ -65,7 +65,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: its title, what it measures, its lines and levels."""
+    """A panel of a chart: its title, unit, lines and levels."""
 
     title: str
     unit: Unit
@@ -76,7 +76,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a column of dots."""
+    """A labelled dot with its value."""
 
     label: str
     pen: Pen
@@ -92,7 +92,7 @@ def line_chart(
     log: bool = False,
     marked: str = "marked",
 ) -> Sketch:
-    """Lines over one axis, a panel above the other, one legend below; `marked` says what a ring is."""
+    """Lines over one axis, in panels above a legend; `marked` is the name of ringed points."""
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     levels = list(dict.fromkeys(level.label for panel in panels for level in panel.levels))
     if any(p.marked for panel in panels for line in panel.lines for p in line.points):
@@ -109,7 +109,7 @@ def line_chart(
             ringed = [p for line in panel.lines for p in line.points if p.marked]
             if ringed:
                 handles[marked] = _draw_rings(axes, ringed, inks)
-                axes.tick_params("x", pad=8)  # a ring at the bottom hangs over it
+                axes.tick_params("x", pad=8)  # space for a ring on the axis
         axes_of[-1].set_xlabel(axis)
         canvas.legend(
             [handles[label] for label in [*labels, *levels]],
@@ -124,7 +124,7 @@ def line_chart(
 
     height = 2.15 * len(panels) + (0.6 if len(panels) == 1 else 0.25) + 0.19 * rows
     return Sketch(
-        name, title, " ".join(_say(panel, axis, marked) for panel in panels), draw, height
+        name, title, " ".join(_described(panel, axis, marked) for panel in panels), draw, height
     )
 
 
@@ -137,7 +137,7 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
     crowded = len(panel.lines) > MOST_BANDS
     beside = [line for line in panel.lines if not line.flat]
     for line in panel.lines:
-        # In a crowd, bars stand side by side where bands would hide each other.
+        # With many lines, bands would cover each other, so intervals are bars side by side.
         aside = beside.index(line) - (len(beside) - 1) / 2 if crowded and not line.flat else 0.0
         shift = 0.012 * aside
         handles[line.label] = _draw_line(axes, line, inks, shift, places, log=log)
@@ -146,8 +146,8 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
         handles[level.label] = axes.axhline(
             level.value, color=inks["plain"], lw=1.1, ls=level.dash, zorder=1
         )
-    # Every place that was measured is named, unless they are too many to stand side by side.
-    if places and len(places) <= 8 and (log or _stand_apart(places)):
+    # Label every measured position, if there is enough space.
+    if places and len(places) <= 8 and (log or _far_apart(places)):
         axes.set_xticks(places, [f"{place:g}" for place in places])
     axes.set_title(panel.title)
     axes.grid(axis="y")
@@ -159,7 +159,7 @@ def _draw_panel(axes: Axes, panel: Panel, inks: dict[Ink, str], *, log: bool) ->
     return handles
 
 
-def _stand_apart(places: Sequence[float]) -> bool:
+def _far_apart(places: Sequence[float]) -> bool:
     return all(b - a >= 0.045 * (places[-1] - places[0]) for a, b in pairwise(places))
 
 
@@ -193,7 +193,7 @@ def _draw_line(
         "marker": line.pen.marker,
     }
     if line.flat:
-        # From edge to edge with markers at both, because no place on the axis is this method's own.
+        # From edge to edge, with markers only there: the method has no position on the axis.
         (handle,) = axes.plot(
             [0, 1],
             [line.points[0].y] * 2,
@@ -244,15 +244,15 @@ def _label_ticks(axes: Axes, unit: Unit) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.locator_params(axis="y", nbins=5)
-    write: Callable[[float, int], str] = lambda y, _: f"{y:,g}"  # noqa: E731 - a ticker's own form
+    write: Callable[[float, int], str] = lambda y, _: f"{y:,g}"  # noqa: E731 - the form that a ticker needs
     if unit == "share":
         write = lambda y, _: f"{100 * y:.0f} %"  # noqa: E731 - the same
     axes.yaxis.set_major_formatter(FuncFormatter(write))
 
 
-def _say(panel: Panel, axis: str, marked: str) -> str:
+def _described(panel: Panel, axis: str, marked: str) -> str:
     write = percent if panel.unit == "share" else number
-    said = []
+    sentences = []
     for line in panel.lines:
         points = [
             ("" if line.flat else f"at {p.x:g} ")
@@ -261,10 +261,10 @@ def _say(panel: Panel, axis: str, marked: str) -> str:
             + (f" {marked}" if p.marked else "")
             for p in line.points
         ]
-        where = f", whatever the {axis}" if line.flat else ""
-        said.append(f"{line.label}{where}: {', '.join(points)}")
-    said += [f"{level.label} {write(level.value)}" for level in panel.levels]
-    return f"{panel.title}. {'; '.join(said)}."
+        where = f", independent of {axis}" if line.flat else ""
+        sentences.append(f"{line.label}{where}: {', '.join(points)}")
+    sentences += [f"{level.label} {write(level.value)}" for level in panel.levels]
+    return f"{panel.title}. {'; '.join(sentences)}."
 
 
 def _interval(point: Point, write: Callable[[float], str]) -> str:
@@ -281,7 +281,7 @@ def dot_chart(
     levels: Sequence[Level] = (),
     limits: tuple[float, float] | None = None,
 ) -> Sketch:
-    """A line for each setting, a dot with its interval on it, panels one above the other."""
+    """Dots with intervals: one line per setting, in panels from top to bottom."""
 
     def draw(canvas: Canvas, inks: dict[Ink, str]) -> None:
         axes_of = canvas.subplots(
@@ -300,20 +300,21 @@ def dot_chart(
                 handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8.5
             )
 
-    said = []
+    sentences = []
     for heading, unit, dots in columns:
         write = percent if unit == "share" else number
-        told = [f"{dot.label} {write(dot.point.y)}{_interval(dot.point, write)}" for dot in dots]
-        said.append(f"{heading}: {'; '.join(told)}.")
-    said += [f"{level.label} {percent(level.value)}." for level in levels]
+        values = [f"{dot.label} {write(dot.point.y)}{_interval(dot.point, write)}" for dot in dots]
+        sentences.append(f"{heading}: {'; '.join(values)}.")
+    sentences += [f"{level.label} {percent(level.value)}." for level in levels]
     tallest = max(wrapped(dot.label).count("\n") for _, _, dots in columns for dot in dots)
-    each = 0.4 + 0.12 * tallest
-    height = sum(0.62 + each * len(dots) for _, _, dots in columns) + (0.3 if levels else 0)
-    return Sketch(name, title, " ".join(said), draw, height)
+    each = {"share": 0.4 + 0.12 * tallest, "quantity": 0.3 + 0.12 * tallest}
+    height = sum(0.62 + each[unit] * len(dots) for _, unit, dots in columns)
+    height += 0.3 if levels else 0
+    return Sketch(name, title, " ".join(sentences), draw, height)
 
 
 def wrapped(label: str) -> str:
-    """A setting in words, in lines so short that the plot keeps its room."""
+    """The name of a setting in short lines, which leaves space for the plot."""
     return textwrap.fill(label, LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
@@ -323,31 +324,35 @@ def _draw_dots(
     from matplotlib.ticker import FuncFormatter
 
     write = percent if unit == "share" else number
+    longest = max((dot.point.y for dot in dots), default=0) or 1
     for line, dot in enumerate(dots):
         color, point = inks[dot.pen.ink], dot.point
         if point.low is not None and point.high is not None:
             axes.plot([point.low, point.high], [line, line], color=color, lw=2.2, zorder=2)
-        axes.plot([point.y], [line], dot.pen.marker, color=color, ms=7, zorder=3)
-        axes.text(point.y, line - 0.22, write(point.y), ha="center", va="bottom", fontsize=8.5)
+        axes.plot([point.y], [line], dot.pen.marker, color=color, ms=7, zorder=3, clip_on=False)
+        if unit == "share":
+            axes.text(point.y, line - 0.22, write(point.y), ha="center", va="bottom", fontsize=8.5)
+        else:  # without an interval there is space beside the dot
+            beside = point.y + 0.03 * longest
+            axes.text(beside, line, write(point.y), va="center_baseline", fontsize=8.5)
     axes.set_yticks(range(len(dots)), [wrapped(dot.label) for dot in dots], fontsize=8.5)
-    axes.set_ylim(len(dots) - 0.5, -0.8)
+    axes.set_ylim(len(dots) - 0.5, -0.8 if unit == "share" else -0.5)
     axes.set_title(heading)
     axes.grid(axis="x")
     axes.locator_params(axis="x", nbins=4)
     if unit == "share":
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     else:
-        longest = max((dot.point.y for dot in dots), default=0) or 1
-        axes.set_xlim(0, longest * 1.15)
+        axes.set_xlim(0, longest * 1.22)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
 
 
 def reliability_chart(name: str, title: str, lines: Sequence[Line]) -> Sketch:
-    """Share right over confidence, a marker a bin, its area the share of rows; honest is diagonal."""
+    """Share of right answers over confidence, one marker per bin."""
 
     def draw(canvas: Canvas, inks: dict[Ink, str]) -> None:
         axes = canvas.subplots()
-        axes.plot([0, 1], [0, 1], color=inks["plain"], lw=1.1, ls=":", label="as sure as right")
+        axes.plot([0, 1], [0, 1], color=inks["plain"], lw=1.1, ls=":", label="perfect calibration")
         for line in lines:
             xs, ys = [p.x for p in line.points], [p.y for p in line.points]
             axes.plot(
@@ -363,7 +368,7 @@ def reliability_chart(name: str, title: str, lines: Sequence[Line]) -> Sketch:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability of the predicted label")
-        axes.set_title("share of rows that are right")
+        axes.set_title("share of right answers")
         axes.grid()
         from matplotlib.ticker import FuncFormatter
 
@@ -381,10 +386,10 @@ def reliability_chart(name: str, title: str, lines: Sequence[Line]) -> Sketch:
             handlelength=3.2,
         )
 
-    said = [
+    values = [
         f"{line.label}: "
-        + ", ".join(f"sure {percent(p.x, 0)}, right {percent(p.y, 0)}" for p in line.points)
+        + ", ".join(f"probability {percent(p.x, 0)}, right {percent(p.y, 0)}" for p in line.points)
         for line in lines
     ]
-    described = f"In ten equal bins of the predicted label's probability. {'; '.join(said)}."
+    described = f"Rows in ten equal bins of the predicted label's probability. {'; '.join(values)}."
     return Sketch(name, title, described, draw, 3.6 + 0.19 * len(lines))

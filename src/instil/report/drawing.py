@@ -1,9 +1,9 @@
-"""How a figure is drawn, for a page and for a file of its own.
+"""Draws figures, as SVG elements of a page or as separate files.
 
-matplotlib knows no CSS, so a figure of a page is drawn in stand-in colours that nothing else uses,
-and these are then replaced by `currentColor` and the page's custom properties: one SVG serves a
-light page, a dark one and paper. Text stays text (`svg.fonttype: none`), set in the page's own font.
-A file of its own has no page around it and is drawn in the colours themselves.
+matplotlib does not know CSS. So a figure of a page is drawn in placeholder colours that nothing
+else uses, and these are then replaced by `currentColor` and the page's custom properties. So the
+same SVG works in light pages, in dark pages and on paper. Text remains text (`svg.fonttype: none`)
+in the font of the page. A figure in a separate file is drawn directly in its final colours.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Ink = Literal[
     "pattern-context",
 ]
 
-# Every stand-in differs from the others and from anything matplotlib draws by default.
-STAND_INS: dict[Ink, str] = {
+# No two placeholders are the same, and matplotlib uses none of them by default.
+PLACEHOLDERS: dict[Ink, str] = {
     "ink": "#010203",
     "rule": "#010204",
     "plain": "#010205",
@@ -43,7 +43,7 @@ STAND_INS: dict[Ink, str] = {
     "pattern": "#01020a",
     "pattern-context": "#01020b",
 }
-# Those of the page on light paper.
+# The colours of the light page.
 ON_PAPER: dict[Ink, str] = {
     "ink": "#1d1f23",
     "rule": "#d6d3ca",
@@ -57,7 +57,7 @@ ON_PAPER: dict[Ink, str] = {
 }
 
 WIDTH = 4.4
-"""Inches. At 360 px of screen this is shown at four fifths, where 9 points are still legible."""
+"""Width in inches. A screen of 360 px shows it at 80 %, where a 9-point font is still legible."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Figure:
     """A drawn figure.
 
     Attributes:
-        name: An identifier, unique in the page.
-        title: What it shows, in a few words.
-        description: The same in full sentences, with the numbers, for who cannot see it.
+        name: An identifier that is unique in the page.
+        title: A few words on what it shows.
+        description: Sentences with the numbers, for readers who cannot see the figure.
         svg: An `<svg>` element.
     """
 
@@ -79,7 +79,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A figure yet to be drawn: `draw` is given the canvas and the colour of every ink."""
+    """A figure before drawing; `draw` gets the canvas and the colour of each ink."""
 
     name: str
     title: str
@@ -88,21 +88,21 @@ class Sketch:
     height: float
 
     def inline(self) -> Figure:
-        """Draws it as an element of the page."""
+        """Draws the figure as an element of a page."""
         written = io.StringIO()
-        self._write(written, "svg", STAND_INS)
+        self._write(written, "svg", PLACEHOLDERS)
         return Figure(
             self.name, self.title, self.description, _inline(self.name, written.getvalue())
         )
 
     def save(self, path: Path) -> None:
-        """Draws it as a file of its own: SVG or PDF, by the file's ending."""
+        """Draws the figure into an SVG or PDF file, according to the file's extension."""
         written = io.BytesIO()
         self._write(written, path.suffix.removeprefix("."), ON_PAPER)
         path.write_bytes(written.getvalue())
 
     def _write(self, target: Any, format: str, inks: dict[Ink, str]) -> None:
-        # `Figure` without pyplot: no global state, no display, whatever backend the process uses.
+        # `Figure` without pyplot needs no global state, no display and no certain backend.
         from matplotlib.figure import Figure as Canvas
 
         with _settings(self.name, inks):
@@ -117,7 +117,7 @@ def _style(inks: dict[Ink, str]) -> dict[str, Any]:
     return {
         "svg.fonttype": "none",
         "pdf.fonttype": 42,
-        # A label may come from data, where a dollar sign is a dollar sign.
+        # Labels may come from data, so a dollar sign must not start a formula.
         "text.parse_math": False,
         "font.size": 9,
         "axes.titlesize": 9,
@@ -147,8 +147,8 @@ def _style(inks: dict[Ink, str]) -> dict[str, Any]:
 
 @contextmanager
 def _settings(name: str, inks: dict[Ink, str]) -> Iterator[None]:
-    # Imported here: matplotlib costs half a second that a reader of this module need not pay. The
-    # style starts from matplotlib's defaults so that no matplotlibrc on the machine shows through.
+    # Imported here because importing matplotlib takes half a second. The style starts from
+    # matplotlib's defaults, so that a matplotlibrc file has no effect.
     from matplotlib import style
 
     with style.context(["default", {**_style(inks), "svg.hashsalt": f"instil-{name}"}]):
@@ -156,11 +156,11 @@ def _settings(name: str, inks: dict[Ink, str]) -> Iterator[None]:
 
 
 def _inline(name: str, document: str) -> str:
-    """An SVG document as an element of an HTML page, in the page's colours."""
+    """Turns an SVG document into an element of an HTML page, with the page's colours."""
     svg = document[document.index("<svg") :].rstrip()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Every figure numbers its parts from one; in one page the names must differ.
+    # Every figure numbers its parts from 1, but ids must be unique in a page.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    for ink, stand_in in STAND_INS.items():
-        svg = svg.replace(stand_in, "currentColor" if ink == "ink" else f"var(--{ink})")
+    for ink, placeholder in PLACEHOLDERS.items():
+        svg = svg.replace(placeholder, "currentColor" if ink == "ink" else f"var(--{ink})")
     return svg

@@ -1,18 +1,18 @@
-"""Cells that differ in nothing but the seed, and what they score together."""
+"""Groups of cells that differ only in the seed, and their scores over these seeds."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal, TypeAlias
 
 from instil.methods import METHODS, MethodName
-from instil.report.answers import Answers, different_rows
 from instil.report.numerals import NBSP
-from instil.report.study import UNCOMPARED, K, Study, flat
-from instil.results.cell import Cell, Domain, SetScore
+from instil.report.read import UNCOMPARED, Cell, K, Marks, Study, different_rows, flat
+from instil.results.schema import SPENT, Completions, Domain, Proportion, SetScore
 from instil.results.statistics import deviation, pooled, predicted_shares, t_interval, wilson
 
 TITLES: dict[MethodName, str] = {
@@ -31,49 +31,75 @@ NAMES = {
 Value: TypeAlias = str | int | float | bool
 Standing = Literal["above", "at", "below", "unclear"]
 Control = Literal["zero-shot teacher", "shuffled answers"]
-"""What is taken from a method to see what its demonstrations are worth."""
+"""A method without useful demonstrations, which shows how much the demonstrations contribute."""
 ANSWERS = "demonstrations.answers"
 CONTROLS = {K, ANSWERS}
-"""Keys in which a control may differ from what it controls."""
+"""Keys in which a control may differ from its method."""
 UNSET = "not set"
-"""Value of a key that is null in a cell: it tells groups apart and is not shown in their names."""
+"""Value of a key that is null in a cell; it distinguishes groups, but labels do not show it."""
 NEAR = 0.1
-"""An interval that includes chance and ends this little above it is one of guessing; a longer one
-may hold skill as well."""
+"""If an interval includes chance and ends at most this much above it, the method guesses.
+
+If the interval ends higher, the method may also be better than chance."""
 SOLVED = 0.05
-"""Written answers have no chance to be held against: an interval that includes this share is near 0."""
+"""Accuracy that counts as near 0 for free-text answers, which have no chance level."""
+FILES = "files"
+"""Name of the task with the user's own files; its demonstrations are given, not sampled."""
+IN_CONTEXT = {"task.demos", "task.instruction", "task.document", "task.k"}
+"""Keys of that task that only affect the context."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A group's accuracy on one set.
+
+    Attributes:
+        mean: Mean over seeds.
+        deviation: Standard deviation over seeds; None for one seed.
+        low: Lower end of the mean's 95 % interval.
+        high: Upper end of the interval.
+        over: Whether the interval is over seeds (Student's t) or different rows (Wilson).
+        standing: Comparison with chance and majority (for free text with `SOLVED`), which takes
+            both intervals into account; unclear if the method may guess but may also be better.
+    """
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+    over: Literal["seeds", "rows"]
+    standing: Standing
 
 
 @dataclass(frozen=True)
 class SetSummary:
-    """What a group scored on one set, over its seeds.
+    """A group's results on a set, over its seeds.
 
     Attributes:
         set: The set's name.
-        domain: In the training rows' domain, or out of it.
-        seeds: How many seeds were scored.
-        rows: Rows of one seed, the fewest of them.
-        different_rows: Different rows of all seeds; those of one seed where none were stored.
-        mean: Accuracy, the mean over seeds.
-        deviation: Its standard deviation over seeds; None for one.
-        low: Lower end of the mean's 95 % interval.
-        high: Upper end.
-        over: What the interval is over: seeds (Student's t), or different rows (Wilson).
-        standing: Where accuracy is against chance and majority, or of written answers against
-            `SOLVED`, by both kinds of interval; unclear where they leave room for guessing and for
-            skill.
-        written: Whether answers are written out, not chosen from labels.
-        chance: One over the number of labels; 0 for written answers.
-        majority: Share of the most frequent gold label, the mean over seeds; 0 for written answers.
-        calibration_error: The mean over seeds; None for written answers.
-        cross_entropy: Of the gold answers, nats a token, the mean over seeds; None for labels.
-        verbalizer_mass: The mean over seeds; None for a classification head.
-        kl: KL(teacher || student), the mean over seeds; None without a teacher.
-        agreement: Share of rows, or tokens, where both name the same; None without a teacher.
-        teacher: The teacher's accuracy on the same rows; None without one.
-        single_contexts: Accuracy of each context alone, where several are averaged, over seeds.
-        confusion: Summed over seeds.
-        predicted: Share of rows that each label is predicted for.
+        domain: `in` for the training rows' domain, else `out`.
+        seeds: Number of seeds.
+        rows: Number of rows per seed; the lowest if seeds differ.
+        different_rows: Number of different rows in all seeds, or `rows` if no predictions were
+            stored.
+        accuracy: Accuracy; None without gold outputs.
+        written: Whether answers are free text.
+        chance: 1 / number of labels; 0 for free text.
+        majority: Share of the most frequent gold label, mean over seeds; 0 for free text.
+        calibration_error: Mean over seeds; None for free text.
+        cross_entropy: Cross-entropy of the completions, nats per token, mean over seeds; None for
+            labels.
+        verbalizer_mass: Mean over seeds; None for a classification head.
+        kl: KL(teacher || student), mean over seeds; None without a teacher.
+        agreement: Share of rows (for free text: tokens) with the same top-1 prediction as the
+            teacher; None without a teacher.
+        tokens: Number of completion tokens of all seeds; 0 for labels.
+        completions: Source of the completions; None for labels.
+        teacher: The teacher's accuracy on the same rows; None without a teacher.
+        single_contexts: Accuracies of single contexts in all seeds, if several contexts are
+            averaged.
+        confusion: Confusion counts, summed over seeds.
+        predicted: Share of rows per predicted label.
     """
 
     set: str
@@ -81,12 +107,7 @@ class SetSummary:
     seeds: int
     rows: int
     different_rows: int
-    mean: float
-    deviation: float | None
-    low: float
-    high: float
-    over: Literal["seeds", "rows"]
-    standing: Standing
+    accuracy: Accuracy | None
     written: bool
     chance: float
     majority: float
@@ -95,20 +116,50 @@ class SetSummary:
     verbalizer_mass: float | None
     kl: float | None
     agreement: float | None
+    tokens: int
+    completions: Completions | None
     teacher: float | None
     single_contexts: tuple[float, ...]
     confusion: dict[str, dict[str, int]]
     predicted: dict[str, float]
 
+    @property
+    def graded(self) -> Accuracy:
+        """The accuracy of a set that has gold outputs.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.accuracy is None:
+            raise ValueError(f"{self.set} has no gold outputs")
+        return self.accuracy
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy of a set that has gold outputs."""
+        return self.graded.mean
+
+    @property
+    def deviation(self) -> float | None:
+        """Its standard deviation over seeds; None for one seed."""
+        return self.graded.deviation
+
+    @property
+    def merit(self) -> float:
+        """Value for ranking settings: accuracy, or minus the KL without gold outputs."""
+        if self.accuracy:
+            return self.accuracy.mean
+        return -math.inf if self.kl is None else -self.kl
+
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that differ in nothing but the seed.
+    """Cells that differ only in the seed.
 
     Attributes:
-        settings: The varied keys that apply, with this group's values; the method is always there.
-        cells: One a seed, in the order of seeds.
-        scores: What they scored, by set.
+        settings: This group's values of the varied keys that apply to it; always with the method.
+        cells: One cell per seed, sorted by seed.
+        scores: Results by set.
     """
 
     settings: dict[str, Value]
@@ -127,18 +178,18 @@ class Group:
 
     @property
     def written(self) -> bool:
-        """Whether its answers are written out, not chosen from labels."""
+        """Whether its answers are free text."""
         return not self.cells[0].labels
 
     @property
     def title(self) -> str:
-        """Its method; a pattern with a verbalizer is nothing that a written answer has."""
+        """The method's title; for free text without the word `Pattern`, which is about labels."""
         title = TITLES[self.method]
         return title.removeprefix("Pattern ").capitalize() if self.written else title
 
     @property
     def plain_prompt(self) -> bool:
-        """Whether it is what a user would send without any training: one context, read by the model itself and not calibrated."""
+        """Whether it is the prompt of a user without training: one context, no calibration."""
         teacher = dict(flat(self.cells[0].recipe))
         plain = {"teacher.model": None, "teacher.contexts": 1, "teacher.calibration": "none"}
         return self.method == "in_context" and all(
@@ -147,36 +198,64 @@ class Group:
 
     @property
     def control(self) -> Control | None:
-        """What it controls for; None where it is the method itself."""
+        """The kind of control; None if the group is not a control."""
         if METHODS[self.method].learns == "targets" and self.settings.get(K) == 0:
             return "zero-shot teacher"
         return "shuffled answers" if self.settings.get(ANSWERS) == "shuffled" else None
 
+    @property
+    def prompt_tokens(self) -> float:
+        """Prompt tokens per query, mean over seeds."""
+        return mean([cell.prompt_tokens_mean for cell in self.cells])
+
+    @property
+    def seconds_per_query(self) -> float | None:
+        """Seconds per query, mean over seeds; None if they were not measured."""
+        return mean_of(cell.seconds_per_query for cell in self.cells)
+
+    @property
+    def drift(self) -> float | None:
+        """KL(base || student) on unrelated text, mean over seeds; None if it was not measured."""
+        return mean_of(cell.drift for cell in self.cells)
+
+    @property
+    def truncated(self) -> int:
+        """Maximum over seeds of the training completions that were cut at `max_new_tokens`."""
+        return max(c.training.truncated_completions if c.training else 0 for c in self.cells)
+
+    @property
+    def spent(self) -> float:
+        """Wall seconds to make the student, mean over seeds."""
+        costs = [
+            [c.phases[name].wall_seconds for name in SPENT if name in c.phases] for c in self.cells
+        ]
+        return mean([sum(seconds) for seconds in costs])
+
     def label(self, *, without: Iterable[str] = ()) -> str:
-        """What tells this group from the others, in words."""
+        """Name of the group: its method, and its settings except those in `without`."""
         hidden = {"method", *without}
         left = {k: v for k, v in self.settings.items() if k not in hidden and v != UNSET}
-        if left.get(ANSWERS) == "gold":  # as everywhere but in the control
+        if left.get(ANSWERS) == "gold":  # the normal value, except in the control
             del left[ANSWERS]
-        said = (
+        words = (
             self.control if key == K and self.control and not value else worded(key, value)
             for key, value in left.items()
         )
-        return ", ".join([self.title, *said])
+        return ", ".join([self.title, *words])
 
 
 def name_of(key: str) -> str:
-    """What a person calls a setting."""
+    """Readable name of a setting."""
     return NAMES.get(key, key.rsplit(".", 1)[-1].replace("_", " "))
 
 
 def value_text(value: Value) -> str:
-    """A setting's value as a person writes it."""
+    """Readable value of a setting."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def worded(key: str, value: Value) -> str:
-    """A setting with its value."""
+    """Readable name and value of a setting."""
     if key == "tuning":
         return TUNINGS.get(str(value), str(value))
     if key in ("model", "task"):
@@ -187,14 +266,15 @@ def worded(key: str, value: Value) -> str:
 
 
 def set_name(cell: Cell, score: SetScore, tasks: int) -> str:
-    """A set's name, with its task where a study has several."""
+    """A set's name, with its task if the study has several tasks."""
     return score.name if tasks == 1 else f"{cell.task}: {score.name}"
 
 
-def group(study: Study, answers: Answers) -> list[Group]:
-    """Gathers a study's cells into groups, in the order in which they come.
+def group(study: Study, marks: Marks) -> list[Group]:
+    """Groups a study's cells, in their order.
 
-    A seed that a group has already is left out: joined studies may share a baseline.
+    If a group has two cells with the same seed, the second is left out: joined studies may share a
+    baseline.
     """
     keys = list(dict.fromkeys(["method", *_leaves(study)]))
     gathered: dict[str, tuple[dict[str, Value], dict[int, Cell]]] = {}
@@ -208,14 +288,14 @@ def group(study: Study, answers: Answers) -> list[Group]:
         Group(
             settings,
             cells := tuple(c for _, c in sorted(seeds.items())),
-            _scores(cells, tasks, answers),
+            _scores(cells, tasks, marks),
         )
         for settings, seeds in gathered.values()
     ]
 
 
 def _leaves(study: Study) -> list[str]:
-    """The varied keys; one whose values are whole sections, as those of its leaves that differ."""
+    """The varied keys; for a key with sections as values, the keys in them that differ."""
     recipes = [(cell, dict(flat(cell.recipe))) for cell in study.cells]
     keys: list[str] = []
     for key in study.varied:
@@ -226,7 +306,8 @@ def _leaves(study: Study) -> list[str]:
         if not inner:
             keys.append(key)
         for leaf in inner:
-            # LoRA's rank is no difference between LoRA and BitFit, nor a pattern between two tasks: the name itself is.
+            # Only keys that differ within a tuning (or task): LoRA's rank does not distinguish LoRA
+            # from BitFit.
             values = {
                 ({"tuning": c.tuning, "task": c.task}.get(key), repr(recipe.get(leaf)))
                 for c, recipe in recipes
@@ -238,7 +319,7 @@ def _leaves(study: Study) -> list[str]:
 
 
 def _value(cell: Cell, key: str) -> Value | None:
-    """A cell's value of a varied key; None where the key does not apply to its method."""
+    """A cell's value of a varied key; None if the key does not apply to its method."""
     if not _applies(cell, key):
         return None
     own: dict[str, Value | None] = {
@@ -260,17 +341,21 @@ def _value(cell: Cell, key: str) -> Value | None:
 
 
 def _applies(cell: Cell, key: str) -> bool:
-    # A cell's own list names what makes a difference to it; a cell of another grid may not list a
-    # key and have a value of it all the same.
+    # A cell lists the varied keys that matter to it. A cell of another grid may have a value of a
+    # key that it does not list.
     if key in cell.varied:
         return True
     section = key.split(".", 1)[0]
+    reads = METHODS[cell.method].context or METHODS[cell.method].teacher
     if section == "demonstrations":
-        # A teacher without demonstrations is a control of those that have some; a run's context may be an instruction.
-        reads = METHODS[cell.method].context or METHODS[cell.method].teacher
-        return cell.k > 0 or (key == K and reads and bool(cell.recipe.get("task")))
-    if section == "context":
-        return METHODS[cell.method].context or METHODS[cell.method].teacher
+        # k = 0 is a control for a teacher with demonstrations, but not if the task has the user's
+        # own context.
+        sampled = cell.recipe.get("task", {}).get("name") not in (None, FILES)
+        return cell.k > 0 or (key == K and reads and sampled)
+    if key in IN_CONTEXT:
+        return reads
+    if key == "task.inputs":
+        return cell.training is not None
     if section == "teacher":
         return METHODS[cell.method].teacher
     if section == "objective":
@@ -280,7 +365,7 @@ def _applies(cell: Cell, key: str) -> bool:
     return section != "training" or cell.training is not None
 
 
-def _scores(cells: Sequence[Cell], tasks: int, answers: Answers) -> dict[str, SetSummary]:
+def _scores(cells: Sequence[Cell], tasks: int, marks: Marks) -> dict[str, SetSummary]:
     by_set: dict[str, list[tuple[SetScore, SetScore | None]]] = {}
     for cell in cells:
         teachers = {score.name: score for score in cell.teacher}
@@ -289,7 +374,7 @@ def _scores(cells: Sequence[Cell], tasks: int, answers: Answers) -> dict[str, Se
             by_set.setdefault(name, []).append((score, teachers.get(score.name)))
     names = [cell.name for cell in cells]
     return {
-        name: summarise(name, pairs, different_rows(answers, names, name))
+        name: summarise(name, pairs, different_rows(marks, names, name))
         for name, pairs in by_set.items()
     }
 
@@ -297,42 +382,29 @@ def _scores(cells: Sequence[Cell], tasks: int, answers: Answers) -> dict[str, Se
 def summarise(
     name: str, pairs: Sequence[tuple[SetScore, SetScore | None]], different: int = 0
 ) -> SetSummary:
-    """What one group scored on one set.
+    """A group's results on a set.
 
     Args:
         name: The set's name.
-        pairs: Its own score and its teacher's, a seed.
-        different: How many different rows all seeds have; 0 counts those of one seed.
+        pairs: The group's score and its teacher's, one pair per seed.
+        different: Number of different rows in all seeds; 0 if it is unknown.
     """
     scores = [score for score, _ in pairs]
-    accuracies = [score.accuracy.value for score in scores]
-    rows = min(score.accuracy.n for score in scores)
+    rows = min(score.rows for score in scores)
     different = max(rows, different)
-    over_rows = wilson(mean(accuracies), different)
-    over_seeds = t_interval(accuracies)
-    low, high = over_seeds or over_rows
     chance, majority = scores[0].chance, mean([score.majority for score in scores])
     confusion = pooled(score.confusion for score in scores)
-    written = not confusion
+    floors = (chance, majority) if confusion else None
+    proportions = [score.accuracy for score in scores if score.accuracy]
     fidelities = [score.fidelity for score in scores if score.fidelity]
-    taught = [teacher.accuracy.value for _, teacher in pairs if teacher]
-    # Seeds may agree by luck while the rows are few, so a claim has to hold over both.
-    floor, ceiling = min(low, over_rows[0]), max(high, over_rows[1])
     return SetSummary(
         set=name,
         domain=scores[0].domain,
         seeds=len(scores),
         rows=rows,
         different_rows=different,
-        mean=mean(accuracies),
-        deviation=deviation(accuracies),
-        low=max(0.0, low),
-        high=min(1.0, high),
-        over="seeds" if over_seeds else "rows",
-        standing=_written_standing(floor, ceiling)
-        if written
-        else _standing(floor, ceiling, chance, majority),
-        written=written,
+        accuracy=_accuracy(proportions, different, floors) if proportions else None,
+        written=not confusion,
         chance=chance,
         majority=majority,
         calibration_error=mean_of(score.calibration_error for score in scores),
@@ -340,10 +412,31 @@ def summarise(
         verbalizer_mass=mean_of(score.verbalizer_mass for score in scores),
         kl=mean_of(f.kl_to_teacher for f in fidelities),
         agreement=mean_of(f.agreement for f in fidelities),
-        teacher=mean_of(taught),
+        tokens=sum(score.tokens or 0 for score in scores),
+        completions=scores[0].completions,
+        teacher=mean_of(t.accuracy.value for _, t in pairs if t and t.accuracy),
         single_contexts=tuple(single.accuracy for s in scores for single in s.single_contexts),
         confusion=confusion,
         predicted=predicted_shares(confusion),
+    )
+
+
+def _accuracy(
+    proportions: Sequence[Proportion], different: int, floors: tuple[float, float] | None
+) -> Accuracy:
+    values = [proportion.value for proportion in proportions]
+    over_rows = wilson(mean(values), different)
+    over_seeds = t_interval(values)
+    low, high = over_seeds or over_rows
+    # Seeds may agree by chance if there are few rows, so `standing` uses both intervals.
+    ends = min(low, over_rows[0]), max(high, over_rows[1])
+    return Accuracy(
+        mean=mean(values),
+        deviation=deviation(values),
+        low=max(0.0, low),
+        high=min(1.0, high),
+        over="seeds" if over_seeds else "rows",
+        standing=_standing(*ends, *floors) if floors else _standing_of_text(*ends),
     )
 
 
@@ -355,13 +448,13 @@ def _standing(low: float, high: float, chance: float, majority: float) -> Standi
     return "at" if high <= max(chance, majority) + NEAR else "unclear"
 
 
-def _written_standing(low: float, high: float) -> Standing:
+def _standing_of_text(low: float, high: float) -> Standing:
     if low > SOLVED:
         return "above"
     return "at" if high <= SOLVED + NEAR else "unclear"
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that there are; None where there is none."""
-    there = [value for value in values if value is not None]
-    return mean(there) if there else None
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None

@@ -1,39 +1,50 @@
-"""The view-model of the report and its rendering."""
+"""Renders a report as an HTML page, and writes reports in all formats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from instil.methods import PHASES, RunMethodName
-from instil.report import figures
-from instil.report.drawing import Figure
-from instil.report.figures import TITLES
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from instil.errors import OutputError
+from instil.methods import METHODS
+from instil.report.analysis import Analysis, Comparison, SetFacts, analyse
+from instil.report.browser import MOST_LABELS, browse, matrices
+from instil.report.export import to_csv, to_latex, to_markdown
+from instil.report.figures import sketches
+from instil.report.groups import NEAR, SOLVED
 from instil.report.numerals import (
-    MISSING,
     NBSP,
     count,
     duration,
     fixed,
-    interval,
     number,
     percent,
     points,
     whole_percent,
 )
-from instil.report.table import Cell, Row
-from instil.report.templates import as_json, templates
-from instil.report.verdict import KEPT, NOTICEABLE_DRIFT, caveats, judge, share_closed
-from instil.results.schema import Prediction, Results
+from instil.report.read import Study, flat, read_study
+from instil.report.set_verdict import COMPLETIONS, KEPT, share_closed
+from instil.report.tables import checkpoints, pairs, phases, reuses, shipping, summary
+from instil.report.verdict import NOTICEABLE_DRIFT, caveats, judge
+from instil.results.schema import REPORT, Results, SentPrompt
+from instil.system.files import written_whole
 
-PAGE_SIZE = 50
-"""Evaluation rows shown at once."""
+Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
+PAGE_SIZE = 25
+"""Evaluation rows per page of the table."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A number without training and with it, what it means and what a good value looks like."""
+    """A measurement before and after training, with its meaning and an example of a good value."""
 
     name: str
     before: str
@@ -43,303 +54,315 @@ class Reading:
     meaning: str
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one method answered to one row."""
+def render(study: Study) -> str:
+    """Renders a report as one HTML file that does not use the network.
 
-    output: str
-    correct: bool | None
-
-
-@dataclass(frozen=True)
-class EvaluationRow:
-    """One evaluation row, answered by every method, and the filters that it passes."""
-
-    index: int
-    input: str
-    expected: str | None
-    answers: tuple[Answer | None, ...]
-    filters: tuple[str, ...]
+    The same study gives the same bytes. Text from data is escaped.
+    """
+    return _render(analyse(study))
 
 
-def render(
-    results: Results,
-    predictions: list[Prediction],
-    *,
-    environment: dict[str, Any] | None = None,
-    context_text: str = "",
-) -> str:
-    """Renders the report as one HTML file that asks nothing of the network.
+def _render(analysis: Analysis) -> str:
+    study, found = analysis.study, analysis.comparison
+    verdict, sets = judge(analysis)
+    common, several = _settings(analysis)
+    opening = {verdict.headline, *verdict.evidence}
+    template = _templates().get_template("page.html.j2")
+    return template.render(
+        study=study,
+        verdict=verdict,
+        caveats=caveats(analysis),
+        facts=_facts(study),
+        sets=[
+            (
+                judged,
+                [sentence for sentence in judged.sentences if sentence not in opening],
+                summary(analysis, judged.set),
+                pairs(analysis, judged.set),
+            )
+            for judged in sets
+        ],
+        written=any(facts.written for facts in analysis.sets),
+        labelled=any(not facts.written for facts in analysis.sets) or not analysis.sets,
+        graded=all(facts.graded for facts in analysis.sets),
+        completions=[COMPLETIONS[f.completions] for f in analysis.sets if f.completions][:1],
+        near_zero=(percent(SOLVED, 0), percent(SOLVED + NEAR, 0)),
+        baselines=any(len(results.methods) > 1 for results in study.finished),
+        readings=_readings(analysis, found) if found else None,
+        figures=[sketch.inline() for sketch in sketches(analysis)],
+        checkpoints=checkpoints(analysis),
+        controls=any(test.controls for test in analysis.tests),
+        cost_sentences=_cost_sentences(found) if found else [],
+        shipping=shipping(analysis),
+        phases=phases(analysis),
+        reuses=reuses(analysis),
+        confusions=[(f.name, matrices(analysis, f)) for f in analysis.sets if not f.written],
+        most_labels=MOST_LABELS,
+        prompt=_prompt(study.finished),
+        browser=browse(analysis),
+        page_size=PAGE_SIZE,
+        common=common,
+        several=several,
+        environment=[(key, _text(value)) for key, value in flat(study.environment)],
+        version=_several(results.instil_version for results in study.finished),
+        percent=percent,
+    )
 
-    The same arguments give the same bytes.
+
+_TEXTS: dict[Format, tuple[str, Callable[[Analysis], str]]] = {
+    "html": (REPORT, _render),
+    "md": ("tables.md", to_markdown),
+    "tex": ("tables.tex", to_latex),
+    "csv": ("cells.csv", to_csv),
+}
+
+
+def write_study(study: Study, folder: Path, formats: Sequence[Format]) -> list[Path]:
+    """Writes a report.
 
     Args:
-        results: What `results.json` holds.
-        predictions: What `predictions.jsonl` holds, in any order; may be empty.
-        environment: Versions, hardware, the command, nested as deep as you like.
-        context_text: The context as the teacher read it.
+        study: The study.
+        folder: Folder of the files; it is created if necessary, and existing files are replaced.
+        formats: `html` writes `report.html`, `md` `tables.md`, `tex` `tables.tex` (booktabs), `csv`
+            `cells.csv`, `svg` and `pdf` `figures/NAME.svg` and `figures/NAME.pdf`.
 
     Returns:
-        The HTML document. Whatever comes from data stands in it as text.
+        The files that were written.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
-    answered = {prediction.method for prediction in predictions}
-    methods = [method for method in TITLES if method in results.methods or method in answered]
-    rows = evaluation_rows(predictions, methods)
-    graded = any(a and a.correct is not None for row in rows for a in row.answers)
-    quality = figures.accuracy(results) or figures.fidelity(results)
-    template = templates().get_template("page.html.j2")
-    return template.render(
-        results=results,
-        verdict=judge(results),
-        caveats=caveats(results),
-        facts=_facts(results),
-        method_rows=_method_rows(results),
-        paired=_paired(rows, methods),
-        method_figures=_drawn(quality, figures.query_cost(results)),
-        cost_figures=_drawn(figures.loss(results), figures.phase_cost(results)),
-        readings=_readings(results),
-        phase_rows=_phase_rows(results),
-        phase_total=_phase_total(results),
-        cost_sentences=_cost_sentences(results),
-        training=_training(results),
-        context_text=context_text,
-        methods=[(method, TITLES[method]) for method in methods],
-        rows=rows,
-        filters=_filters(rows, graded),
-        graded=graded,
-        page_size=PAGE_SIZE,
-        environment=list(_flat(environment or {})),
+    analysis = analyse(study)
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for format in dict.fromkeys(formats):
+            if format in _TEXTS:
+                name, write = _TEXTS[format]
+                with written_whole(folder / name) as work:
+                    work.write_text(write(analysis), encoding="utf-8")
+                written.append(folder / name)
+                continue
+            (folder / "figures").mkdir(exist_ok=True)
+            for sketch in sketches(analysis):
+                path = folder / "figures" / f"{sketch.name}.{format}"
+                sketch.save(path)
+                written.append(path)
+    except OSError as error:
+        raise OutputError(f"the report cannot be written to {folder}", got=str(error)) from None
+    return written
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into a finished run or study, from the files in it.
+
+    Args:
+        folder: Folder of the run or study.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        DataFileError: the folder is not a run or study.
+        DataFormatError: a file in it is not in the format of this version.
+        OutputError: the folder cannot be written.
+    """
+    return write_study(read_study([folder]), folder, ["html"])[0]
+
+
+def _templates() -> Environment:
+    """The templates, which escape all text."""
+    jinja = Environment(
+        loader=PackageLoader("instil.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    # Only the output of matplotlib is used as markup; matplotlib escapes the text in it.
+    jinja.filters["svg"] = lambda figure: Markup(figure.svg)
+    jinja.filters["digest"] = _digest
+    jinja.filters["json"] = _json
+    return jinja
 
 
-def _drawn(*candidates: Figure | None) -> list[Figure]:
-    return [figure for figure in candidates if figure is not None]
+def _json(value: object) -> str:
+    """A value as JSON, without escapes for non-ASCII characters."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def evaluation_rows(
-    predictions: Iterable[Prediction], methods: list[RunMethodName]
-) -> list[EvaluationRow]:
-    """Gathers predictions by row, in the order of their indices."""
-    by_row: dict[int, dict[RunMethodName, Prediction]] = {}
-    for prediction in predictions:
-        by_row.setdefault(prediction.row, {})[prediction.method] = prediction
-    gathered = []
-    for index, found in sorted(by_row.items()):
-        first = next(iter(found.values()))
-        answers = {m: Answer(p.output, p.correct) for m, p in found.items()}
-        gathered.append(
-            EvaluationRow(
-                index=index,
-                input=first.input,
-                expected=first.expected,
-                answers=tuple(answers.get(method) for method in methods),
-                filters=tuple(_passes(answers)),
-            )
-        )
-    return gathered
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else _json(value)
 
 
-def _passes(answers: Mapping[RunMethodName, Answer]) -> Iterable[str]:
-    marks = {answer.correct for answer in answers.values()}
-    # With gold outputs, methods that are wrong in different words do not disagree on anything that
-    # matters; without them, the words are all there is.
-    outputs = {answer.output.strip() for answer in answers.values()}
-    if len(marks) > 1 or (marks == {None} and len(outputs) > 1):
-        yield "disagree"
-    student, context = answers.get("distilled"), answers.get("in_context")
-    if student and student.correct is False:
-        yield "wrong"
-        if context and context.correct:
-            yield "lost"
+def _digest(script: str) -> str:
+    """Hash of the page's script; the security policy allows only a script with this hash."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
-def _filters(rows: list[EvaluationRow], graded: bool) -> list[tuple[str, str, int]]:
-    names = {"disagree": "Methods disagree"}
-    if graded:
-        names |= {"wrong": "Distilled wrong", "lost": "Distilled wrong, in-context right"}
-    passing = [(key, name, sum(key in row.filters for row in rows)) for key, name in names.items()]
-    return [("", "All rows", len(rows)), *passing]
-
-
-def _paired(rows: list[EvaluationRow], methods: list[RunMethodName]) -> str:
-    """In-context and distilled on the same rows, which intervals of two marginals cannot show."""
-    if not {"in_context", "distilled"} <= set(methods):
-        return ""
-    context, student = methods.index("in_context"), methods.index("distilled")
-    pairs = [
-        (one.correct, other.correct)
-        for row in rows
-        if (one := row.answers[context]) and (other := row.answers[student])
-        if one.correct is not None and other.correct is not None
-    ]
-    if not pairs:
-        return ""
-    return (
-        f"Row by row, on the same {count(len(pairs), 'row')}: both right on "
-        f"{count(pairs.count((True, True)))}, only in-context on "
-        f"{count(pairs.count((True, False)))}, only distilled on "
-        f"{count(pairs.count((False, True)))}, neither on {count(pairs.count((False, False)))}."
+def _facts(study: Study) -> list[tuple[str, str]]:
+    cells, finished = study.cells, study.finished
+    taught = (cell for cell in cells if METHODS[cell.method].teacher)
+    teachers = (cell.teacher_model or "the student’s own weights" for cell in taught)
+    contexts = [results.context for results in finished if results.context]
+    tokens = dict.fromkeys(
+        fixed(context.tokens, 0) for context in contexts if context.tokens is not None
     )
-
-
-def _facts(results: Results) -> list[tuple[str, str]]:
-    teacher = results.teacher_model or "the same weights, adapter off"
-    facts = [("model", results.model), ("teacher", teacher)]
-    names = {"description": "context", "tokens": "context tokens"}
-    facts += [(names[key], value) for key, value in _flat(results.context) if key in names]
-    facts += [
-        ("prompts", results.format),
-        ("dtype", results.dtype),
-        ("seed", str(results.seed)),
-        ("instil", results.instil_version),
+    facts = [
+        ("task", _several(cell.task for cell in cells)),
+        ("model", _several(cell.model for cell in cells)),
+        ("teacher", _several(teachers)),
+        ("context", _several(context.description for context in contexts)),
+        ("context tokens", _several(tokens)),
+        ("prompts", _several(results.prompt.format for results in finished)),
+        ("dtype", _several(cell.dtype for cell in cells)),
+        ("seeds", _several(map(str, sorted({cell.seed for cell in cells})))),
     ]
-    return facts
+    if not study.single:
+        facts += [("cells", count(len(finished))), ("varied", _several(study.varied))]
+    return [(name, value) for name, value in facts if value]
 
 
-def _method_rows(results: Results) -> list[Row]:
-    rows = []
-    for method, title in TITLES.items():
-        if method not in results.methods:
-            continue
-        scored = results.methods[method]
-        accuracy = scored.accuracy
-        tokens, seconds = scored.prompt_tokens_mean, scored.seconds_per_query
-        rows.append(
-            Row(
-                name=title,
-                method=method,
-                cells=(
-                    Cell(percent(accuracy.value), accuracy.value, interval(accuracy))
-                    if accuracy
-                    else Cell(MISSING, None),
-                    Cell(count(accuracy.n), accuracy.n) if accuracy else Cell(MISSING, None),
-                    Cell(fixed(tokens), tokens),
-                    Cell(number(seconds), seconds),
-                ),
-            )
+def _several(values: Iterable[str]) -> str:
+    different = list(dict.fromkeys(values))
+    return ", ".join([*different[:8], *(["…"] if len(different) > 8 else [])])
+
+
+def _prompt(finished: Sequence[Results]) -> SentPrompt | None:
+    """The prompt to send to the students; None if there are none, or if their prompts differ."""
+    students = [results for results in finished if results.training]
+    distilled = [results for results in students if results.method == "distillation"]
+    prompts = {
+        results.prompt.model_dump_json(): results.prompt for results in distilled or students
+    }
+    return next(iter(prompts.values())) if len(prompts) == 1 else None
+
+
+def _readings(analysis: Analysis, found: Comparison) -> tuple[str, list[Reading]] | None:
+    """How the only student's fidelity was measured, and its values; None if it was not measured."""
+    readings: list[Reading] = []
+    measured = ""
+    for facts in analysis.sets:
+        score = found.student.scores.get(facts.name)
+        if score is not None and score.kl is not None and score.agreement is not None:
+            zero = found.zero_shot.scores.get(facts.name) if found.zero_shot else None
+            before = None
+            if zero is not None and zero.kl is not None and zero.agreement is not None:
+                before = zero.kl, zero.agreement
+            readings = _fidelity(facts, (score.kl, score.agreement), before)
+            measured = f"Measured on {count(score.rows, 'row')} of {facts.name}."
+            if facts.written:
+                source = "gold answers" if facts.completions == "gold" else "teacher’s completions"
+                measured = (
+                    f"Measured on {count(score.tokens, 'token')} of the {source} for held-out rows."
+                )
+            break
+    if found.student.drift is not None:
+        readings.append(_drift(found))
+    return (measured, readings) if readings else None
+
+
+def _fidelity(
+    facts: SetFacts, after: tuple[float, float], before: tuple[float, float] | None
+) -> list[Reading]:
+    part, unit = ("next-token", "token") if facts.written else ("label", "row")
+    remarks = "", ""
+    if before:
+        closed, risen = share_closed(before[0], after[0]), after[1] - before[1]
+        remarks = (
+            "The context hardly changes the predictions."
+            if closed is None
+            else f"Training removed {whole_percent(closed)} of it."
+            if closed > 0
+            else "Training did not reduce it.",
+            f"{points(abs(risen))} {'above' if risen >= 0 else 'below'} zero-shot.",
         )
-    return rows
-
-
-def _phase_rows(results: Results) -> list[Row]:
-    rows = []
-    for order, phase in enumerate(PHASES):
-        if phase not in results.phases:
-            continue
-        cost = results.phases[phase]
-        seconds = (cost.wall_seconds, cost.cpu_user_seconds, cost.cpu_system_seconds)
-        memory = (cost.peak_rss_mb, cost.mean_rss_mb)
-        rows.append(
-            Row(
-                name=phase,
-                method=str(order),
-                cells=(
-                    *(Cell(fixed(value), value) for value in seconds),
-                    *(Cell(fixed(value, 0), value) for value in memory),
-                    *(Cell(count(value), value) for value in (cost.tokens, cost.steps)),
-                ),
-            )
-        )
-    return rows
-
-
-def _phase_total(results: Results) -> list[str]:
-    phases = results.phases.values()
-    if not phases:
-        return []
-    wall = sum(cost.wall_seconds for cost in phases)
-    # A phase's mean memory counts for as long as the phase lasted. Steps of different phases are
-    # different things and have no sum.
-    memory = sum(cost.mean_rss_mb * cost.wall_seconds for cost in phases) / wall if wall else 0
-    return [
-        fixed(wall),
-        fixed(sum(cost.cpu_user_seconds for cost in phases)),
-        fixed(sum(cost.cpu_system_seconds for cost in phases)),
-        fixed(max(cost.peak_rss_mb for cost in phases), 0),
-        fixed(memory, 0) if wall else MISSING,
-        count(sum(cost.tokens for cost in phases)),
-        MISSING,
-    ]
-
-
-def _readings(results: Results) -> list[Reading]:
-    kl, agreement = results.fidelity.kl_to_teacher, results.fidelity.top1_agreement
-    closed, risen = share_closed(results.fidelity), agreement.distilled - agreement.zero_shot
-    if closed is None:
-        remark = "The context hardly changes the predictions."
-    elif closed > 0:
-        remark = f"{whole_percent(closed)} of it removed by training."
-    else:
-        remark = "Training did not lower it."
+    over = "the vocabulary" if facts.written else "the labels"
+    unit_of = "token" if facts.written else "label"
     return [
         Reading(
             name="KL to the teacher",
-            before=number(kl.zero_shot),
-            after=number(kl.distilled),
-            unit="nats a token",
-            remark=remark,
-            meaning="How far the student\u2019s next-token probabilities are from the "
-            "teacher\u2019s, over the whole vocabulary; 0 is identical, and as a rule of thumb a "
-            f"good student is under {whole_percent(1 - KEPT)} of the zero-shot value.",
+            before=number(before[0]) if before else "",
+            after=number(after[0]),
+            unit=f"nats per {unit}",
+            remark=remarks[0],
+            meaning=f"Difference between the student’s and the teacher’s {part} probabilities, over {over}. "
+            "0 means no difference. As a rule, a good student has less than "
+            f"{whole_percent(1 - KEPT)} of the zero-shot value.",
         ),
         Reading(
             name="Top-1 agreement",
-            before=percent(agreement.zero_shot),
-            after=percent(agreement.distilled),
-            unit="of tokens",
-            remark=f"{points(abs(risen))} {'more' if risen >= 0 else 'less'} than zero-shot.",
-            meaning="How often the student\u2019s most likely token is the teacher\u2019s; a good "
-            f"student is above {whole_percent(KEPT)}, and well above zero-shot.",
-        ),
-        Reading(
-            name="Drift",
-            before="",
-            after=number(results.drift.kl_to_base),
-            unit="nats a token",
-            remark=f"On {count(results.drift.n_tokens, 'token')} of unrelated text.",
-            meaning="How far training moved the model\u2019s predictions where the task plays no "
-            f"part; 0 is untouched, and a good value is below {NOTICEABLE_DRIFT}, which is about a "
-            "tenth more perplexity on text that the base model would write.",
+            before=percent(before[1]) if before else "",
+            after=percent(after[1]),
+            unit=f"of {unit}s",
+            remark=remarks[1],
+            meaning=f"How often student and teacher have the same most likely {unit_of}. "
+            f"A good student is above {whole_percent(KEPT)}, and far above zero-shot.",
         ),
     ]
 
 
-def _cost_sentences(results: Results) -> list[str]:
-    context, student = results.methods.get("in_context"), results.methods.get("distilled")
-    saved = results.cost.prompt_tokens_saved_per_query
-    tokens = f"A query sends {fixed(saved)} prompt tokens fewer than in-context"
-    if context and context.prompt_tokens_mean > 0 and saved > 0:
-        tokens += f", {whole_percent(saved / context.prompt_tokens_mean)} of that prompt"
-    said = [f"{tokens}."]
-    if context and student:
-        said.append(
-            f"It takes {number(student.seconds_per_query)}{NBSP}s instead of "
-            f"{number(context.seconds_per_query)}{NBSP}s."
-        )
-    queries = results.cost.break_even_queries
-    if queries is None:
-        return [*said, "A query saves no time on this machine, so there is no break-even."]
-    phases = [p for name in ("generate", "teach", "train") if (p := results.phases.get(name))]
-    spent = duration(sum(phase.wall_seconds for phase in phases))
-    paid = f"break even after {count(queries, 'query', 'queries')}."
-    return [*said, f"Generating, teaching and training took {spent} and {paid}"]
-
-
-def _training(results: Results) -> str:
-    training = results.training
-    return (
-        f"Trained on {count(training.rows, 'row')} ({count(training.tokens, 'completion token')}) "
-        f"for {count(training.steps, 'step')}; "
-        f"{count(training.trainable_parameters, 'trainable parameter')}, "
-        f"{100 * training.trainable_share:.2g}{NBSP}% of the model."
+def _drift(found: Comparison) -> Reading:
+    tokens = max(c.result.drift.tokens for c in found.student.cells if c.result.drift)
+    return Reading(
+        name="Drift",
+        before="",
+        after=number(found.student.drift or 0),
+        unit="nats per token",
+        remark=f"On {count(tokens, 'token')} of unrelated text.",
+        meaning="How much training changed the model’s predictions on text that is not about "
+        f"the task. 0 means no change. A good value is below {NOTICEABLE_DRIFT}, which is about 10 % "
+        "more perplexity on text from the base model.",
     )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str):
-            yield f"{prefix}{key}", value
+def _cost_sentences(found: Comparison) -> list[str]:
+    """What the only student saves, when this pays back its cost, and how it was trained."""
+    sentences = []
+    before, student = found.in_context, found.student
+    if before is not None and found.tokens_saved is not None:
+        sentence = f"A query has {fixed(found.tokens_saved)} fewer prompt tokens than in-context"
+        if before.prompt_tokens > 0 and found.tokens_saved > 0:
+            sentence += f", which is {whole_percent(found.tokens_saved / before.prompt_tokens)} of that prompt"
+        sentences.append(f"{sentence}.")
+    if before is not None and found.seconds_saved is not None:
+        sentences.append(
+            f"It takes {number(student.seconds_per_query or 0)}{NBSP}s instead of "
+            f"{number(before.seconds_per_query or 0)}{NBSP}s."
+        )
+        if found.break_even is None:
+            sentences.append(
+                "A query saves no time on this machine, so training never pays back its cost."
+            )
         else:
-            yield f"{prefix}{key}", as_json(value)
+            sentences.append(
+                f"Generating, teaching and training took {duration(student.spent)}, which is paid "
+                f"back after {count(found.break_even, 'query', 'queries')}."
+            )
+    training = student.cells[0].training
+    if training is not None:
+        tokens = training.tokens and f" ({count(training.tokens, 'completion token')})"
+        sentences.append(
+            f"Trained on {count(training.rows, 'row')}{tokens or ''} for "
+            f"{count(training.steps, 'step')}; "
+            f"{count(training.trainable_parameters, 'trainable parameter')}, "
+            f"{100 * training.trainable_share:.2g}{NBSP}% of the model."
+        )
+    return sentences
+
+
+def _settings(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Settings that all cells share, and settings that differ, with all their values."""
+    found: dict[str, list[Any]] = {}
+    for results in analysis.study.finished:
+        for key, value in flat(results.recipe):
+            found.setdefault(key, []).append(value)
+    common, several = [], []
+    for key, values in found.items():
+        texts = list(dict.fromkeys(map(_text, values)))
+        if len(texts) == 1:
+            common.append((key, texts[0]))
+        else:
+            more = f" and {len(texts) - 12} more" if len(texts) > 12 else ""
+            several.append((key, ", ".join(texts[:12]) + more))
+    return common, several

@@ -1,4 +1,4 @@
-"""What a group looks like in a figure: its method's colour and marker, a control's own marker and dash."""
+"""Colour, marker and dash of each group in the figures."""
 
 from __future__ import annotations
 
@@ -23,18 +23,24 @@ MARKERS: dict[MethodName, str] = {
     "pattern_fine_tuning_in_context": "X",
     "distillation": "o",
 }
+TUNING_PENS: dict[str, Pen] = {
+    "full": Pen("in-context", "s", "-"),
+    "lora": Pen("distilled", "o", "--"),
+    "bitfit": Pen("zero-shot", "v", ":"),
+}
+"""Pens of a figure whose lines are the tunings of one method."""
 DASHES = {"full": "-", "lora": "--", "bitfit": ":"}
 CONTROL_MARKERS: dict[Control, str] = {"zero-shot teacher": "^", "shuffled answers": "<"}
 CONTROL_DASHES: dict[Control, str] = {"zero-shot teacher": "--", "shuffled answers": ":"}
 
 
 def pen(group: Group, *, tuned: bool = False, along_k: bool = False) -> Pen:
-    """What a group's line looks like.
+    """The pen of a group's line.
 
     Args:
         group: The group.
-        tuned: Whether the figure has several tunings, which the dash then tells apart.
-        along_k: Whether k is the axis, on which a teacher without demonstrations is a place.
+        tuned: Whether the figure has several tunings, which then differ in their dashes.
+        along_k: Whether k is the axis, so that k = 0 needs no pen of its own.
     """
     marker = MARKERS[group.method]
     dash = DASHES.get(group.tuning or "", "-") if tuned else "-"

@@ -1,1 +1,1 @@
-"""What is remembered: the schemas of result files, and statistics; without torch."""
+"""Result files, their schemas, and statistics. Needs no torch."""

@@ -1,111 +1,209 @@
-"""`results.json`: its schema, reading and writing.
+"""The schemas of the files of a run and of a study.
 
-Everything that a report says comes from these models, so that a report can be drawn again later, on another machine,
-without torch.
+`results.json` has the same schema for a run and for a cell of a study: the results of one method,
+and of its baselines if the recipe asks for them. A report uses only these files, so it can be
+written again on any machine, without torch.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field, model_validator
 
-from instil.methods import Phase, RunMethodName
+from instil.methods import METHODS, MethodName, Phase
 from instil.system.files import JsonFile, Strict
 
-RESULTS = "results.json"
+RESULTS, PREDICTIONS, FAILURE = "results.json", "predictions.jsonl", "failure.json"
+INDEX, CELLS = "study.json", "cells"
+ENVIRONMENT, CONFIG, CONTEXT, REPORT = (
+    "environment.json",
+    "config.yaml",
+    "context.txt",
+    "report.html",
+)
+NO_MATTER: Any = {
+    "task": {"folder"},
+    "teacher": {"store"},
+    "student": {"save"},
+    "training": {"gradient_checkpointing", "report_to"},
+    "evaluation": {"batch_size"},
+}
+"""Settings of a recipe that do not change its results: section -> keys."""
+SPENT: tuple[Phase, ...] = ("generate", "teach", "train")
+"""The phases whose cost is needed to make a student."""
+
+Domain = Literal["in", "out"]
+Completions = Literal["gold", "teacher"]
 
 
 class Proportion(Strict):
-    """A share of rows with its 95 % Wilson interval."""
+    """A share of rows, with its 95 % Wilson interval."""
 
-    value: float = Field(ge=0, le=1)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    n: int = Field(ge=1, description="rows counted")
+    value: float = Field(ge=0, le=1, description="The share.")
+    low: float = Field(ge=0, le=1, description="Lower bound of the interval.")
+    high: float = Field(ge=0, le=1, description="Upper bound of the interval.")
+    n: int = Field(ge=1, description="Number of rows.")
 
 
-class MethodResult(Strict):
-    """What one method scored on the evaluation rows, and what a query costs with it."""
+class SingleContext(Strict):
+    """Accuracy of the teacher with one of several contexts."""
 
-    accuracy: Proportion | None = Field(
-        description="exact match of the decoded, stripped completion; null without gold outputs"
+    accuracy: float = Field(description="Accuracy without calibration.")
+    calibrated: float | None = Field(
+        description="Accuracy with the teacher's calibration; null without calibration."
     )
-    prompt_tokens_mean: float = Field(description="tokens of the whole prompt, a query")
-    seconds_per_query: float = Field(
-        description="mean seconds to answer one query alone, its whole prompt read, on a sample of rows"
-    )
-
-
-class Pair(Strict):
-    """One number without training, one with it."""
-
-    zero_shot: float
-    distilled: float
 
 
 class Fidelity(Strict):
-    """How close the student's predictions are to the teacher's, teacher-forced on held-out completions."""
+    """How close a model's predictions are to the teacher's."""
 
-    kl_to_teacher: Pair = Field(
-        description="KL(teacher || student), nats a token, over the whole vocabulary"
+    kl_to_teacher: float = Field(
+        description="KL(teacher || model) in nats. Labels: mean per row, over the labels. Free "
+        "text: mean per completion token, over the full vocabulary."
     )
-    top1_agreement: Pair = Field(
-        description="share of tokens where both name the same most likely token"
+    agreement: float = Field(
+        description="Share of rows (free text: of completion tokens) for which both predict the "
+        "same label (free text: token)."
     )
-    n_tokens: int
-    completions: Literal["gold", "teacher"] = Field(
-        description="who wrote the held-out completions"
+
+
+class SetScore(Strict):
+    """The scores of a method on one evaluation set."""
+
+    name: str = Field(description="Name of the set, for example `mnli_mismatched`.")
+    domain: Domain = Field(
+        description="in: the rows come from the same source as the training rows. out: from "
+        "another source."
+    )
+    rows: int = Field(ge=1, description="Number of rows.")
+    accuracy: Proportion | None = Field(
+        description="Share of right answers; null if no row has a gold output."
+    )
+    chance: float = Field(0.0, description="1 / number of labels; 0 for free text.")
+    majority: float = Field(
+        0.0, description="Share of the most frequent gold label; 0 for free text."
+    )
+    calibration_error: float | None = Field(
+        None,
+        description="Expected calibration error of the predicted label's probability, with 10 "
+        "equal bins; null for free text.",
+    )
+    cross_entropy: float | None = Field(
+        None, description="Cross-entropy of the completions, in nats per token; null for labels."
+    )
+    fidelity: Fidelity | None = Field(
+        None, description="Fidelity to the teacher; null without a teacher."
+    )
+    tokens: int | None = Field(
+        None,
+        description="Number of completion tokens for cross-entropy and fidelity; null for labels.",
+    )
+    completions: Completions | None = Field(
+        None,
+        description="Source of these completions. gold: outputs of the rows. teacher: written by "
+        "the teacher, because a row has no output. null for labels.",
+    )
+    verbalizer_mass: float | None = Field(
+        None,
+        description="Mean total probability of all surface forms of all labels; null for a "
+        "classification head and for free text.",
+    )
+    confusion: dict[str, dict[str, int]] = Field(
+        {},
+        description="Confusion matrix: gold label -> predicted label -> number of rows. Every "
+        "label occurs in both places. Empty for free text.",
+    )
+    single_contexts: list[SingleContext] = Field(
+        [], description="Scores of each context alone, if predictions are averaged over several."
     )
 
 
 class Drift(Strict):
-    """How far the student moved on text that has nothing to do with the task."""
+    """How much a student has changed on text that is unrelated to the task."""
 
-    kl_to_base: float = Field(description="KL(base || student), nats a token")
-    n_tokens: int
+    kl_to_base: float = Field(description="KL(base || student), in nats per token.")
+    tokens: int = Field(description="Number of tokens in this text.")
+
+
+class MethodResult(Strict):
+    """The scores of one method, and its cost per query."""
+
+    method: MethodName
+    scores: list[SetScore] = Field(min_length=1, description="Scores on each evaluation set.")
+    prompt_tokens_mean: float = Field(description="Mean length of the full prompt, in tokens.")
+    seconds_per_query: float | None = Field(
+        None,
+        description="Mean seconds to answer a single query and its full prompt, on a sample of "
+        "rows; null if stored predictions were read.",
+    )
+    drift: Drift | None = Field(
+        None,
+        description="Drift from the base model; null without training, or if the base model was "
+        "not loaded.",
+    )
+
+
+class Checkpoint(Strict):
+    """Scores of a student before or during training, on validation rows.
+
+    Validation rows are neither training rows nor evaluation rows.
+    """
+
+    step: int = Field(
+        description="Number of optimiser steps. 0: before training; this checkpoint is never kept."
+    )
+    accuracy: Proportion | None = Field(
+        description="Share of right answers; null if no row has a gold output."
+    )
+    cross_entropy: float = Field(description="Cross-entropy of the completions, in nats per token.")
+    fidelity: Fidelity | None = Field(
+        None, description="Fidelity to the teacher; null without a teacher."
+    )
+    kept: bool = Field(description="Whether this checkpoint is the final student.")
+
+
+class Training(Strict):
+    """Facts about the training of a student."""
+
+    rows: int = Field(description="Number of training rows (free text: of completions).")
+    tokens: int | None = Field(
+        None, description="Number of completion tokens in the training rows; null for labels."
+    )
+    truncated_completions: int = Field(
+        0, description="Number of teacher completions that were cut at `max_new_tokens`."
+    )
+    steps: int = Field(description="Number of optimiser steps.")
+    trainable_parameters: int = Field(description="Number of trained parameters.")
+    trainable_share: float = Field(description="Their share of all parameters of the student.")
+    loss: list[tuple[int, float]] = Field(
+        description="Pairs of a step and the mean loss (per row or token) since the previous pair."
+    )
+    checkpoints: list[Checkpoint] = Field(
+        [], description="Free text only. Checkpoints that evaluation.at_steps asks for."
+    )
 
 
 class PhaseCost(Strict):
-    """What one phase cost."""
+    """The cost of one phase."""
 
     wall_seconds: float
     cpu_user_seconds: float
     cpu_system_seconds: float
-    peak_rss_mb: float = Field(description="highest resident memory seen in the phase, MiB")
-    mean_rss_mb: float = Field(description="mean resident memory over the phase's samples, MiB")
+    peak_rss_mb: float = Field(description="Highest resident memory in the phase, in MiB.")
+    mean_rss_mb: float = Field(description="Mean resident memory in the phase, in MiB.")
     peak_allocated_mb: float | None = Field(
-        None, description="highest memory of tensors on the accelerator, MiB; null on a CPU"
+        None, description="Highest memory of tensors on the accelerator, in MiB; null on a CPU."
     )
     peak_reserved_mb: float | None = Field(
-        None, description="highest memory held from the accelerator, MiB; null on a CPU"
+        None, description="Highest memory reserved on the accelerator, in MiB; null on a CPU."
     )
-    tokens: int = Field(description="token positions computed by a forward pass, padding left out")
+    tokens: int = Field(
+        description="Number of token positions computed in forward passes, without padding."
+    )
     steps: int = Field(
-        description="batches in `generate`, `teach` and `evaluate`; optimiser steps in `train`"
-    )
-
-
-class Cost(Strict):
-    """What distilling saves, and when it has paid for itself."""
-
-    prompt_tokens_saved_per_query: float
-    break_even_queries: int | None = Field(
-        description="queries after which generate + teach + train are paid back; null if a query saves no time"
-    )
-
-
-class Training(Strict):
-    """How the student was trained."""
-
-    rows: int
-    tokens: int = Field(description="completion tokens in the training rows")
-    truncated_completions: int = Field(description="teacher completions cut at `max_new_tokens`")
-    steps: int
-    trainable_parameters: int
-    trainable_share: float
-    loss: list[tuple[int, float]] = Field(
-        description="(step, mean loss a token since the point before)"
+        description="Batches in `generate`, `teach` and `evaluate`; optimiser steps in `train`."
     )
 
 
@@ -116,47 +214,226 @@ class Message(Strict):
     content: str
 
 
+class SentPrompt(Strict):
+    """The prompt to send to the student, and what ends its answer."""
+
+    format: Literal["chat", "plain"]
+    pattern: str | None = Field(
+        description="Prompt to send, with the fields of the query in braces; null for chat."
+    )
+    messages: list[Message] | None = Field(
+        description="Turns to send, with `{input}` in place of the query; null for plain."
+    )
+    template_kwargs: dict[str, Any] = Field({}, description="Arguments of the chat template.")
+    stop: list[str] = Field(description="Strings that end an answer.")
+    end_ids: list[int] = Field(description="Token ids that end an answer.")
+    max_new_tokens: int | None = Field(
+        description="Maximum number of tokens per answer; null for labels."
+    )
+    words: dict[str, list[str]] = Field(
+        {}, description="Label -> its surface forms after the prompt. Empty for free text."
+    )
+
+
+class ContextFacts(Strict):
+    """The context that the teacher or the method reads."""
+
+    description: str = Field(description="Short description, for example `8 demonstrations`.")
+    k: int = Field(description="Demonstrations per context.")
+    tokens: float | None = Field(
+        None,
+        description="Mean number of prompt tokens that the context adds; null for labels.",
+    )
+    sha256: str | None = Field(
+        None, description="Digest of the context; null if queries have different contexts."
+    )
+
+
+class RowsFacts(Strict):
+    """Facts about a set of rows."""
+
+    rows: int = Field(description="Number of rows.")
+    sha256: str = Field(description="Digest of their inputs and outputs, in their order.")
+
+
 class Results(JsonFile):
-    """The whole of `results.json`."""
+    """The content of `results.json`."""
 
     lies_in: ClassVar[str] = "finished run"
 
     schema_version: Literal[1] = 1
     instil_version: str
-    model: str
-    teacher_model: str | None = Field(description="null: the same weights with the adapter off")
-    dtype: str
+    name: str = Field("", description="Name of the cell's folder in a study.")
+    varied: dict[str, Any] = Field(
+        {}, description="Keys of the study's grid, with the values of this cell."
+    )
+    recipe: dict[str, Any] = Field(description="All settings.")
+    model: str = Field(description="Model of the student.")
+    teacher_model: str | None = Field(
+        description="Model of the teacher. null: no teacher, or the student's model with the "
+        "adapter off."
+    )
+    dtype: str = Field(description="Number format of the weights.")
     seed: int
-    format: Literal["chat", "plain"]
-    student_prompt: str | None = Field(
-        description="the prompt to send, with the query in place of `{input}`; null for chat"
+    task: str = Field(description="Name of the task.")
+    labels: list[str] = Field([], description="Names of the labels. Empty for free text.")
+    rows: dict[str, RowsFacts] = Field(
+        {}, description="The rows that were read: `training` and each evaluation set."
     )
-    student_messages: list[Message] | None = Field(
-        description="the turns to send, with the query in place of `{input}`; null for plain"
+    prompt: SentPrompt
+    context: ContextFacts | None = Field(
+        None, description="The context; null if no method reads a context."
     )
-    stop: list[str] = Field(description="strings that end an answer")
-    max_new_tokens: int = Field(description="limit of the answers that were evaluated")
-    context: dict[str, Any] = Field(
-        description="what the teacher read: number of demonstrations, tokens, …"
+    methods: list[MethodResult] = Field(
+        min_length=1, description="Results of the recipe's method, then of its baselines."
     )
-    methods: dict[RunMethodName, MethodResult]
-    recovery: float | None = Field(
-        description="(distilled - zero-shot) / (in-context - zero-shot); null where in-context gains nothing, "
-        "or without gold outputs"
+    teacher: list[SetScore] = Field(
+        [],
+        description="Distillation of labels only. Scores of the teacher on the same rows. For free "
+        "text, see in_context among the methods.",
     )
-    fidelity: Fidelity
-    drift: Drift
-    training: Training
-    phases: dict[Phase, PhaseCost]
-    cost: Cost
+    training: Training | None = Field(
+        None, description="Facts about the training; null without training."
+    )
+    phases: dict[Phase, PhaseCost] = Field(description="Cost of each phase.")
+    reused: list[Phase] = Field(
+        [],
+        description="Phases whose work was reused from another cell, where their cost was "
+        "measured.",
+    )
+    left_out: int = Field(
+        0, description="Number of training rows left out because they are evaluation rows too."
+    )
+    shipped_bytes: int = Field(
+        0, description="Size of the trained weights, which a user of the student needs."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _computed_again(cls, values: Any) -> Any:
+        """Drops computed fields from a file. They are computed again from the other fields."""
+        if isinstance(values, dict):
+            return {k: v for k, v in values.items() if k not in cls.model_computed_fields}
+        return values
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="(student - zero-shot) / (in-context - zero-shot), for accuracy on the first "
+        "set; null without these baselines, without gold outputs, or if in-context is not better "
+        "than zero-shot."
+    )
+    @property
+    def recovery(self) -> float | None:
+        """Share of the context's gain in accuracy that the student recovers."""
+        zero_shot, in_context = self._accuracy("zero_shot"), self._accuracy("in_context")
+        student = self._accuracy(self.method) if self.training else None
+        if zero_shot is None or in_context is None or student is None or in_context <= zero_shot:
+            return None
+        return (student - zero_shot) / (in_context - zero_shot)
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="Prompt tokens saved per query, compared with in-context; null without that "
+        "baseline."
+    )
+    @property
+    def tokens_saved(self) -> float | None:
+        """Prompt tokens saved per query, compared with in-context."""
+        before = self.result("in_context")
+        if before is None or self.training is None:
+            return None
+        return before.prompt_tokens_mean - self.methods[0].prompt_tokens_mean
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="Number of queries after which the time saved per query, compared with "
+        "in-context, exceeds the time for generate + teach + train; null if no time is saved, or "
+        "without that baseline."
+    )
+    @property
+    def break_even_queries(self) -> int | None:
+        """Number of queries after which the time saved exceeds the time to make the student."""
+        before, after = self.result("in_context"), self.methods[0]
+        if before is None or self.training is None:
+            return None
+        if before.seconds_per_query is None or after.seconds_per_query is None:
+            return None
+        saved = before.seconds_per_query - after.seconds_per_query
+        spent = sum(self.phases[name].wall_seconds for name in SPENT if name in self.phases)
+        return math.ceil(spent / saved) if saved > 0 else None
+
+    @property
+    def method(self) -> MethodName:
+        """The recipe's method."""
+        return self.methods[0].method
+
+    @property
+    def tuning(self) -> str | None:
+        """`full`, `lora` or `bitfit`; None without training."""
+        return str(self.recipe["tuning"]["name"]) if self.training else None
+
+    @property
+    def k(self) -> int:
+        """Demonstrations per context; 0 if the recipe's method reads no context."""
+        method = METHODS[self.method]
+        reads = method.context or method.teacher
+        return self.context.k if self.context and reads else 0
+
+    def result(self, method: MethodName) -> MethodResult | None:
+        """Returns the result of a method, or None if the method was not run."""
+        return next((result for result in self.methods if result.method == method), None)
+
+    def _accuracy(self, method: MethodName) -> float | None:
+        result = self.result(method)
+        score = result.scores[0].accuracy if result else None
+        return score.value if score else None
 
 
 class Prediction(Strict):
-    """One line of `predictions.jsonl`: one evaluation row answered by one method."""
+    """One line of `predictions.jsonl`: the answer of one method to one evaluation row."""
 
-    row: int
-    method: RunMethodName
+    set: str = Field(description="Name of the evaluation set.")
+    row: int = Field(
+        description="Number of the row in its set. Cells with the same seed have the same rows."
+    )
+    method: MethodName
     input: str
-    expected: str | None
-    output: str
-    correct: bool | None
+    expected: str | None = Field(
+        description="Gold label or (free text) gold result, such as a number; null without a gold "
+        "output."
+    )
+    predicted: str = Field(description="Predicted label or (free text) result of the answer.")
+    correct: bool | None = Field(
+        description="Whether the answer is right; null without a gold output."
+    )
+    probabilities: dict[str, float] = Field(
+        {}, description="Label -> probability. They sum to 1. Empty for free text."
+    )
+    text: str | None = Field(None, description="Free text only. The full answer.")
+
+
+class Failure(JsonFile):
+    """The content of `failure.json`: why a cell has no results."""
+
+    lies_in: ClassVar[str] = "study"
+
+    name: str
+    varied: dict[str, Any]
+    error: str = Field(description="Kind of error, for example `UnknownModelError`, or `killed`.")
+    message: str
+    seconds: float
+
+
+FolderName = Annotated[str, Field(min_length=1, pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
+"""The name of a folder. It cannot be a path that leads out of the study."""
+
+
+class StudyIndex(JsonFile):
+    """The content of `study.json`: the cells of a study."""
+
+    lies_in: ClassVar[str] = "study"
+
+    schema_version: Literal[1] = 1
+    title: str
+    description: str = ""
+    varied: list[str] = Field(description="Keys of the grid, in the order of the recipe.")
+    cells: list[FolderName] = Field(
+        description="Names of the folders in `cells/`, in the order of the grid."
+    )

@@ -9,49 +9,56 @@ from instil.results.schema import Proportion
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `n` rows (Wilson 1927), which holds near 0 and 1 too."""
+    """Returns the 95 % interval of a share of `n` rows (Wilson 1927). Also valid near 0 and 1."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(share * n, n, alpha=0.05, method="wilson")
-    # At 0 and 1 a bound equals the share, but for rounding.
+    # At 0 and 1 a bound equals the share, except for rounding errors.
     return max(0.0, min(share, float(low))), min(1.0, max(share, float(high)))
 
 
 def proportion(outcomes: Sequence[bool]) -> Proportion:
-    """The share of true outcomes with its 95 % Wilson interval."""
+    """Returns the share of true outcomes, with its 95 % Wilson interval."""
     share = sum(outcomes) / len(outcomes)
     low, high = wilson(share, len(outcomes))
     return Proportion(value=share, low=low, high=high, n=len(outcomes))
 
 
 def recovery(*, zero_shot: float, in_context: float, distilled: float) -> float | None:
-    """How much of what the context gains the student keeps; None where the context gains nothing."""
+    """Returns the share of the context's gain that the student recovers; None without a gain."""
     gain = in_context - zero_shot
     return (distilled - zero_shot) / gain if gain > 0 else None
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
-    """Expected calibration error (Naeini et al. 2015) over the bins of `reliability`.
+    """Returns the expected calibration error (Naeini et al. 2015) over the bins of `reliability`.
 
     Args:
         confidences: Probability of each predicted label.
-        right: Whether it was right.
+        right: Whether each predicted label is right.
     """
     bins = reliability(zip(confidences, right, strict=True))
-    return sum(rows * abs(sure - share) for sure, share, rows in bins) / len(right)
+    return sum(rows * abs(confidence - share) for confidence, share, rows in bins) / len(right)
 
 
 def reliability(
     answers: Iterable[tuple[float, bool]], bins: int = 10
 ) -> list[tuple[float, float, int]]:
-    """Mean confidence, share right and rows of each equal bin of confidence that is not empty."""
+    """Returns mean confidence, share of right answers and number of rows for each bin.
+
+    The bins of confidence have equal width. Empty bins are left out.
+
+    Args:
+        answers: Confidence of each answer, and whether it is right.
+        bins: Number of bins.
+    """
     filled: dict[int, list[tuple[float, bool]]] = {}
     for confidence, right in answers:
         # 1.0 belongs to the last bin.
         filled.setdefault(min(int(confidence * bins), bins - 1), []).append((confidence, right))
     return [
         (
-            statistics.fmean(sure for sure, _ in rows),
+            statistics.fmean(confidence for confidence, _ in rows),
             statistics.fmean(right for _, right in rows),
             len(rows),
         )
@@ -62,13 +69,16 @@ def reliability(
 def confusion(
     labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """Gold label -> predicted label -> rows; every label occurs in both places."""
+    """Returns the confusion matrix: gold label -> predicted label -> number of rows.
+
+    Every label occurs in both places.
+    """
     pairs = list(zip(gold, predicted, strict=True))
-    return {one: {other: pairs.count((one, other)) for other in labels} for one in labels}
+    return {a: {b: pairs.count((a, b)) for b in labels} for a in labels}
 
 
 def pooled(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sum of confusion matrices, gold label -> predicted label -> rows."""
+    """Returns the sum of confusion matrices: gold label -> predicted label -> number of rows."""
     total: dict[str, dict[str, int]] = {}
     for table in tables:
         for gold, row in table.items():
@@ -79,7 +89,7 @@ def pooled(tables: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[
 
 
 def predicted_shares(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    """The share of rows that each label is predicted for."""
+    """Returns the share of rows for which each label is predicted."""
     counts: dict[str, int] = {}
     for row in confusion.values():
         for label, rows in row.items():
@@ -89,12 +99,12 @@ def predicted_shares(confusion: Mapping[str, Mapping[str, int]]) -> dict[str, fl
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation (n - 1 in the denominator); None below two values."""
+    """Returns the sample standard deviation (denominator n - 1); None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The mean's 95 % interval by Student's t; None where the values do not vary."""
+    """Returns the 95 % t interval of the mean; None if all values are equal."""
     if len(set(values)) < 2:
         return None
     from statsmodels.stats.weightstats import DescrStatsW
@@ -104,7 +114,12 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """The two-sided exact p of McNemar's test (1947), from the rows that one alone gets right."""
+    """Returns the two-sided exact p value of McNemar's test (1947).
+
+    Args:
+        only_a: Number of rows that only method A gets right.
+        only_b: Number of rows that only method B gets right.
+    """
     if only_a + only_b == 0:
         return 1.0
     from statsmodels.stats.contingency_tables import mcnemar as test
@@ -113,7 +128,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P values corrected for how many there are (Holm 1979), in the order given."""
+    """Returns p values corrected for multiple tests (Holm 1979), in the given order."""
     if not p:
         return []
     from statsmodels.stats.multitest import multipletests

@@ -1,1 +1,1 @@
-"""What all stands on: files, processes, costs, progress."""
+"""Files, processes, costs and progress, which all other packages use."""

@@ -1,4 +1,4 @@
-"""What each phase costs: wall time, processor time, memory, tokens, steps."""
+"""Measures the cost of each phase: wall time, CPU time, memory, tokens and steps."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class _Tally:
     steps: int = 0
 
     def include(self, other: _Tally) -> None:
-        """Adds another one in place: a phase that is being measured writes to this very one."""
+        """Adds another tally in place, because a running phase writes to this object."""
         for field, theirs in asdict(other).items():
-            if theirs:  # a sampler may be at work on the others
+            if theirs:  # a running sampler may write to the other fields
                 mine = getattr(self, field)
                 setattr(self, field, max(mine, theirs) if field in PEAKS else mine + theirs)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a phase cost; memory in MiB, that of an accelerator None on a processor."""
+    """The cost of a phase. Memory is in MiB. Accelerator memory is None on a CPU."""
 
     wall_seconds: float
     cpu_user_seconds: float
@@ -61,17 +61,21 @@ class Cost:
 
 
 class Recorder:
-    """Adds up costs a phase; a phase may be entered several times, also by a run that is resumed."""
+    """Adds up the costs of each phase. A phase can be entered again, also after a resume."""
 
     def __init__(self) -> None:
         self.reused: set[Phase] = set()
-        """Phases of which something was there already; its cost is in the sums all the same."""
+        """Phases that reused stored work. The cost of that work is included in the sums."""
         self._process = psutil.Process()
         self._tallies: dict[Phase, _Tally] = {}
+        self._put: set[Phase] = set()
         self._path: Path | None = None
 
     def keep_at(self, path: Path) -> None:
-        """Keeps the sums in a file, and takes over what an interrupted run has left there; of several processes, the main one."""
+        """Stores the sums in a file, and adds the sums that an interrupted run stored there.
+
+        If there are several processes, only the main one does this.
+        """
         if not processes.is_main():
             return
         self._path = path
@@ -81,7 +85,10 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Measures what runs inside; memory that was freed before is not counted, for the system gets it back first."""
+        """Measures the cost of the block.
+
+        Memory that was freed earlier is first returned to the system, so that it is not counted.
+        """
         _give_back()
         tally = self._tally(name)
         stop = threading.Event()
@@ -108,9 +115,14 @@ class Recorder:
 
     @contextmanager
     def instead(self, name: Phase, *, of: Phase) -> Iterator[Recorder]:
-        """Measures what runs inside as one phase, and takes it off another one, within which it stands.
+        """Measures the block as one phase, and subtracts its cost from the phase around it.
 
-        Gives the recorder that counts what runs inside.
+        Args:
+            name: Phase of the block.
+            of: Phase around the block.
+
+        Yields:
+            The recorder for the block.
         """
         inner = Recorder()
         with inner.phase(name):
@@ -121,19 +133,32 @@ class Recorder:
         self.add(of, {field: -spent[field] for field in taken})
 
     def add(self, name: Phase, spent: dict[str, float]) -> None:
-        """Adds what another recorder measured, as its `spent` gave it."""
+        """Adds the sums of another recorder to a phase. They come from its `spent`."""
         self._tally(name).include(_Tally(**spent))  # type: ignore[arg-type]
 
     def put(self, name: Phase, spent: dict[str, float]) -> None:
-        """Puts what another recorder measured, as its `spent` gave it, in place of what was known of a phase."""
-        self._tallies[name] = _Tally(**spent)  # type: ignore[arg-type]
+        """Adds what a store has cost.
+
+        The first time, the cost replaces what an interrupted run has counted for the phase.
+
+        Args:
+            name: Name of the phase.
+            spent: The sums of another recorder, from its `spent`.
+        """
+        if name not in self._put:
+            self._put.add(name)
+            self._tallies[name] = _Tally()
+        self.add(name, spent)
 
     def spent(self, name: Phase) -> dict[str, float]:
-        """The sums of a phase, to be stored and added again."""
+        """Returns the sums of a phase, which can be stored and added again."""
         return asdict(self._tally(name))
 
     def add_other_processes(self) -> None:
-        """Adds what the other processes of a launch have measured, but for time and steps, which all have in common."""
+        """Adds the costs of the other processes of a launch.
+
+        Wall time and steps are not added, because they are the same in all processes.
+        """
         _, *others = processes.gather(self._tallies)
         if not processes.is_main() or not any(others):
             return
@@ -147,11 +172,11 @@ class Recorder:
         self._tally(name).steps += steps
 
     def advance(self, name: Phase, show: Callable[[int], None]) -> Callable[[int, int], None]:
-        """Called for each batch of rows: it shows the rows and counts one step with its tokens.
+        """Returns a function to call after each batch. It shows progress and counts one step.
 
         Args:
-            name: Of the phase.
-            show: Shows N more rows.
+            name: Phase to which the step and its tokens are added.
+            show: Shows that N more rows are done.
         """
 
         def advance(rows: int, tokens: int) -> None:
@@ -161,7 +186,7 @@ class Recorder:
         return advance
 
     def costs(self) -> dict[Phase, Cost]:
-        """The sums so far."""
+        """Returns the cost of each phase so far."""
         return {
             name: Cost(
                 wall_seconds=tally.wall_seconds,
@@ -197,12 +222,12 @@ class Recorder:
 
 
 def _give_back() -> None:
-    """Hands the freed memory that the C library holds on to back to the system, where it can: some 500 MB after a teacher."""
+    """Returns freed memory to the system. After a teacher this is about 500 MB."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 
 def _device_memory() -> Any:
-    """What counts the accelerator's memory; None on a machine without one."""
-    torch = sys.modules.get("torch")  # costs are measured without torch, too
+    """Returns the module that measures the accelerator's memory; None without an accelerator."""
+    torch = sys.modules.get("torch")  # this module also works without torch
     return torch.cuda if torch is not None and torch.cuda.is_available() else None

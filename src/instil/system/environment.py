@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, processor."""
+"""Describes the environment of a run: versions, commit, CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, object]:
-    """Versions, source commit, processor, memory and accelerator of this process."""
+    """Returns the versions, source commit, CPU, memory and accelerator of this process."""
     import psutil
     import torch
 
@@ -49,7 +49,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that instil runs from, marked if there are changes; None if installed elsewhere."""
+    """Returns the commit of the git checkout of instil, with `-dirty` if files have changed.
+
+    Returns None if instil does not run from a checkout.
+    """
     folder = Path(__file__).parent
     try:
         described = subprocess.run(

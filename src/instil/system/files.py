@@ -1,10 +1,11 @@
-"""Files that others read again: JSON with a schema, JSON Lines, anything that must be whole or absent; and digests."""
+"""Files that are written completely or not at all, JSON with a schema, JSON Lines, and digests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
@@ -18,51 +19,62 @@ M = TypeVar("M", bound=BaseModel)
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives another name to write to; the file gets its own when the block ends without an error."""
+    """Yields a temporary path to write to. It is renamed to `path` if the block has no error."""
     work = path.with_name(path.name + ".part")
     yield work
     work.replace(path)
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a value in canonical JSON, in hexadecimal digits; the order of a mapping's keys does not count.
+    """Returns the SHA-256 of a value as JSON, in hexadecimal. The order of keys does not matter.
 
     Raises:
-        TypeError: the value holds something that JSON does not know.
+        TypeError: the value cannot be written as JSON.
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def digest_ids(settings: object, sequences: Iterable[Sequence[int]]) -> str:
+    """Returns the SHA-256 of settings and of sequences of token ids, in hexadecimal.
+
+    The sequences are hashed one by one, to save memory.
+    """
+    hasher = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for ids in sequences:
+        hasher.update(array("i", [len(ids), *ids]).tobytes())
+    return hasher.hexdigest()
+
+
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Strict(BaseModel):
-    """Knows no unknown keys and no NaN, and does not change."""
+    """An immutable model that refuses unknown keys and NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class JsonFile(Strict):
-    """A whole JSON file."""
+    """The content of a JSON file."""
 
     lies_in: ClassVar[str]
-    """What kind of folder holds this file; used in the error for a wrong path."""
+    """The kind of folder that holds this file. It is used in the error for a wrong path."""
 
     def write(self, path: Path) -> None:
-        """Writes it as indented JSON, whole or not at all."""
+        """Writes the content as indented JSON, completely or not at all."""
         with written_whole(path) as work:
             work.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads what `write` wrote.
+        """Reads a file that `write` has written.
 
         Raises:
             DataFileError: there is no such file.
-            DataFormatError: it is not one of this version.
+            DataFormatError: another version of instil wrote the file, or it is damaged.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -74,25 +86,26 @@ class JsonFile(Strict):
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in first["loc"])
             raise DataFormatError(
-                f"{path} is not a {path.name} of this version", got=f"{where}{first['msg']}"
+                f"{path} is not a {path.name} of this version of instil",
+                got=f"{where}{first['msg']}",
             ) from None
 
     @classmethod
     def json_schema(cls, title: str) -> str:
-        """Its JSON Schema, as it is published under `schemas/`."""
-        schema = cls.model_json_schema()
+        """Returns the JSON Schema of the file, as published in `schemas/`."""
+        schema = cls.model_json_schema(mode="serialization")
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
         schema["title"] = title
         return json.dumps(schema, indent=1) + "\n"
 
 
 def write_lines(path: Path, records: Iterable[BaseModel]) -> None:
-    """Writes one JSON object a line."""
+    """Writes one JSON object per line."""
     path.write_text("".join(r.model_dump_json() + "\n" for r in records), encoding="utf-8")
 
 
 def read_lines(kind: type[M], path: Path) -> list[M]:
-    """Reads what `write_lines` wrote."""
-    # Not splitlines: a text may hold U+2028, which is no line break in JSON Lines.
+    """Reads a file that `write_lines` has written."""
+    # Not splitlines: text may contain U+2028, which is not a line break in JSON Lines.
     lines = path.read_text(encoding="utf-8").split("\n")
     return [kind.model_validate_json(line) for line in lines if line]

@@ -1,8 +1,9 @@
-"""Several processes of one launch, as `accelerate launch` and `torchrun` start them; alone, nothing here does anything.
+"""Helps the processes of one launch (`accelerate launch` or `torchrun`) to work together.
 
-Process 0 is the main one: it alone makes, writes and renames, and it alone is seen. What the processes tell each other
-goes through processor memory, whatever their devices are, and may wait as long as one of them works alone: when one
-ends, the launcher ends the others.
+Process 0 is the main process: only it writes files and prints. Messages between the processes go
+through CPU memory. They have a long timeout, because a process may work alone for a long time. If
+a process ends with an error, the launcher ends the others. With a single process, these functions
+do nothing special.
 """
 
 from __future__ import annotations
@@ -21,107 +22,113 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
     from torch.distributed import ProcessGroup
 
-PATIENCE = timedelta(days=7)  # for a process that works alone
-GOODBYE = timedelta(seconds=30)  # for one that tells of an error
-ASKED, TOLD = "instil/asked", "instil/told"
+PATIENCE = timedelta(days=7)  # timeout while a process works alone
+GOODBYE = timedelta(seconds=30)  # timeout while a process prints an error
+ASKED, TOLD = "instil/asked", "instil/told"  # keys: a process wants to print; it has printed
 
 T = TypeVar("T")
 
 
 def count() -> int:
-    """Processes of this launch."""
+    """Returns the number of processes of this launch."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
 def rank() -> int:
-    """Number of this one, from 0."""
+    """Returns the number of this process, from 0."""
     return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is the one that writes and is seen."""
+    """Whether this is the main process, which writes and prints."""
     return rank() == 0
 
 
 def wait() -> None:
-    """Waits until all are here."""
+    """Waits until all processes have called this function."""
     gather(None)
 
 
 def gather(mine: T) -> list[T]:
-    """What each process gives, in the order of their numbers.
+    """Returns the values of all processes, in the order of their numbers.
 
     Args:
-        mine: What this one gives; it can be pickled.
+        mine: Value of this process. It must be picklable.
     """
     if count() == 1:
         return [mine]
     from torch import distributed
 
-    given: list[Any] = [None] * count()
-    distributed.all_gather_object(given, mine, group=_group())
-    return given
+    values: list[Any] = [None] * count()
+    distributed.all_gather_object(values, mine, group=_group())
+    return values
 
 
 def share(numbers: int) -> range:
-    """Which of N rows are this process's."""
+    """Returns the numbers of this process's rows, out of N rows."""
     return range(rank(), numbers, count())
 
 
 def put_together(shares: Iterable[T]) -> list[T]:
-    """What all processes made of their shares, in the order of the rows.
+    """Returns the results of all processes, in the order of the rows.
 
     Args:
-        shares: What this one made of each row of its `share`; it can be pickled.
+        shares: Results of this process, one per row of its `share`. They must be picklable.
     """
-    found = gather(list(shares))
-    return [found[n % count()][n // count()] for n in range(sum(map(len, found)))]
+    results = gather(list(shares))
+    return [results[n % count()][n // count()] for n in range(sum(map(len, results)))]
 
 
 def main_does(work: Callable[[], T]) -> T:
-    """Lets the main process do something; all get what comes of it, be it an error of ours.
+    """Runs a function in the main process, and returns its result in all processes.
 
     Args:
-        work: Gives what can be pickled.
+        work: Function to run. Its result must be picklable.
 
     Raises:
-        InstilError: `work` raised it.
+        InstilError: `work` raised it. All processes raise it.
     """
     if count() == 1:
         return work()
     from torch import distributed
 
-    made: list[Any] = [None]
+    outcome: list[Any] = [None]
     if is_main():
         try:
-            made = [(work(), None)]
+            outcome = [(work(), None)]
         except InstilError as error:
-            made = [(None, error)]
-    distributed.broadcast_object_list(made, src=0, group=_group())
-    value, failed = made[0]
-    if failed is not None:
-        raise failed
+            outcome = [(None, error)]
+    distributed.broadcast_object_list(outcome, src=0, group=_group())
+    value, failure = outcome[0]
+    if failure is not None:
+        raise failure
     return cast(T, value)
 
 
 @contextmanager
 def telling() -> Iterator[bool]:
-    """Whether this process is to tell of an error that ends it: the first one is, the others wait until it has."""
+    """Yields whether this process should print the error that ends it.
+
+    The first process that asks prints. The others wait until it has printed.
+    """
     store = _store(GOODBYE) if count() > 1 else None
-    mine = True
+    first = True
     if store is not None:
-        with suppress(RuntimeError):  # who keeps the store is gone: it has told
-            mine = store.add(ASKED, 1) == 1
-            if not mine:
+        with suppress(RuntimeError):  # the process that holds the store has printed and ended
+            first = store.add(ASKED, 1) == 1
+            if not first:
                 store.wait([TOLD], GOODBYE)
-    yield mine
-    if mine and store is not None:
+    yield first
+    if first and store is not None:
         with suppress(RuntimeError):
             store.set(TOLD, "")
 
 
 def others_failed() -> bool:
-    """Whether another process has told of an error; what this one met since, such as a closed connection, is its echo."""
+    """Whether another process has printed an error.
+
+    An error of this process, such as a closed connection, is then only a consequence of it.
+    """
     if count() == 1 or not _joined():
         return False
     store = _store(GOODBYE)
@@ -132,7 +139,7 @@ def others_failed() -> bool:
 
 
 def leave() -> None:
-    """Ends what joins the processes; all have done their work."""
+    """Closes the connection between the processes, after all have finished."""
     if count() > 1 and _joined():
         from torch import distributed
 
@@ -147,35 +154,34 @@ def _joined() -> bool:
 
 
 def _join(patience: timedelta) -> None:
-    """Meets the other processes, as accelerate's settings say, on the devices that there are.
+    """Connects to the other processes, with the settings of accelerate.
 
     Raises:
-        LaunchError: they cannot be met.
+        LaunchError: they cannot be reached.
     """
-    # Else transformers gives weights to one process alone; but every one is a teacher.
+    # Otherwise only one process loads the weights, but each process needs a teacher.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
-    os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"  # checkpoints hold the adapter, whole
+    os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"  # checkpoints hold the full adapter
     if _joined():
         return
     import torch
     from accelerate.state import PartialState
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # accelerate tells each process's user how many threads it takes
+        # accelerate warns in each process about its number of threads.
+        warnings.simplefilter("ignore")
         PartialState(cpu=not torch.accelerator.is_available(), timeout=patience)
     if not _joined():
         raise LaunchError(
-            f"WORLD_SIZE says {count()} processes, and they are not joined",
-            allowed="processes that `accelerate launch` or `torchrun` started",
-            mend="start them so, or unset WORLD_SIZE and RANK",
+            f"WORLD_SIZE is {count()}, but the processes are not connected",
+            allowed="processes that `accelerate launch` or `torchrun` has started",
+            mend="start them with one of these, or unset WORLD_SIZE and RANK",
         )
 
 
 @cache
 def _group() -> ProcessGroup:
-    """What our messages go through; the devices' own group is for gradients."""
+    """Returns the process group for messages. Gradients use the group of the devices."""
     from torch import distributed
 
     _join(PATIENCE)
@@ -184,7 +190,7 @@ def _group() -> ProcessGroup:
 
 
 def _store(patience: timedelta) -> Store | None:
-    """What all processes can read and write without meeting; None where they do not meet."""
+    """Returns a store that each process can use without the others; None if not connected."""
     from torch.distributed import distributed_c10d
 
     try:

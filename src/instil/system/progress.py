@@ -1,4 +1,4 @@
-"""What a person sees during a run."""
+"""Shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from rich.progress import (
 
 from instil.system import processes
 
-# Told of progress: (rows or steps done, token positions computed), each since the call before.
+# Is called with the rows or steps done and the token positions computed since the last call.
 Advance = Callable[[int, int], None]
 
 RELAY_SECONDS = 0.1  # between two messages about one bar
 
 
 class Display:
-    """Progress bars and notes on standard error; silent if `quiet`, and in all processes of a launch but the main one.
+    """Progress bars and notes on standard error.
+
+    If there are several processes, only the main one shows them.
 
     Args:
-        quiet: Show nothing but warnings.
+        quiet: Show only warnings.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -40,45 +42,45 @@ class Display:
         self.quiet = quiet or not processes.is_main()
 
     def note(self, text: str) -> None:
-        """One line about what is being done or was found."""
+        """Shows one line of information."""
         if not self.quiet:
             self.console.print(text, markup=False, style="dim")
 
     def warn(self, text: str) -> None:
-        """One line that a person should not miss; shown when quiet, too."""
+        """Shows one line of warning, even if `quiet` is set."""
         if processes.is_main():
             self.console.print(f"warning: {text}", markup=False, style="yellow")
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
-        """A bar that counts up to `total`."""
+        """Shows a bar that counts up to `total`."""
         with _progress(self.console, quiet=self.quiet) as progress:
             yield Bar(progress, what, total)
 
 
 class Bar:
-    """One running bar."""
+    """A running progress bar."""
 
     def __init__(self, progress: Progress, what: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(what, total=total, detail="")
 
     def advance(self, by: int) -> None:
-        """Counts `by` more."""
+        """Adds to the count."""
         self._progress.advance(self._task, by)
 
     def reach(self, count: int, detail: str = "") -> None:
-        """Sets the count, with a few words beside it."""
+        """Sets the count, and a short text next to the bar."""
         self._progress.update(self._task, completed=count, detail=detail)
 
 
 class StudyDisplay:
-    """One display for all cells of a study: how many are done, the time left, and what the running one does.
+    """The display of a study: finished cells, time left, and progress of the running cell.
 
     Args:
-        display: Where to show it.
-        cells: How many there are.
-        done: How many of them were done before.
+        display: Display to use.
+        cells: Number of cells.
+        done: Number of cells that were finished earlier.
     """
 
     def __init__(self, display: Display, cells: int, done: int) -> None:
@@ -102,31 +104,31 @@ class StudyDisplay:
         self._progress.stop()
 
     def begin(self, name: str) -> None:
-        """A cell begins."""
+        """Shows that a cell starts."""
         self._start = time.monotonic()
         self._progress.update(self._all, detail=f"{self._left()}{name}")
 
     def end(self) -> None:
-        """The cell that began last has ended."""
+        """Shows that the running cell has ended."""
         self._run += 1
         self._spent += time.monotonic() - self._start
         self._drop()
         self._progress.update(self._all, completed=self._done + self._run, detail=self._left())
 
     def warn(self, text: str) -> None:
-        """One line that a person should not miss."""
+        """Shows one line of warning."""
         self._display.warn(text)
 
-    def show(self, kind: str, *told: Any) -> None:
-        """Shows what a cell's `Relay` sent."""
+    def show(self, kind: str, *content: Any) -> None:
+        """Shows a message from the `Relay` of a cell."""
         if kind == "warn":
-            self.warn(told[0])
+            self.warn(content[0])
         elif kind == "bar":
             self._drop()
-            what, total = told
+            what, total = content
             self._now = self._progress.add_task(f"  {what}", total=total, detail="")
         elif self._now is not None:
-            count, detail = told
+            count, detail = content
             self._progress.update(self._now, completed=count, detail=detail)
 
     def _drop(self) -> None:
@@ -135,7 +137,7 @@ class StudyDisplay:
             self._now = None
 
     def _left(self) -> str:
-        """Time left, from the mean of the cells that were run; cells differ, so it is a guess."""
+        """Estimates the time left from the mean time per cell. Cells differ, so this is a guess."""
         if not self._run:
             return ""
         seconds = self._spent / self._run * (self._cells - self._done - self._run)
@@ -143,10 +145,10 @@ class StudyDisplay:
 
 
 class Relay(Display):
-    """A display that tells another process what to show.
+    """A display that sends its content to another process.
 
     Args:
-        pipe: To that process's `StudyDisplay.show`.
+        pipe: Connection to the `StudyDisplay.show` of that process.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -154,30 +156,30 @@ class Relay(Display):
         self._pipe = pipe
 
     def note(self, text: str) -> None:
-        """Nothing: the study's display has no room for notes."""
+        """Does nothing: the display of a study has no space for notes."""
 
     def warn(self, text: str) -> None:
-        """Sends the line."""
+        """Sends the warning."""
         self._pipe.send(("warn", text))
 
     @contextmanager
     def bar(self, what: str, total: int) -> Iterator[Bar]:
-        """A bar in the other process."""
+        """Shows a bar in the other process."""
         self._pipe.send(("bar", what, total))
         yield _RelayBar(self._pipe)
 
 
 class _RelayBar(Bar):
     def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._count, self._told = pipe, 0, 0.0
+        self._pipe, self._count, self._last_sent = pipe, 0, 0.0
 
     def advance(self, by: int) -> None:
         self.reach(self._count + by)
 
     def reach(self, count: int, detail: str = "") -> None:
         self._count, now = count, time.monotonic()
-        if now - self._told >= RELAY_SECONDS:
-            self._told = now
+        if now - self._last_sent >= RELAY_SECONDS:
+            self._last_sent = now
             self._pipe.send(("reach", count, detail))
 
 

@@ -1,1 +1,1 @@
-"""What a teacher's prediction is, which part of it is stored, and where it lies on disk."""
+"""A teacher's predictions: their form, which part of them is stored, and the store on disk."""

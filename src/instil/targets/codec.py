@@ -1,18 +1,20 @@
 r"""Targets in few bits.
 
-The outcomes of a token are written as logits over the temperature, z = log p + logsumexp, in steps of 1/32 nat, and the
-tail as one more outcome:
+The outcomes of a token are stored as logits over the temperature, z = log p + logsumexp, in steps
+of 1/32 nat. The tail is stored as one more outcome:
 
 $$ \log p_v = z_v - \mathrm{lse}, \qquad \mathrm{lse} = \log\Big(\sum_{v\,\mathrm{kept}} e^{z_v} + e^{z_{\mathrm{tail}}}\Big) $$
 
-So the decoded outcomes sum to one by construction, the log-sum-exp needs no bits of its own, and rounding moves a raw
-logit over the temperature and the log-sum-exp by at most 1/64 nat, a log-probability by at most 1/32. An outcome that was
-drawn stands among the others, with its share of the tail in place of its own probability.
+So the decoded probabilities sum to one by construction, and the log-sum-exp needs no bits of its
+own. Rounding changes a raw logit over the temperature and the log-sum-exp by at most 1/64 nat, and
+a log-probability by at most 1/32. An outcome that was drawn is stored like the others, with its
+share of the tail instead of its own probability.
 
-The numbers of one completion, all small and not negative, are laid out column by column: how many outcomes each token
-keeps, the ids that occur (as gaps), which of them each outcome is, the likeliest logits, the drops from each outcome to
-the next, the tails, and what draws make the KL too large by, in steps of 1/1024 nat. A column is cut into byte planes,
-each compressed by Zstandard (RFC 8878).
+The numbers of one completion are small and not negative. They are written column by column: the
+number of outcomes of each token, the ids that occur (as gaps), the id of each outcome (as an
+index), the likeliest logits, the drops from each outcome to the next, the tails, and the excess of
+the KL through draws, in steps of 1/1024 nat. A column is split into byte planes. Each plane is
+compressed by Zstandard (RFC 8878).
 """
 
 from __future__ import annotations
@@ -35,24 +37,25 @@ EXCESS_STEP = 1 / 1024
 """Nats between two stored excesses."""
 
 _CODEC = pa.Codec("zstd", compression_level=19)
-_SIZE = 4  # bytes that tell how long a plane is
-_WORD = 8  # bytes of a number before its planes are taken
+_SIZE = 4  # bytes for the length of a plane
+_WORD = 8  # bytes of a number before it is split into planes
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The targets of one completion of N tokens that keep M outcomes in all, each column as `pack` wrote it.
+    """The targets of one completion: N tokens with M outcomes in all. `pack` writes each column.
 
     Attributes:
-        counts: Outcomes that each token keeps, N.
-        known: The different ids among them in ascending order, each as its gap to the one before.
-        ids: Place in `known` of each outcome, likeliest first, token after token, M.
+        counts: Number of outcomes of each token, N.
+        known: The different ids in ascending order, each as its gap to the previous id.
+        ids: Index in `known` of each outcome, likeliest first, token after token, M.
         top: The likeliest logit of each token in steps, N, signed.
-        drops: Steps from each outcome to the next of its token, M - N.
-        tail: Steps from the likeliest logit down to the log-sum-exp of the tail's, N, signed.
-        excess: What draws make the KL too large by, in steps, N; empty if nothing was drawn.
+        drops: Steps from each outcome to the next outcome of its token, M - N.
+        tail: Steps from the likeliest logit down to the log-sum-exp of the tail's logits, N,
+            signed.
+        excess: Amount by which draws make the KL too large, in steps, N; empty without draws.
     """
 
     counts: bytes
@@ -68,10 +71,10 @@ def encode(targets: Targets) -> Encoded:
     """Writes the targets of one completion as bytes.
 
     Args:
-        targets: Likeliest first; padding, if any, after what is kept.
+        targets: Likeliest outcome first; any padding comes last.
 
     Raises:
-        NotFiniteLossError: the teacher's numbers are NaN or infinite; names the token.
+        NotFiniteLossError: the teacher's numbers are NaN or infinite; the error names the token.
         ValueError: an outcome is likelier than the one before it.
     """
     kept_NK = _array(targets.kept, bool)
@@ -100,12 +103,12 @@ def encode(targets: Targets) -> Encoded:
 
 
 def decode(encoded: Encoded, *, tokens: int, temperature: float) -> Targets:
-    """Reads what `encode` wrote; the kept outcomes and the tail of a token sum to one.
+    """Reads what `encode` wrote. The kept outcomes and the tail of a token sum to one.
 
     Args:
-        encoded: Of one completion.
-        tokens: Of the completion, N.
-        temperature: Of the targets.
+        encoded: The targets of one completion.
+        tokens: Number of tokens of the completion, N.
+        temperature: Temperature of the targets.
     """
     counts_N = unpack(encoded.counts, tokens)
     kept_NK = np.arange(counts_N.max(initial=0))[None] < counts_N[:, None]
@@ -123,7 +126,7 @@ def decode(encoded: Encoded, *, tokens: int, temperature: float) -> Targets:
     outcomes_NK = logits_NK.masked_fill(~kept, float("-inf"))
     logsumexp_N = torch.cat([outcomes_NK, tail_N[:, None]], dim=-1).logsumexp(-1)
     logprobs_NK = (outcomes_NK - logsumexp_N[:, None]).float()
-    impossible_NK = logprobs_NK < LOG_ZERO + STEP  # what is at it may have been rounded up
+    impossible_NK = logprobs_NK < LOG_ZERO + STEP  # LOG_ZERO may have been rounded up
     return Targets(
         ids_NK=torch.from_numpy(ids_NK),
         logprobs_NK=logprobs_NK.masked_fill(impossible_NK, LOG_ZERO),
@@ -136,14 +139,16 @@ def decode(encoded: Encoded, *, tokens: int, temperature: float) -> Targets:
 
 
 def pack(values: Ints) -> bytes:
-    """Writes numbers in as many byte planes as the largest needs, lowest first, each compressed if that makes it smaller.
+    """Writes numbers as byte planes, lowest byte first; each is compressed if it becomes smaller.
+
+    There are as many planes as the largest number has bytes.
 
     Raises:
         ValueError: a number is negative.
     """
     if values.min(initial=0) < 0:
         raise ValueError(
-            f"only numbers from 0 on can be packed; got {values.min()}: sort the outcomes of "
+            f"only numbers from 0 up can be packed (got {values.min()}): sort the outcomes of "
             "each token, likeliest first"
         )
     width = (int(values.max(initial=0)).bit_length() + 7) // 8
@@ -151,7 +156,8 @@ def pack(values: Ints) -> bytes:
     parts = [bytes([width])]
     for plane in planes:
         raw = plane.tobytes()
-        # Raw where the two are equally long: the length alone tells which it is.
+        # If both have the same length, the raw plane is written. So the length alone shows whether
+        # a plane is compressed.
         written = min(raw, _CODEC.compress(raw, asbytes=True), key=len)
         parts += [len(written).to_bytes(_SIZE, "little"), written]
     return b"".join(parts)
@@ -164,7 +170,7 @@ def unpack(packed: bytes, count: int) -> Ints:
     for place in range(packed[0]):
         end = start + _SIZE + int.from_bytes(packed[start : start + _SIZE], "little")
         plane = packed[start + _SIZE : end]
-        if len(plane) != count:  # else compressing it gained nothing
+        if len(plane) != count:  # otherwise the plane is raw
             plane = _CODEC.decompress(plane, count, asbytes=True)
         planes[:, place] = np.frombuffer(plane, np.uint8)
         start = end
@@ -184,7 +190,7 @@ def _known_excess(packed: bytes, tokens: int) -> Tensor | None:
 
 
 def _unsigned(values: Ints) -> Ints:
-    """Signed numbers in the order 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4."""
+    """Maps the signed numbers 0, -1, 1, -2, 2 to 0, 1, 2, 3, 4."""
     return np.where(values < 0, -2 * values - 1, 2 * values)
 
 

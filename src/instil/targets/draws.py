@@ -1,20 +1,24 @@
-r"""What of a teacher's prediction is kept: likely outcomes one by one, and of all others, its tail, some that are drawn.
+r"""Which outcomes of a teacher's prediction are kept: the likely outcomes, and some of the others.
 
-With the tail as one outcome a student learns how much the tail has, not which tokens share it, and no number of tokens
-makes up for that. So n outcomes are drawn from the tail, with its own probabilities p, and share its mass m:
+All other outcomes are the tail. If the tail is one outcome, a student learns its probability, but
+not which tokens share it. More training tokens do not help. So n outcomes are drawn from the tail
+by their probabilities p, and share the tail's mass m:
 
 $$ n = \mathrm{round}(m / s), \qquad \hat p_v = c_v \, m / n, \qquad E[\hat p_v] = p_v $$
 
-s is `mass_per_draw` and c_v how often v was drawn. A loss whose gradient is linear in the teacher's distribution, as the
-forward KL's is, has with these outcomes the expected gradient that it has with all (Anshumann et al. 2025,
-arXiv:2503.16870, there with whole distributions drawn; here what is likely is exact, and only the rest varies). A tail of
-less than s / 2 stays one outcome; no token draws more than it may keep. What the draws make the KL too large by is one number a token:
+s is `mass_per_draw`, and c_v is how often v was drawn. The gradient of some losses, such as the
+forward KL, is linear in the teacher's distribution. With the drawn outcomes, the expected gradient
+of such a loss is the gradient with all outcomes (Anshumann et al. 2025, arXiv:2503.16870, who draw
+from the full distribution; here the likely outcomes are exact, and only the rest varies). A tail of
+less than s / 2 stays one outcome. A token has at most `top_k` draws. The draws make the KL too
+large. The excess is one number per token, the second KL here, and is subtracted:
 
 $$ E\big[\mathrm{KL}(\hat p \,\|\, q) - \mathrm{KL}(\hat p \,\|\, p)\big] = \mathrm{KL}(p \,\|\, q) $$
 
-and the difference is 0, whatever is drawn, for a student that predicts what the teacher does (before a store rounds). Draws are systematic:
-one uniform point a token and n - 1 more at equal distances, along the tail in the order of the ids. So an outcome is drawn
-about as often as it should be, which n independent chances do not see to.
+For a student with the teacher's predictions, the difference is 0, whatever is drawn (before a store
+rounds). The draws are systematic: each token has one uniform point and n - 1 more points at equal
+distances, along the tail in the order of the ids. So an outcome is drawn about as often as
+expected. With n independent draws, it would vary more.
 """
 
 from __future__ import annotations
@@ -32,42 +36,46 @@ from instil.targets.selection import Selection
 
 
 def sparse(logits_NV: Tensor, points_N: Tensor, *, kept: Selection, temperature: float) -> Targets:
-    """The targets that a teacher's logits make, on the CPU.
+    """Makes sparse targets from a teacher's logits, on the CPU.
 
     Args:
-        logits_NV: Of N completion tokens.
-        points_N: Where in the tail its first outcome is drawn, uniform in [0, 1); see `points`.
-        kept: What is kept, and what is drawn.
-        temperature: Of the softmax.
+        logits_NV: Logits for N completion tokens.
+        points_N: Position of the first draw in the tail, uniform in [0, 1); see `points`.
+        kept: Which outcomes are kept, and how many are drawn.
+        temperature: Temperature of the softmax.
     """
-    # What is of the vocabulary's size stays on the model's device, in float32; float64, which not all devices have, does not.
-    whole = Targets.of(logits_NV, top_k=kept.top_k, temperature=temperature)
-    trimmed = trim(whole.to(torch.device("cpu")), kept)
+    # Tensors of the vocabulary's size stay on the model's device, in float32. Smaller tensors in
+    # float64 move to the CPU, because not all devices support float64.
+    likeliest = Targets.of(logits_NV, top_k=kept.top_k, temperature=temperature)
+    trimmed = trim(likeliest.to(torch.device("cpu")), kept)
     return draw(trimmed, logits_NV, points_N, kept) if kept.mass_per_draw else trimmed
 
 
 def points(prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
-    """A uniform number in [0, 1) for each token of a completion, the same whenever it is asked for, shape (N,)."""
+    """A uniform number in [0, 1) for each token of a completion, shape (N,).
+
+    The same prompt and completion always give the same numbers.
+    """
     digest = hashlib.sha256(np.array([len(prompt), *prompt, *completion], np.int64).tobytes())
     generator = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little"))
     return torch.from_numpy(generator.random(len(completion)))
 
 
 def trim(targets: Targets, rule: Selection) -> Targets:
-    """Lets outcomes go that need not be kept one by one; the tail grows by them.
+    """Moves outcomes that the rule does not keep into the tail.
 
     Args:
-        targets: Likeliest first; `rule.top_k` at most of each token.
-        rule: What stays.
+        targets: Likeliest outcome first; at most `rule.top_k` per token.
+        rule: Which outcomes are kept.
     """
     if rule.all_alike:
         return targets
     logprobs_NK = targets.logprobs_NK.double()
     probs_NK = logprobs_NK.exp()
-    if targets.temperature != 1:  # of what is not here at temperature 1 nothing is known
+    if targets.temperature != 1:  # at temperature 1, the tail's probability is not known
         probs_NK = (targets.temperature * logprobs_NK).softmax(-1)
     kept_NK = probs_NK >= rule.min_probability
-    if rule.mass < 1:  # what comes before an outcome tells whether it is still needed
+    if rule.mass < 1:  # an outcome is needed if those before it do not cover the mass
         kept_NK &= probs_NK.cumsum(-1) - probs_NK < rule.mass
     kept_NK[:, : rule.at_least] = True
     if targets.kept_NK is not None:
@@ -86,17 +94,17 @@ def trim(targets: Targets, rule: Selection) -> Targets:
 
 
 def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Selection) -> Targets:
-    """Draws outcomes of the tail, which share its mass from then on.
+    """Draws outcomes from the tail. They then share the tail's mass.
 
     Args:
-        targets: Trimmed ones, on the CPU.
-        logits_NV: What they were made from.
-        points_N: As of `sparse`.
-        rule: How many are drawn; `rule.top_k` of a token at most.
+        targets: Trimmed targets, on the CPU.
+        logits_NV: The logits that the targets were made from.
+        points_N: As in `sparse`.
+        rule: How many outcomes are drawn; at most `rule.top_k` per token.
     """
     mass_N = targets.log_tail_N.double().exp()
     counts_N = (mass_N / rule.mass_per_draw).round().clamp(max=rule.top_k)
-    counts_N = counts_N.nan_to_num(0)  # NaN is refused when it is stored
+    counts_N = counts_N.nan_to_num(0)  # `encode` raises an error for NaN
     (some_R,) = counts_N.nonzero(as_tuple=True)
     if not len(some_R):
         return targets
@@ -132,9 +140,12 @@ def draw(targets: Targets, logits_NV: Tensor, points_N: Tensor, rule: Selection)
 
 
 def _tail(targets: Targets, logits_NV: Tensor, some_R: Tensor) -> Tensor:
-    """Probabilities of the tail's outcomes, 0 for what is kept, of some of the tokens; shape (R, V), where the logits are."""
+    """Probabilities of the tail's outcomes for some tokens; 0 for kept outcomes.
+
+    Shape (R, V), on the device of the logits.
+    """
     device = logits_NV.device
-    probs_RV = logits_NV[some_R.to(device)].float()  # the one copy, from here on changed in place
+    probs_RV = logits_NV[some_R.to(device)].float()  # the only copy, changed in place below
     logsumexp_R1 = targets.logsumexp_N[some_R, None].to(device)
     probs_RV.div_(targets.temperature).sub_(logsumexp_R1).exp_()
     rows, places = targets.kept[some_R].nonzero(as_tuple=True)
@@ -144,17 +155,18 @@ def _tail(targets: Targets, logits_NV: Tensor, some_R: Tensor) -> Tensor:
 
 
 def _systematic(weights_RV: Tensor, counts_R: Tensor, points_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws `counts_R` outcomes of each row in proportion to their weights, which are gone afterwards.
+    """Draws `counts_R` outcomes of each row in proportion to their weights; overwrites the weights.
 
     Returns:
-        The different ones in the order of their ids, and how often each was drawn, 0 for padding; shapes (R, M), on the CPU.
+        The different outcomes in the order of their ids, and how often each was drawn (0 for
+        padding); shapes (R, M), on the CPU.
     """
     reached_RV = weights_RV.cumsum_(-1)
-    whole_R1 = reached_RV[:, -1:].cpu()
+    total_R1 = reached_RV[:, -1:].cpu()
     numbers_M = torch.arange(int(counts_R.max()))
-    at_RM = ((numbers_M + points_R[:, None]) / counts_R[:, None] * whole_R1).float()
-    # Rounding must not reach the end, beyond which nothing is.
-    at_RM = at_RM.minimum(whole_R1.nextafter(torch.zeros_like(whole_R1)))
+    at_RM = ((numbers_M + points_R[:, None]) / counts_R[:, None] * total_R1).float()
+    # Rounding must not move a point to the total itself, because no outcome is there.
+    at_RM = at_RM.minimum(total_R1.nextafter(torch.zeros_like(total_R1)))
     drawn_RM = torch.searchsorted(reached_RV, at_RM.to(reached_RV.device), right=True).cpu()
     drawn_RM = drawn_RM.clamp(max=reached_RV.shape[1] - 1).sort(-1).values
     new_RM = drawn_RM.diff(dim=-1, prepend=drawn_RM.new_full((len(drawn_RM), 1), -1)) > 0
@@ -165,7 +177,10 @@ def _systematic(weights_RV: Tensor, counts_R: Tensor, points_R: Tensor) -> tuple
 
 
 def _kept_already(targets: Targets, ids_RM: Tensor, some_R: Tensor) -> Tensor:
-    """Which of the ids are not of the tail: an accelerator's sums do not always grow, so one draw in a million goes astray."""
+    """Which of the ids are kept outcomes, not part of the tail.
+
+    An accelerator's cumulative sums do not always increase, so one draw in a million is such an id.
+    """
     ids_RK = targets.ids_NK[some_R].masked_fill(~targets.kept[some_R], -1).sort(-1).values
     places_RM = torch.searchsorted(ids_RK, ids_RM).clamp(max=ids_RK.shape[1] - 1)
     return ids_RK.gather(-1, places_RM) == ids_RM

@@ -1,6 +1,7 @@
-"""What a target store says of itself, and whether its shards are what it says.
+"""The index of a target store, and checks of its shards.
 
-A store is a folder: `store.json`, its copy, and one Arrow file a shard. `store.json` lists only shards that are whole on disk.
+A store is a folder: `store.json`, its copy, and one Arrow file per shard. `store.json` lists only
+shards that are complete on disk.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from instil.targets.selection import Selection
 
 INDEX = "store.json"
 COPY = "store.copy.json"
-GO_ON = "give the command that built it again: it resumes from there"
+GO_ON = "run the command that built it again: it resumes and computes only what is missing"
 
 
 class Shard(Strict):
@@ -28,12 +29,12 @@ class Shard(Strict):
     Attributes:
         file: Its name.
         first: Number of its first row.
-        rows: Rows in it.
-        tokens: Completion tokens in it.
-        kept: Outcomes kept, of all its tokens, with those drawn.
-        most_kept: Outcomes kept of one token, at most.
-        bytes: Its size.
-        sha256: Of the whole file.
+        rows: Number of rows in it.
+        tokens: Number of completion tokens in it.
+        kept: Number of outcomes kept for all its tokens, including drawn outcomes.
+        most_kept: Largest number of outcomes kept for one token.
+        bytes: Size of the file.
+        sha256: Checksum of the full file.
     """
 
     file: str
@@ -46,13 +47,13 @@ class Shard(Strict):
     sha256: str
 
     def problem(self, folder: Path) -> str | None:
-        """What is wrong with the file, with its name; None if nothing is."""
+        """The file's name and what is wrong with it; None if nothing is wrong."""
         path = folder / self.file
         if not path.is_file():
             return f"{self.file}: missing"
         size = path.stat().st_size
         if size != self.bytes:
-            kind = "cut" if size < self.bytes else "too long"
+            kind = "too short" if size < self.bytes else "too long"
             return f"{self.file}: {kind}, {size:,} bytes, expected {self.bytes:,}"
         found = content_digest(path)
         if found != self.sha256:
@@ -64,16 +65,16 @@ class StoreInfo(JsonFile):
     """`store.json`.
 
     Attributes:
-        fingerprint: Of all that the targets depend on.
-        rows: That the store has when it is whole.
-        tokens: Of all their completions.
-        vocabulary: Outcomes of the teacher's distribution.
-        temperature: Of the targets.
+        fingerprint: Digest of everything that the targets depend on.
+        rows: Number of rows of the complete store.
+        tokens: Number of completion tokens of the complete store.
+        vocabulary: Number of outcomes of the teacher's distribution.
+        temperature: Temperature of the targets.
         kept: Which outcomes of a token are kept one by one, and how many are drawn.
-        teacher: Name of the model that made them, with its dtype.
-        shards: Those that are whole on disk, in the order of their rows.
-        whole: Whether these are all.
-        checksum: Of everything else here.
+        teacher: Name of the model that made the targets, with its dtype.
+        shards: The shards that are complete on disk, in the order of their rows.
+        whole: Whether the store is complete.
+        checksum: Checksum of all other fields.
     """
 
     lies_in: ClassVar[str] = "target store"
@@ -99,9 +100,9 @@ class StoreInfo(JsonFile):
 
     @override
     def write(self, path: Path) -> None:
-        """Writes it and then its copy, so that one of them is always whole."""
-        for one in (path, path.with_name(COPY)):
-            with written_whole(one) as work:
+        """Writes the file, then its copy, so that at least one of them is always complete."""
+        for file in (path, path.with_name(COPY)):
+            with written_whole(file) as work:
                 work.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
                 sync(work)
             sync(path.parent)
@@ -112,32 +113,36 @@ class StoreInfo(JsonFile):
         """Reads what `write` wrote.
 
         Raises:
-            TargetStoreError: there is no such file, or it is not as it was written.
+            TargetStoreError: there is no such file, or it was changed after it was written.
         """
         try:
             info = super().read(path)
         except DataFileError:
             raise TargetStoreError(
-                f"{path.parent} is no target store", got=f"no {INDEX} in it", mend="check the path"
+                f"{path.parent} is not a target store",
+                got=f"no {INDEX} in it",
+                mend="check the path",
             ) from None
         except DataFormatError as error:
             if error.got.startswith("schema_version"):
                 raise TargetStoreError(
                     f"{path.parent} is a target store of another version of instil",
                     got=error.got,
-                    mend="remove it: its targets are computed anew",
+                    mend="remove it: its targets are then computed again",
                 ) from None
             raise _changed(path, error.got) from None
         if info.checksum != info._digest():
-            raise _changed(path, "another checksum than its content has")
+            raise _changed(path, "a checksum that does not match the content")
         return info
 
     @classmethod
     def latest(cls, path: Path) -> Self:
-        """Reads what `write` wrote, from its copy where `path` is lost or damaged; that may lack the last shard.
+        """Reads what `write` wrote, or its copy if `path` is lost or damaged.
+
+        The copy may lack the last shard.
 
         Raises:
-            TargetStoreError: neither is as it was written.
+            TargetStoreError: both are lost or damaged.
         """
         try:
             return cls.read(path)
@@ -148,22 +153,22 @@ class StoreInfo(JsonFile):
                 raise error from None
 
     def missing(self) -> Iterator[str]:
-        """Runs of rows that no shard holds, in words."""
+        """Describes each range of rows that no shard holds."""
         reached = 0
         ends = [(shard.first, shard.first + shard.rows) for shard in self.shards]
         for first, end in [*ends, (self.rows, self.rows)]:
             if first > reached:
-                yield f"rows {reached} to {first - 1} of {self.rows}: not there yet"
+                yield f"rows {reached} to {first - 1} of {self.rows}: not computed yet"
             reached = end
 
     @property
     def stored_bytes(self) -> int:
-        """Size of all shards."""
+        """Size of all shards, bytes."""
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def stored_tokens(self) -> int:
-        """Completion tokens in all shards."""
+        """Number of completion tokens in all shards."""
         return sum(shard.tokens for shard in self.shards)
 
     def _digest(self) -> str:
@@ -171,21 +176,21 @@ class StoreInfo(JsonFile):
 
 
 def exists(path: Path) -> bool:
-    """Whether a folder is a target store, be it a damaged one."""
+    """Whether a folder is a target store, even if it is damaged."""
     return (path / INDEX).exists() or (path / COPY).exists()
 
 
 def verify(path: Path) -> list[str]:
-    """Reads a whole store again.
+    """Reads a full store again and checks it.
 
     Args:
         path: Its folder.
 
     Returns:
-        What is wrong, each naming the shard; empty if the store is whole and as it was written.
+        The problems, each with the name of its shard; empty if the store is complete and unchanged.
 
     Raises:
-        TargetStoreError: there is no store at all.
+        TargetStoreError: the folder is not a target store.
     """
     try:
         info = StoreInfo.read(path / INDEX)
@@ -208,7 +213,7 @@ def sync(path: Path) -> None:
 
 def _changed(path: Path, got: str) -> TargetStoreError:
     return TargetStoreError(
-        f"{path} is not as it was written",
+        f"{path} was changed after it was written",
         got=got,
-        mend=f"{GO_ON}; if it cannot, remove {path.parent}, and it computes everything again",
+        mend=f"{GO_ON}; if that fails, remove {path.parent} first, to compute everything again",
     )

@@ -1,4 +1,7 @@
-"""The teacher's targets: likely tokens, their log-probabilities and the mass of all others, or some drawn from these."""
+"""The teacher's targets: likely tokens with their log-probabilities, and a summary of the others.
+
+The summary is the total mass of all other tokens, or some tokens drawn from them.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,30 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 LOG_ZERO = -1e4
-"""Stands for the log of a probability of 0: its exp is 0, and 0 times it is 0 and not NaN."""
+"""Replaces the log of a probability of 0: its exp is 0, and 0 times it is 0, not NaN."""
 
 
 @dataclass(frozen=True)
 class Targets:
     """The teacher's prediction of N completion tokens.
 
-    Where one token keeps fewer than K, its row ends in padding: any id, the log-probability `LOG_ZERO`, not kept.
+    If a token keeps fewer than K outcomes, its row ends in padding: any id, the log-probability
+    `LOG_ZERO`, and `kept_NK` False.
 
     Attributes:
-        ids_NK: The K likeliest tokens, likeliest first. With them, where `excess_N` is above 0, those that were drawn.
-        logprobs_NK: Their log-probabilities at `temperature`, nats; of a drawn one that of its share of the tail.
-        log_tail_N: Log of the probability of all other tokens; `LOG_ZERO` where those that were drawn share it.
-        logsumexp_N: Log-sum-exp of the logits over the temperature: `temperature * (logprobs + logsumexp)` are the raw logits of
-            what was not drawn.
-        temperature: Of the softmax.
-        kept_NK: Which entries are no padding, bool; None: all.
-        excess_N: Where outcomes were drawn from the tail (`instil.targets.draws`), the KL from what is here to the teacher's whole
-            prediction, nats; 0 elsewhere. None: none were drawn.
+        ids_NK: The K likeliest tokens, likeliest first. Where `excess_N` is above 0, the drawn
+            tokens are among them.
+        logprobs_NK: Their log-probabilities at `temperature`, nats. For a drawn token, the log of
+            its share of the tail.
+        log_tail_N: Log of the probability of all other tokens, nats; `LOG_ZERO` where drawn tokens
+            share it.
+        logsumexp_N: Log-sum-exp of the logits over the temperature. The raw logits of tokens that
+            were not drawn are `temperature * (logprobs + logsumexp)`.
+        temperature: Temperature of the softmax.
+        kept_NK: False for padding, bool; None: there is no padding.
+        excess_N: Where outcomes were drawn from the tail (`instil.targets.draws`): the KL from
+            these targets to the teacher's full prediction, nats; 0 elsewhere. None: no token has
+            draws.
     """
 
     ids_NK: Tensor
@@ -42,13 +50,12 @@ class Targets:
 
     @classmethod
     def of(cls, logits_NV: Tensor, *, top_k: int, temperature: float) -> Targets:
-        """Keeps the `top_k` likeliest tokens of each row; all of them if the vocabulary is smaller."""
-        scaled_NV = logits_NV.float() / temperature  # the one copy, from here on changed in place
+        """Keeps the `top_k` likeliest tokens of each row; all tokens of a smaller vocabulary."""
+        scaled_NV = logits_NV.float() / temperature  # the only copy, changed in place below
         values_NK, ids_NK = scaled_NV.topk(min(top_k, scaled_NV.shape[-1]))
         outside_NV = scaled_NV.scatter_(-1, ids_NK, float("-inf"))
-        most_N1 = outside_NV.amax(-1, keepdim=True).clamp(
-            min=torch.finfo().min
-        )  # finite, also with no tail
+        # The clamp makes it finite, even without a tail.
+        most_N1 = outside_NV.amax(-1, keepdim=True).clamp(min=torch.finfo().min)
         tail_N = most_N1[:, 0] + outside_NV.sub_(most_N1).exp_().sum(-1).log()
         logsumexp_N = torch.logaddexp(values_NK.logsumexp(-1), tail_N)
         return cls(
@@ -72,12 +79,12 @@ class Targets:
         )
 
     def split(self, lengths: Sequence[int]) -> list[Targets]:
-        """Cuts the N tokens into runs of the given lengths."""
+        """Cuts the N tokens into parts of the given lengths."""
         return [self.part(start, end) for start, end in pairwise([0, *accumulate(lengths)])]
 
     @classmethod
     def cat(cls, parts: Sequence[Targets]) -> Targets:
-        """Joins the targets of several rows; those that keep fewer tokens are padded."""
+        """Joins the targets of several rows; rows with fewer outcomes are padded."""
         widest = max(part.ids_NK.shape[1] for part in parts)
         wide = [part._padded(widest) for part in parts]
         kept = None
@@ -98,20 +105,20 @@ class Targets:
 
     @property
     def kept(self) -> Tensor:
-        """`kept_NK`, also where all are kept."""
+        """`kept_NK`; all True if it is None."""
         if self.kept_NK is not None:
             return self.kept_NK
         return torch.ones_like(self.ids_NK, dtype=torch.bool)
 
     @property
     def excess(self) -> Tensor:
-        """`excess_N`, also where none were drawn."""
+        """`excess_N`; zeros if it is None."""
         if self.excess_N is not None:
             return self.excess_N
         return torch.zeros_like(self.log_tail_N)
 
     def _padded(self, width: int) -> Targets:
-        """The same targets with `width` entries a token."""
+        """The same targets with `width` entries per token."""
         more = width - self.ids_NK.shape[1]
         if not more:
             return self
@@ -137,7 +144,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """What training reads of one pair: the student's prompt, the completion, the teacher's targets for it."""
+    """One pair for training: the student's prompt, the completion and the teacher's targets."""
 
     row: int
     student_prompt: list[int]
@@ -152,5 +159,5 @@ class TargetRow:
 
     @property
     def terms(self) -> int:
-        """Terms that the row adds to the loss: its completion's tokens."""
+        """Number of terms that the row adds to the loss: one per completion token."""
         return len(self.completion)

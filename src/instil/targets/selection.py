@@ -1,4 +1,7 @@
-"""Which outcomes of a token a target store keeps one by one, and how many it draws from its tail, which are all others."""
+"""Which outcomes of a token a target store keeps, and how many it draws from the tail.
+
+The tail is all other outcomes.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ from pydantic import Field
 
 from instil.system.files import Strict
 
-USUALLY_KEPT = 100  # outcomes a token, where a rule chooses; by default some 40 in worked solutions
-OUTCOME_BYTES = 4  # some 2 there
+# Estimated outcomes per token if a rule selects them; by default about 40 in worked solutions.
+USUALLY_KEPT = 100
+# Estimated bytes per outcome; about 2 in worked solutions.
+OUTCOME_BYTES = 4
 
 
 class Selection(Strict):
-    """What a token keeps: outcomes in the order of their probability, for as long as all rules agree.
+    """Which outcomes of a token are kept: the likeliest outcomes that pass all rules.
 
     Attributes:
-        top_k: Most outcomes.
-        min_probability: None that is less likely than this, at temperature 1.
-        mass: None after the first that together cover this, at temperature 1.
-        at_least: So many whatever the two above say.
-        mass_per_draw: Of all others one is drawn for each such part of their mass, `top_k` at most; 0: none.
+        top_k: Most outcomes per token.
+        min_probability: Least probability of an outcome, at temperature 1.
+        mass: Keep no further outcome once those before it cover this mass, at temperature 1.
+        at_least: Keep at least N outcomes, whatever the two rules above select.
+        mass_per_draw: Draw one outcome of the tail per this much of its mass, at most `top_k`; 0:
+            draw none.
     """
 
     top_k: int = Field(ge=1)
@@ -29,15 +35,15 @@ class Selection(Strict):
 
     @property
     def all_alike(self) -> bool:
-        """Whether every token keeps `top_k`, draws aside."""
+        """Whether every token keeps `top_k` outcomes, not counting draws."""
         return not self.min_probability and self.mass == 1
 
     @property
     def most(self) -> int:
-        """Outcomes that a token may have, what is drawn included and the tail not."""
+        """Most outcomes that a token can have, with drawn outcomes and without the tail."""
         return self.top_k * 2 if self.mass_per_draw else self.top_k
 
     def token_bytes(self, vocabulary: int) -> int:
-        """Space to set aside for a token in a target store, whose distribution has `vocabulary` outcomes."""
+        """Bytes to reserve per token in a target store, for a vocabulary of `vocabulary` tokens."""
         usual = self.most if self.all_alike else max(self.at_least, USUALLY_KEPT)
         return min(usual, self.most, vocabulary) * OUTCOME_BYTES

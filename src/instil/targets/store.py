@@ -1,8 +1,10 @@
-"""The target store: what the teacher predicted, in a folder that is read in any order and trusted only when whole.
+"""The target store: a folder with the teacher's predictions, which can be read in any order.
 
-`store.json`, its copy and one Arrow stream a shard, which `datasets.Dataset.from_file` maps into memory. A shard is written under
-another name, forced to disk and renamed; only then does `store.json` list it. So whatever ends a build, what is listed
-is whole, and the next build computes only what is missing or damaged.
+A store holds `store.json`, its copy and one Arrow stream per shard, which
+`datasets.Dataset.from_file` maps into memory. It is opened only if it is complete. A shard is
+written under another name, forced to disk and renamed. Only then does `store.json` list it. So if a
+build is interrupted, every listed shard is complete. The next build computes only missing and
+damaged shards.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from instil.targets.selection import Selection
 __all__ = ["Score", "StorePlan", "StoredTargets", "TargetStore", "build", "verify"]
 
 Score = Callable[[Sequence[int]], Iterable[tuple[int, list[int], Targets]]]
-"""Numbers of rows -> (number, completion, targets, likeliest outcomes first) of each, in any order."""
+"""Maps numbers of rows to (number, completion, targets) of each row, in any order.
+
+The targets have the likeliest outcomes first.
+"""
 
 _COLUMNS = [field.name for field in fields(Encoded)]
 _SCHEMA = pa.schema(
@@ -45,17 +50,19 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StorePlan:
-    """What a store is to hold.
+    """The planned content of a store.
 
     Attributes:
-        fingerprint: Of all that the targets depend on, but for what stands below.
-        lengths: Tokens of each row's completion; a row's number is its place here, and shards take rows in this order.
-        vocabulary: Outcomes of the teacher's distribution.
-        kept: Which of them are kept one by one.
-        temperature: Of the targets.
-        teacher: Its name, for the reader; two names of the same model make the same store.
-        shard_rows: Rows in a shard, at most: what an interrupted build loses.
-        shard_tokens: Completion tokens in a shard, at most; a longer row has one of its own.
+        fingerprint: Digest of everything that the targets depend on, except the fields below.
+        lengths: Number of tokens of each row's completion. A row's number is its index here, and
+            shards hold rows in this order.
+        vocabulary: Number of outcomes of the teacher's distribution.
+        kept: Which outcomes are kept one by one.
+        temperature: Temperature of the targets.
+        teacher: The teacher's name, for information only: two names of the same model make the same
+            store.
+        shard_rows: Most rows in a shard. An interrupted build loses at most this many.
+        shard_tokens: Most completion tokens in a shard; a longer row is a shard of its own.
     """
 
     fingerprint: str
@@ -81,7 +88,7 @@ class StorePlan:
         ).having([])
 
     def shards(self) -> dict[str, range]:
-        """File name -> numbers of its rows."""
+        """Maps each file name to the numbers of its rows."""
         starts, held = [0], 0
         for number, count in enumerate(self.lengths):
             full = number - starts[-1] == self.shard_rows or held + count > self.shard_tokens
@@ -99,7 +106,7 @@ class StorePlan:
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """One row of a store: its number, its completion in token ids, and the teacher's targets for it."""
+    """One row of a store: its number, its completion in token ids, and the teacher's targets."""
 
     row: int
     completion: list[int]
@@ -107,11 +114,11 @@ class StoredTargets:
 
 
 class TargetStore(Sequence[StoredTargets]):
-    """A whole store; rows are read from the mapped files when they are asked for.
+    """A complete store. Rows are read from the mapped files when they are requested.
 
     Args:
         path: Its folder.
-        info: What `store.json` says.
+        info: Content of `store.json`.
     """
 
     def __init__(self, path: Path, info: StoreInfo) -> None:
@@ -122,22 +129,23 @@ class TargetStore(Sequence[StoredTargets]):
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: str | None = None, check: bool = True) -> TargetStore:
-        """Opens a store that is whole.
+        """Opens a complete store.
 
         Args:
             path: Its folder.
-            fingerprint: What its targets must have been made from; None: anything.
+            fingerprint: Required fingerprint of the targets; None: any.
             check: Read every shard and compare its checksum.
 
         Raises:
-            TargetStoreError: there is none, it was made from something else, it is not finished, or it is damaged.
+            TargetStoreError: there is no store, it was made with other settings, it is not
+                complete, or it is damaged.
         """
         info = StoreInfo.read(path / INDEX)
         if fingerprint is not None and info.fingerprint != fingerprint:
             raise _other(path, ["fingerprint"])
         if not info.whole:
             raise TargetStoreError(
-                f"the target store {path} is not finished",
+                f"the target store {path} is not complete",
                 got=f"{sum(shard.rows for shard in info.shards)} of {info.rows} rows",
                 mend=GO_ON,
             )
@@ -179,25 +187,29 @@ def build(
 ) -> TargetStore:
     """Computes the shards that are missing or damaged, and opens the store.
 
-    Several processes of a launch compute a shard each at a time; the main one lists them. Another run that builds the same store is
-    waited for.
+    If a launch has several processes, each computes one shard at a time, and the main process lists
+    the shards. If another run builds the same store, this run waits for it.
 
     Args:
         path: Its folder.
-        plan: What it is to hold.
-        score: Asks the teacher, for the rows of one shard at a time.
-        advance: Told of the rows that need not be computed here; of the others `score` tells itself.
+        plan: The content of the store.
+        score: Computes the teacher's targets, for the rows of one shard at a time.
+        advance: Called to report rows that this process need not compute; `score` reports the
+            others.
 
     Raises:
-        TargetStoreError: a store is there that was made from something else, or that cannot be read.
+        TargetStoreError: the folder has a store that was made with other settings, or that cannot
+            be read.
         NotFiniteLossError: the teacher's numbers are NaN or infinite.
-        ValueError: `score` gives other rows than it was asked for.
+        ValueError: `score` returns other rows than requested.
     """
     with ExitStack() as held:
         info = processes.main_does(lambda: _begin(path, plan, held))
         advance(sum(shard.rows for shard in info.shards), 0)
-        kept = {shard.file for shard in info.shards}
-        missing = [one for one in plan.shards().items() if one[0] not in kept]
+        present = {shard.file for shard in info.shards}
+        missing = [
+            (file, numbers) for file, numbers in plan.shards().items() if file not in present
+        ]
         for start in range(0, len(missing), processes.count()):
             mine = missing[start + processes.rank() :][:1]
             made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
@@ -211,9 +223,10 @@ def build(
 
 
 def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
-    """What of the store is there and good; `store.json` lists nothing else afterwards.
+    """The undamaged part of the store; afterwards `store.json` lists only that.
 
-    As long as `held` is open, nobody else writes there. A sound store takes no lock: it may lie where nobody may write.
+    While `held` is open, no other process writes to the store. A complete, undamaged store is not
+    locked, because its folder may be read-only.
     """
     index = path / INDEX
     if exists(path):
@@ -232,7 +245,7 @@ def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
 
 
 def _as_planned(path: Path, info: StoreInfo, plan: StorePlan) -> StoreInfo:
-    """The same, refused if it was made from something else."""
+    """Returns `info`; raises `TargetStoreError` if the store was made with other settings."""
     differing = _differences(info, plan)
     if differing:
         raise _other(path, differing)
@@ -240,10 +253,10 @@ def _as_planned(path: Path, info: StoreInfo, plan: StorePlan) -> StoreInfo:
 
 
 def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:
-    """What the store was made with otherwise than is planned."""
-    is_there, wanted = info.model_dump(), plan.info.model_dump()
+    """Names of the settings in which the store differs from the plan."""
+    found, wanted = info.model_dump(), plan.info.model_dump()
     settings = [name for name in wanted if name not in {"teacher", "shards", "whole", "checksum"}]
-    differing = [name for name in settings if is_there[name] != wanted[name]]
+    differing = [name for name in settings if found[name] != wanted[name]]
     layout = plan.shards()
     cut = {shard.file: range(shard.first, shard.first + shard.rows) for shard in info.shards}
     if not differing and any(layout.get(file) != numbers for file, numbers in cut.items()):
@@ -252,7 +265,7 @@ def _differences(info: StoreInfo, plan: StorePlan) -> list[str]:
 
 
 def _without_damaged(path: Path, info: StoreInfo) -> StoreInfo:
-    """The same without the shards that are damaged, and written down anew."""
+    """The same store without its damaged shards; `store.json` is written again."""
     try:
         StoreInfo.read(path / INDEX)
     except TargetStoreError as error:
@@ -266,7 +279,10 @@ def _without_damaged(path: Path, info: StoreInfo) -> StoreInfo:
 
 
 def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> Shard:
-    """Asks for the rows and writes them in the order of their numbers, whole or not at all."""
+    """Computes the rows and writes them in the order of their numbers.
+
+    The file is complete, or it does not exist.
+    """
     records: dict[int, dict[str, Any]] = {}
     counts: list[int] = []
     for number, completion, targets in score(numbers):
@@ -276,7 +292,8 @@ def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> S
         records[number] = record
     if sorted(records) != list(numbers):
         raise ValueError(
-            f"rows {numbers.start} to {numbers.stop - 1} were asked for, and {len(records)} came"
+            f"rows {numbers.start} to {numbers.stop - 1} were requested, but `score` returned "
+            f"other rows ({len(records)})"
         )
     ordered = [records[number] for number in numbers]
     with written_whole(path) as work:
@@ -302,14 +319,15 @@ def _check(number: int, completion: list[int], targets: Targets, plan: StorePlan
     planned = (plan.lengths[number], plan.lengths[number], plan.temperature)
     if got != planned or targets.ids_NK.shape[1] > plan.kept.most:
         raise ValueError(
-            f"row {number}: planned are {planned[0]} tokens at temperature {planned[2]}, at most "
-            f"{plan.kept.most} outcomes each; got {got[0]} tokens, targets for {got[1]} at temperature "
-            f"{got[2]}, {targets.ids_NK.shape[1]} outcomes each"
+            f"row {number}: the plan has {planned[0]} tokens at temperature {planned[2]}, with at "
+            f"most {plan.kept.most} outcomes per token; got {got[0]} tokens and targets for "
+            f"{got[1]} tokens at temperature {got[2]}, with {targets.ids_NK.shape[1]} outcomes "
+            "per token"
         )
 
 
 def _counts(targets: Targets) -> Iterator[int]:
-    """Outcomes that each token keeps."""
+    """Number of outcomes that each token keeps."""
     if targets.kept_NK is None:
         yield from [targets.ids_NK.shape[1]] * len(targets.ids_NK)
     else:
@@ -318,7 +336,7 @@ def _counts(targets: Targets) -> Iterator[int]:
 
 def _other(path: Path, differing: Sequence[str]) -> TargetStoreError:
     return TargetStoreError(
-        f"the target store {path} was made from something else",
+        f"the target store {path} was made with other settings",
         got=f"another {', '.join(differing)}",
         mend="name another folder, or remove this one",
     )

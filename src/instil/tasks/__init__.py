@@ -1,6 +1,7 @@
-"""Tasks as data: a pattern, what tells a right answer, and where the rows come from; and the table that names them.
+"""The tasks, and the table of their names.
 
-A new task is a file with a class like those here, and one more member of `LabelTask` or `TextTask`.
+A task has a pattern, a rule for right answers, and a source of rows. To add a task, write a file
+with a class like those here, and add the class to `LabelTask` or `TextTask`.
 """
 
 from typing import Annotated, get_args
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from instil.tasks.base import TaskBase, TaskData
 from instil.tasks.classification import Classification
+from instil.tasks.files import Files
 from instil.tasks.gsm8k import GSM8K
 from instil.tasks.metrics import metric
 from instil.tasks.nli import NLI
@@ -17,7 +19,7 @@ from instil.tasks.sentiment import Sentiment
 from instil.tasks.topic import Topic
 
 LabelTask = NLI | Paraphrase | Sentiment | Topic | Classification
-TextTask = GSM8K
+TextTask = GSM8K | Files
 Task = Annotated[LabelTask | TextTask, Field(discriminator="name")]
 TASKS: dict[str, type[TaskBase]] = {
     task.model_fields["name"].default: task for task in get_args(get_args(Task)[0])
@@ -29,6 +31,7 @@ __all__ = [
     "NLI",
     "TASKS",
     "Classification",
+    "Files",
     "LabelTask",
     "Paraphrase",
     "Sentiment",

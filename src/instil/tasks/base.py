@@ -1,4 +1,4 @@
-"""What every task is: a pattern that turns a row of a data set into text, and where the rows come from."""
+"""The base classes of all tasks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from instil.tasks.rows import Row
 
 @dataclass(frozen=True)
 class TaskData:
-    """The rows of a task: inputs are rendered patterns, outputs are names of labels or whole texts.
+    """The rows of a task.
+
+    The input of a row is the rendered pattern. Its output is the name of a label, or a text.
 
     Attributes:
         train: Rows to learn from, and to take demonstrations from.
-        in_domain: Evaluation sets from where the training rows come from, by name.
-        out_of_domain: Evaluation sets from elsewhere, by name.
-        inputs: Rows to learn from in place of those of `train`, without outputs; None: there are none.
+        in_domain: Name -> evaluation rows from the same source as the training rows.
+        out_of_domain: Name -> evaluation rows from other sources.
+        inputs: Rows without outputs, to learn from instead of `train`; None if there are none.
     """
 
     train: list[Row]
@@ -33,24 +35,24 @@ class TaskData:
 
 
 class TaskBase(BaseModel, ABC):
-    """A pattern that turns a row into text, and the sets that the rows come from.
+    """Where the rows come from, and which answers are right.
 
     Attributes:
-        answers: Whether answers are chosen from labels or are free text.
-        name: Tells the task from the others in a recipe.
+        answers: `labels` if an answer is one of several labels, `text` if it is free text.
+        name: Name of the task in a recipe.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     answers: ClassVar[Literal["labels", "text"]]
 
     name: str
-    folder: Path | None = Field(None, description="a local copy of the sets; null: from the hub")
-    prefix: str = Field("", description="stands before everything else; may be empty")
-    pattern: Pattern = Field(description="text of a row, its fields' names in braces")
+    folder: Path | None = Field(
+        None, description="folder with a local copy of the data sets; null: read them from the hub"
+    )
 
     @property
     def local(self) -> bool:
-        """Whether the sets lie in local files."""
+        """Whether the rows are in local files."""
         return self.folder is not None
 
     @abstractmethod
@@ -58,34 +60,43 @@ class TaskBase(BaseModel, ABC):
         """Reads all sets of the task.
 
         Raises:
-            DataFileError: a file is missing or empty, or the hub lacks a data set.
+            DataFileError: a file is missing or empty, or the hub does not have a data set.
             DataFormatError: a file is malformed.
-            FieldError: a row lacks a field, or holds an output that the task does not know.
+            FieldError: a row has no field of a needed name, or its output is not known to the task.
             HubUnreachableError: the hub cannot be reached.
         """
 
     @abstractmethod
     def _sources(self) -> list[object]:
-        """What tells the content of the sets apart, whatever their place."""
+        """Values that identify the content of the sets, wherever the files are."""
+
+    def content_fields(self) -> set[str]:
+        """Fields that name sets; `digest` uses the sets' content (`_sources`) instead of them."""
+        return {"train", "unlabelled", "in_domain", "out_of_domain"}
 
     def digest(self) -> str:
-        """A SHA-256 over the settings and the content of local files; of hub sets, over their ids.
+        """A SHA-256 of the settings and of the sets: the content of local files, or the hub ids.
 
         Raises:
             DataFileError: a file is missing or empty.
         """
-        # As text: the order of a verbalizer's labels counts.
-        settings = self.model_dump_json(
-            exclude={"folder", "train", "unlabelled", "in_domain", "out_of_domain"}
-        )
+        # As JSON text, because the order of the labels in a verbalizer matters.
+        settings = self.model_dump_json(exclude={"folder", *self.content_fields()})
         return digest([settings, self._sources()])
 
 
+class PatternTask(TaskBase):
+    """A task whose rows are rendered by a pattern."""
+
+    prefix: str = Field("", description="text before everything else in the prompt; may be empty")
+    pattern: Pattern = Field(description="text of a row, with the names of its fields in braces")
+
+
 def some(rows: list[Row], name: str) -> list[Row]:
-    """The rows of a set, which must not be without any.
+    """Checks that a set has rows, and returns them.
 
     Raises:
-        DataFileError: there are none.
+        DataFileError: the set has no rows.
     """
     if not rows:
         raise DataFileError(f"the set {name!r} has no rows", mend="add at least one row")

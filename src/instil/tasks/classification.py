@@ -1,4 +1,4 @@
-"""What all classification tasks share, and the task of the user's own files."""
+"""The base class of classification tasks, and the task for the user's own files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from instil.errors import FieldError, did_you_mean
-from instil.tasks.base import TaskBase, TaskData, some
+from instil.tasks.base import PatternTask, TaskData, some
 from instil.tasks.pattern import names, render
 from instil.tasks.rows import Row, read_fields
 from instil.tasks.source import Fields, file_digest
 from instil.tasks.verbalizer import Verbalizer
 
 
-class ClassificationTask(TaskBase):
+class ClassificationTask(PatternTask):
     """A pattern that turns a row into text, and a verbalizer that turns a label into words."""
 
-    answers: ClassVar[Literal["labels"]] = "labels"
+    answers: ClassVar[Literal["labels", "text"]] = "labels"
 
     verbalizer: Verbalizer = Field(
-        description="label -> surface forms without a space before them; demonstrations show the first"
+        description="label -> surface forms, without a space at the start; demonstrations show the first"
     )
 
     @property
@@ -34,11 +34,11 @@ class ClassificationTask(TaskBase):
     def _rows(
         self, name: str, read: Fields, label_field: str, labels: Mapping[str, str | None]
     ) -> list[Row]:
-        """Renders a set; rows whose label stands for None are left out."""
+        """Renders a set; leaves out rows whose label maps to None in `labels`."""
         if label_field in names(self.pattern):
             raise FieldError(
-                f"the pattern names {label_field!r}, the field that holds the label",
-                mend="take it out: a text that tells its label asks nothing",
+                f"the pattern contains the field {label_field!r}, which holds the label",
+                mend="remove it from the pattern: a prompt must not show its own answer",
             )
         rows = []
         for where, fields in read:
@@ -52,24 +52,30 @@ class Classification(ClassificationTask):
     """The user's own rows, in JSON Lines, CSV or Parquet."""
 
     name: Literal["classification"] = "classification"
-    folder: Path | None = Field(None, description="where relative paths begin; null: here")
-    train: Path = Field(description="rows to learn from")
+    folder: Path | None = Field(
+        None, description="folder that relative paths start from; null: the current folder"
+    )
+    train: Path = Field(description="file of rows to learn from")
     unlabelled: Path | None = Field(
         None,
-        description="rows to distil on, whose labels nobody knows; null: rows of train. Demonstrations are of train",
+        description="file of rows without labels to distil on; null: distil on rows of train. "
+        "Demonstrations always come from train",
     )
     in_domain: dict[str, Path] = Field(
-        min_length=1, description="name -> file of evaluation rows like the training rows"
+        min_length=1,
+        description="name -> file of evaluation rows from the same source as the training rows",
     )
     out_of_domain: dict[str, Path] = Field(
-        {}, description="name -> file of evaluation rows from elsewhere"
+        {}, description="name -> file of evaluation rows from other sources"
     )
     label: str = Field("label", description="name of the field that holds the label")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if both := sorted(self.in_domain.keys() & self.out_of_domain.keys()):
-            raise ValueError(f"{both[0]!r} is named in in_domain and in out_of_domain")
+            raise ValueError(
+                f"{both[0]!r} is in both in_domain and out_of_domain; use two different names"
+            )
         return self
 
     @property
@@ -113,18 +119,18 @@ def _label(
 ) -> str | None:
     if name not in fields:
         raise FieldError(
-            f"{where}: no field {name!r}, which should hold the label",
+            f"{where}: there is no field {name!r}, which should hold the label",
             got=f"fields {', '.join(map(repr, fields)) or 'none'}",
-            mend=f"name the right field; {did_you_mean(name, fields)}",
+            mend=f"set task.label to the name of the field; {did_you_mean(name, fields)}",
         )
     value = fields[name]
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in labels:
         return labels[str(value)]
     raise FieldError(
-        f"{where}: field {name!r} holds no label of this task",
+        f"{where}: the field {name!r} does not hold a label of this task",
         got="null" if value is None else f"{type(value).__name__} {value!r}",
         allowed=", ".join(map(repr, labels)),
-        mend="the row is not labelled: choose a labelled split, or drop it"
+        mend="the row has no label: use a split with labels, or delete the row"
         if value in (None, -1, "")
-        else f"mend the label; {did_you_mean(str(value), labels)}",
+        else f"correct the label; {did_you_mean(str(value), labels)}",
     )

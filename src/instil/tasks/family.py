@@ -1,4 +1,4 @@
-"""A family: public data sets that one pattern and one verbalizer serve, known by short names."""
+"""A family: public data sets with short names, which share one pattern and one verbalizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from instil.tasks.source import read_set
 
 
 class Family(NamedSets, ClassificationTask):
-    """A classification task whose sets are named, not given as files."""
+    """A classification task on public data sets, chosen by their short names."""
 
     @model_validator(mode="after")
     def _labels_are_kept(self) -> Self:
@@ -22,13 +22,13 @@ class Family(NamedSets, ClassificationTask):
         labels = list(dict.fromkeys(label for label in known if label is not None))
         if set(self.verbalizer) != set(labels):
             raise ValueError(
-                f"the verbalizer names the labels {', '.join(map(repr, self.verbalizer))}; "
-                f"those of this task are {', '.join(map(repr, labels))}"
+                f"the verbalizer has the labels {', '.join(map(repr, self.verbalizer))}; "
+                f"it must have those of this task: {', '.join(map(repr, labels))}"
             )
         return self
 
     def _labels(self, name: str) -> Mapping[str, str | None]:
-        """What the label field of a set holds -> our label."""
+        """Value of the label field in a set -> label of the task."""
         return self.sets[name].labels
 
     def _read(self, name: str) -> list[Row]:

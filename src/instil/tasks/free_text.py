@@ -1,4 +1,4 @@
-"""What all tasks share whose answers are free text, not chosen from labels."""
+"""The base classes of tasks with free-text answers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from instil.errors import FieldError
-from instil.tasks.base import TaskBase, some
+from instil.tasks.base import PatternTask, TaskBase, some
 from instil.tasks.pattern import Pattern, names, render
 from instil.tasks.rows import Row
 from instil.tasks.source import Fields, TextSet
 
 
 class FreeText(TaskBase):
-    """A pattern that turns a row into a question, and a rule that tells a right answer from a wrong one."""
+    """A task with free-text answers, and a rule for which of them are right."""
 
-    answers: ClassVar[Literal["text"]] = "text"
-
-    pattern: Pattern = Field("{question}", description="text of a row, its fields' names in braces")
+    answers: ClassVar[Literal["labels", "text"]] = "text"
 
     @abstractmethod
     def right(self, written: str, gold_output: str) -> bool:
@@ -27,38 +25,50 @@ class FreeText(TaskBase):
 
         Args:
             written: The answer.
-            gold_output: The row's output, reasoning and all.
+            gold_output: The row's output, with its reasoning.
         """
+
+    @abstractmethod
+    def result(self, text: str) -> str:
+        """The part of an answer that is compared, for example its final number; may be empty."""
+
+
+class QuestionTask(FreeText, PatternTask):
+    """A task with one pattern for the question and one for the gold answer."""
+
+    pattern: Pattern = Field(
+        "{question}", description="text of a row, with the names of its fields in braces"
+    )
 
     @property
     def exemplar_count(self) -> int | None:
-        """How many demonstrations come with the task; None where they are drawn from its training set."""
+        """Number of demonstrations that the task itself has; None if they are sampled."""
         return None
 
     def exemplars(self) -> list[Row]:
-        """The demonstrations that come with the task, in their order; empty where they are drawn.
+        """The demonstrations that the task itself has, in order; empty if they are sampled.
 
         Raises:
-            DataFileError: their file is missing or empty.
-            DataFormatError: it is malformed.
-            FieldError: a row of it lacks a field.
+            DataFileError: the file is missing or empty.
+            DataFormatError: the file is malformed.
+            FieldError: a row has no field of a needed name.
         """
         return []
 
     @abstractmethod
     def _output(self, answer: str, where: str) -> str:
-        """The gold output as it is shown and learnt from.
+        """The gold output in demonstrations and in training.
 
         Raises:
-            FieldError: no answer could be compared with it.
+            FieldError: answers cannot be compared with it.
         """
 
     def _rows(self, name: str, read: Fields, known: TextSet) -> list[Row]:
         """Renders a set."""
         if shown := names(self.pattern) & names(known.answer):
             raise FieldError(
-                f"the pattern names {min(shown)!r}, the field that holds the answer",
-                mend="take it out: a text that tells its answer asks nothing",
+                f"the pattern contains the field {min(shown)!r}, which holds the answer",
+                mend="remove it from the pattern: a prompt must not show its own answer",
             )
         rows = []
         for where, fields in read:

@@ -1,8 +1,13 @@
-"""Word problems whose answer is a worked solution: GSM8K, and SVAMP from elsewhere.
+"""Word problems with a worked solution: GSM8K, and SVAMP as the out-of-domain set.
 
-GSM8K: Cobbe et al. 2021 (arXiv:2110.14168). SVAMP: Patel et al. 2021 (arXiv:2103.07191), shorter problems, many of which hold a
-number that is not needed; its gold outputs are the number alone. The local file holds all its 1,000 rows, the hub's test
-split 300 of them: do not compare scores across the two. The other demonstrations: Wei et al. 2022 (arXiv:2201.11903).
+GSM8K: Cobbe et al. 2021 (arXiv:2110.14168).
+
+SVAMP: Patel et al. 2021 (arXiv:2103.07191). Its problems are shorter, and many contain a number
+that is not needed. A gold output is the number only. The local file has all 1,000 rows; the hub's
+test split has 300 of them. So do not compare scores on the local file with scores on the hub's
+split.
+
+`prompt: wei` uses the demonstrations of Wei et al. 2022 (arXiv:2201.11903).
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from pydantic import Field, model_validator
 
 from instil.errors import FieldError
 from instil.tasks.base import TaskData
-from instil.tasks.free_text import FreeText
+from instil.tasks.free_text import QuestionTask
 from instil.tasks.numbers import final_number, same_number
 from instil.tasks.public_sets import NamedSets
 from instil.tasks.rows import Row, key, read_fields
@@ -30,7 +35,7 @@ def _gsm8k(file: str, split: str) -> TextSet:
     return TextSet(file, Hub("openai/gsm8k", split, "main"))
 
 
-class GSM8K(FreeText, NamedSets):
+class GSM8K(QuestionTask, NamedSets):
     """Which number answers the question? Answers are reasoning, then `#### N`."""
 
     sets: ClassVar[Mapping[str, TextSet]] = {
@@ -51,42 +56,42 @@ class GSM8K(FreeText, NamedSets):
     out_of_domain: tuple[str, ...] = ("svamp",)
     prompt: Literal["train", "wei"] = Field(
         "train",
-        description="demonstrations: train: rows of the training set, drawn; wei: the eight of Wei et al. 2022, "
-        "of which the first k are taken; they need a folder",
+        description="demonstrations. train: sampled from the training set; wei: the first k of the eight of "
+        "Wei et al. 2022, which need `folder`",
     )
     calculator: bool = Field(
         False,
-        description="keep the annotations <<48/2=24>> in gold answers: they are calls of a calculator, "
-        "and where none answers they are a sum written twice",
+        description="keep the annotations <<48/2=24>> in gold answers. They are calls of a calculator; "
+        "without a calculator they only repeat the calculation",
     )
     flexible: bool = Field(
         True,
-        description="an answer that marks no number counts by its last number; false: it is wrong",
+        description="if an answer marks no number, use its last number; false: such an answer is wrong",
     )
 
     @model_validator(mode="after")
-    def _exemplars_are_at_hand(self) -> Self:
+    def _exemplars_need_a_folder(self) -> Self:
         if self.prompt == "wei" and self.folder is None:
             raise ValueError(
-                f"prompt: wei reads {_EXEMPLARS} of a local copy, and the hub's sets do not hold it; "
-                "set folder, or prompt: train"
+                f"prompt: wei needs the file {_EXEMPLARS} of a local copy; the hub does not have it. "
+                "Set folder, or use prompt: train"
             )
         return self
 
     @property
     def exemplar_count(self) -> int | None:
-        """See `FreeText.exemplar_count`."""
+        """See `QuestionTask.exemplar_count`."""
         return 8 if self.prompt == "wei" else None
 
     def exemplars(self) -> list[Row]:
-        """See `FreeText.exemplars`."""
+        """See `QuestionTask.exemplars`."""
         if self.prompt == "train":
             return []
         path = self._exemplar_file()
         return self._rows("exemplars", read_fields(path), TextSet(str(path), Hub("", "")))
 
     def read(self) -> TaskData:
-        """Reads the sets, without rows that ask what an exemplar answers; see `TaskBase.read`."""
+        """Reads the sets, without rows whose question is also an exemplar; see `TaskBase.read`."""
         read, shown = super().read(), {key(row) for row in self.exemplars()}
 
         def others(rows: list[Row]) -> list[Row]:
@@ -99,8 +104,13 @@ class GSM8K(FreeText, NamedSets):
         )
 
     def right(self, written: str, gold_output: str) -> bool:
-        """Whether the answer ends in the gold answer's number; see `instil.tasks.numbers`."""
+        """Whether the final numbers are the same; see `instil.tasks.numbers`."""
         return same_number(written, gold_output, flexible=self.flexible)
+
+    def result(self, text: str) -> str:
+        """The final number of a text, as text; empty if there is none."""
+        number = final_number(text)
+        return "" if number is None else f"{number.normalize():f}"
 
     def _read(self, name: str) -> list[Row]:
         known = self.sets[name]
@@ -110,10 +120,10 @@ class GSM8K(FreeText, NamedSets):
         output = answer if self.calculator else _CALCULATOR.sub("", answer)
         if final_number(output, flexible=False) is None:
             raise FieldError(
-                f"{where}: the answer ends in no number",
+                f"{where}: the gold answer does not mark its final number",
                 got=repr(answer[-80:]),
-                allowed="`#### 42` or `The answer is 42.` at its end",
-                mend="mend the row or drop it",
+                allowed="`#### 42` or `The answer is 42.` at the end",
+                mend="correct the row or delete it",
             )
         return output
 

@@ -1,4 +1,4 @@
-"""Rules that tell a right answer from a wrong one, by name."""
+"""Named rules for which answers are right."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from instil.tasks.numbers import same_number
 
 Metric = Callable[[str, str], bool]
-"""Called with what was written and with the gold answer, it says whether the former is right."""
+"""A function of an answer and the gold answer: whether the answer is right."""
 
 METRICS: dict[str, Metric] = {}
-"""The metrics that a recipe may name."""
+"""Name -> metric, for use in a recipe."""
 
 
 def metric(name: str) -> Callable[[Metric], Metric]:
-    """Registers a function as the metric of a name.
+    """Registers a function as a metric with this name.
 
     ```python
     @instil.tasks.metric("same_first_word")
@@ -23,12 +23,12 @@ def metric(name: str) -> Callable[[Metric], Metric]:
     ```
 
     Raises:
-        ValueError: another metric has this name.
+        ValueError: another metric already has this name.
     """
 
     def register(function: Metric) -> Metric:
         if METRICS.setdefault(name, function) is not function:
-            raise ValueError(f"there is a metric {name!r} already; choose another name")
+            raise ValueError(f"there is already a metric {name!r}; choose another name")
         return function
 
     return register
@@ -36,11 +36,11 @@ def metric(name: str) -> Callable[[Metric], Metric]:
 
 @metric("exact_match")
 def exact_match(written: str, gold: str) -> bool:
-    """Whether two texts are equal, outer white space aside."""
+    """Whether two texts are equal, without white space at their start and end."""
     return written.strip() == gold.strip()
 
 
 @metric("number")
 def number(written: str, gold: str) -> bool:
-    """Whether both texts end in the same number; see `instil.tasks.numbers`."""
+    """Whether both texts have the same final number; see `instil.tasks.numbers`."""
     return same_number(written, gold)

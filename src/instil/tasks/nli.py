@@ -1,7 +1,8 @@
 """Natural language inference: MNLI, RTE, HANS.
 
-MNLI: Williams et al. 2018 (N18-1101). RTE: the PASCAL challenges as GLUE joins them (Wang et al. 2019). HANS: McCoy et
-al. 2019 (P19-1334), where lexical overlap misleads.
+MNLI: Williams et al. 2018 (N18-1101). RTE: the PASCAL challenges, as combined in GLUE (Wang et al.
+2019).
+HANS: McCoy et al. 2019 (P19-1334); in its rows, shared words suggest the wrong label.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _rte(file: str, split: str) -> DataSet:
 
 
 class NLI(Family):
-    """Does the premise entail the hypothesis? Two-way drops MNLI's neutral rows; three-way keeps them."""
+    """Does the premise entail the hypothesis? `ways: 2` leaves out the neutral rows of MNLI."""
 
     sets: ClassVar[Mapping[str, DataSet]] = {
         "mnli_train": _mnli("mnli/train.jsonl", "train"),
@@ -61,27 +62,28 @@ class NLI(Family):
         "rte": _rte("rte/dev.jsonl", "validation"),
         "hans": DataSet(
             "hans/eval_subset.jsonl",
-            # The main branch is a script, which `datasets` no longer runs.
+            # The main branch is a loading script. `datasets` no longer runs such scripts.
             Hub("jhu-cogsci/hans", "validation", revision="refs/convert/parquet"),
             _TWO,
         ),
     }
 
     name: Literal["nli"] = "nli"
-    ways: Literal[2, 3] = Field(2, description="2: yes or no; 3: yes, no or maybe, MNLI alone")
+    ways: Literal[2, 3] = Field(2, description="2: yes or no; 3: yes, no or maybe (only for MNLI)")
     prefix: str = Field(
         "Determine if the premise entails the hypothesis. Answer with yes or no.",
-        description="stands before everything else; three-way ends `with yes, no or maybe.`",
+        description="text before everything else in the prompt; with ways: 3 it ends in `with yes, no or maybe.`",
     )
     pattern: Pattern = "Premise: {premise}\nHypothesis: {hypothesis}\nAnswer:"
     verbalizer: Verbalizer = Field(
         {"entailment": ("Yes", "yes"), "not_entailment": ("No", "no")},
-        description="three-way: entailment Yes, neutral Maybe, contradiction No",
+        description="with ways: 3: entailment Yes, neutral Maybe, contradiction No",
     )
     train: str = "mnli_train"
     in_domain: tuple[str, ...] = ("mnli_matched",)
     out_of_domain: tuple[str, ...] = Field(
-        ("mnli_mismatched", "rte", "hans"), description="three-way: mnli_mismatched"
+        ("mnli_mismatched", "rte", "hans"),
+        description="evaluation sets from other sources; with ways: 3 only mnli_mismatched",
     )
 
     @model_validator(mode="before")
@@ -105,8 +107,8 @@ class NLI(Family):
         for name in self._names():
             if self.ways == 3 and self.sets[name].labels is _TWO:
                 raise ValueError(
-                    f"the set {name!r} tells entailment from the rest only and cannot be asked "
-                    "with ways: 3; leave it out, or set ways: 2"
+                    f"the set {name!r} has only two labels, so ways: 3 cannot use it; "
+                    "leave it out, or set ways: 2"
                 )
         return self
 

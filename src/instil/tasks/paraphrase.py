@@ -1,6 +1,7 @@
-"""Paraphrase identification: QQP, and PAWS-Wiki, whose pairs share their words.
+"""Paraphrase identification: QQP and PAWS-Wiki.
 
-QQP: Quora's question pairs as in GLUE (Wang et al. 2019). PAWS: Zhang et al. 2019 (N19-1131).
+QQP: Quora's question pairs, as in GLUE (Wang et al. 2019). PAWS: Zhang et al. 2019 (N19-1131); the
+two sentences of a pair use the same words.
 """
 
 from __future__ import annotations

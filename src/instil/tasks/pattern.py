@@ -1,7 +1,8 @@
-r"""A pattern: a row's fields written into one text, `Premise: {premise}\nHypothesis: {hypothesis}\nAnswer:`.
+r"""Patterns, which turn the fields of a row into one text.
 
-Names in braces are replaced by the fields of that name and `{{` and `}}` are braces. Nothing else that `str.format`
-knows is allowed: a pattern reads fields and computes nothing.
+An example is `Premise: {premise}\nHypothesis: {hypothesis}\nAnswer:`. A name in braces is replaced
+by the field with that name. `{{` and `}}` are plain braces. Other features of `str.format` are not
+allowed.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
 
     Args:
         pattern: A checked pattern.
-        fields: The row's fields; numbers are written as they are.
-        where: Where the row stands, for messages.
+        fields: The row's fields: texts and numbers.
+        where: Place of the row (for example file and line), for error messages.
 
     Raises:
-        FieldError: a field of the pattern is missing, null or neither text nor number, or all of them are blank.
-        DataFormatError: the text holds half a character.
+        FieldError: a field of the pattern is missing, or is neither text nor a number, or all
+            fields are blank.
+        DataFormatError: the text contains a lone surrogate (half a character).
     """
     pieces = _pieces(pattern)
     values = {name: _value(fields, name, where) for _, name in pieces if name is not None}
     if not any(map(str.strip, values.values())):
         raise FieldError(
-            f"{where}: nothing to read",
-            got=f"blank text in {', '.join(map(repr, values))}",
-            mend="fill the row or drop it",
+            f"{where}: the fields of the pattern are empty",
+            got=f"only white space in {', '.join(map(repr, values))}",
+            mend="fill the fields or delete the row",
         )
     text = "".join(literal + (values[name] if name is not None else "") for literal, name in pieces)
     check_characters(text, where)
@@ -43,12 +45,12 @@ def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
 
 
 def names(pattern: str) -> set[str]:
-    """The fields that a checked pattern names."""
+    """Names of the fields in a checked pattern."""
     return {name for _, name in _pieces(pattern) if name is not None}
 
 
 def fill(pattern: str, text: str) -> str:
-    """Writes the same text in place of every field, for example `N/A` for an input without content."""
+    """Replaces every field with the same text, for example `N/A` (an input without content)."""
     return "".join(
         literal + (text if name is not None else "") for literal, name in _pieces(pattern)
     )
@@ -57,29 +59,31 @@ def fill(pattern: str, text: str) -> str:
 def _value(fields: Mapping[str, object], name: str, where: str) -> str:
     if name not in fields:
         raise FieldError(
-            f"{where}: no field {name!r}, which the pattern names",
+            f"{where}: there is no field {name!r}, which the pattern contains",
             got=f"fields {', '.join(map(repr, fields)) or 'none'}",
             mend=f"rename or add the field; {did_you_mean(name, fields)}",
         )
     value = fields[name]
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise FieldError(
-            f"{where}: field {name!r} is neither text nor a number",
+            f"{where}: the field {name!r} is neither text nor a number",
             got="null" if value is None else f"{type(value).__name__} {value!r}",
-            mend="write it as text, or drop the row",
+            mend="write it as text, or delete the row",
         )
     return str(value)
 
 
 @lru_cache(maxsize=64)
 def _pieces(pattern: str) -> tuple[tuple[str, str | None], ...]:
-    """Literal text and the field that follows it; None where only text is left."""
+    """Pairs of literal text and the name of the field after it; the name is None at the end."""
     pieces = []
     for literal, name, form, conversion in Formatter().parse(pattern):
         if name is not None and (not name.strip() or set(name) & set(".[]")):
-            raise ValueError(f"{{{name}}} is no field's name")
+            raise ValueError(f"{{{name}}} is not the name of a field")
         if form or conversion:
-            raise ValueError(f"only {{{name}}} is allowed: no '!' and no ':' inside the braces")
+            raise ValueError(
+                f"inside braces only the name is allowed, as in {{{name}}}, without '!' and ':'"
+            )
         pieces.append((literal, name))
     return tuple(pieces)
 
@@ -88,9 +92,11 @@ def _checked(pattern: str) -> str:
     try:
         pieces = _pieces(pattern)
     except ValueError as error:
-        raise ValueError(f"not a pattern: {error} (write {{{{ or }}}} for a brace)") from None
+        raise ValueError(
+            f"not a valid pattern: {error} (for a plain brace, write {{{{ or }}}})"
+        ) from None
     if all(name is None for _, name in pieces):
-        raise ValueError("must name at least one field of the rows, such as {text}")
+        raise ValueError("must contain at least one field of the rows in braces, such as {text}")
     return pattern
 
 

@@ -1,4 +1,4 @@
-"""A task whose sets are public and known by short names, not given as files."""
+"""Tasks on public data sets, which are chosen by short names."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from instil.tasks.source import DataSet, fingerprint
 
 
 class NamedSets(TaskBase):
-    """The choice of a training set and evaluation sets among those that the task knows."""
+    """A task with a table of public data sets; a recipe chooses some of them by name."""
 
     sets: ClassVar[Mapping[str, DataSet]]
 
-    train: str = Field(description="set to learn from")
+    train: str = Field(description="name of the set to learn from")
     in_domain: tuple[str, ...] = Field(
-        description="evaluation sets from where the training rows come from"
+        description="names of evaluation sets from the same source as the training rows"
     )
-    out_of_domain: tuple[str, ...] = Field(description="evaluation sets from elsewhere")
+    out_of_domain: tuple[str, ...] = Field(
+        description="names of evaluation sets from other sources"
+    )
 
     @model_validator(mode="after")
     def _sets_are_known_and_differ(self) -> Self:
         names = self._names()
         for name in names:
             if name not in self.sets:
-                raise ValueError(f"no set {name!r}; {did_you_mean(name, self.sets)}")
+                raise ValueError(f"there is no set {name!r}; {did_you_mean(name, self.sets)}")
             if names.count(name) > 1:
-                raise ValueError(f"the set {name!r} is named twice")
+                raise ValueError(
+                    f"the set {name!r} is given twice; each set may be given only once"
+                )
         if len(names) == 1:
-            raise ValueError("name at least one evaluation set, in_domain or out_of_domain")
+            raise ValueError(
+                "there is no evaluation set; put at least one into in_domain or out_of_domain"
+            )
         return self
 
     def read(self) -> TaskData:

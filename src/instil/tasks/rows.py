@@ -1,4 +1,4 @@
-"""Rows of a task: an input, and the output that is wanted of it. Reading them from files and checking them."""
+"""Rows of a task: reading them from files, and checking them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from instil.system import files
 
 @dataclass(frozen=True)
 class Row:
-    """One input and, where it is known, its gold output."""
+    """An input and, if it is known, its gold output."""
 
     input: str
     output: str | None = None
@@ -25,41 +25,42 @@ def read_rows(path: Path, *, need_output: bool) -> list[Row]:
     """Reads rows from JSON Lines (.jsonl), CSV with a header (.csv) or Parquet (.parquet).
 
     Args:
-        path: The file; its fields are `input` and `output`, others are ignored.
+        path: The file. Its fields `input` and `output` are read; other fields are ignored.
         need_output: Whether every row must have an output.
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.
-        DataFormatError: it is binary, mis-encoded or truncated, or a line is malformed.
-        FieldError: a row lacks a field, or the field is empty.
+        DataFormatError: the file is binary, wrongly encoded or cut off, or a line is malformed.
+        FieldError: a row has no `input` or no needed `output`, or the field is empty.
     """
     rows = [_row(fields, where, need_output=need_output) for where, fields in read_fields(path)]
     if not rows:
-        raise DataFileError(f"{path} has no rows", mend="add at least one row")
+        raise DataFileError(f"{path} contains no rows", mend="add at least one row")
     return rows
 
 
 def read_fields(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Reads what the rows of a file hold, whatever their fields are called.
+    """Reads the rows of a file with fields of any names.
 
     Args:
         path: JSON Lines (.jsonl), CSV with a header (.csv) or Parquet (.parquet).
 
     Returns:
-        Of each row where it stands, for messages, and its fields; a file without rows gives none.
+        For each row its place (file and line), for error messages, and its fields.
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.
-        DataFormatError: it is binary, mis-encoded or truncated, or, while it is read, a line is malformed.
+        DataFormatError: the file is binary, wrongly encoded or cut off, or a line is malformed.
+            This may be raised only during the iteration.
     """
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataFormatError(
-            f"{path}: unknown kind of file",
-            got=f"ending {path.suffix!r}",
+            f"{path}: files of this type cannot be read",
+            got=f"the file extension {path.suffix!r}",
             allowed=", ".join(readers),
-            mend="convert the file, or give it the ending of what it holds",
+            mend="convert the file, or rename it so that its extension matches its content",
         )
     check_file(path)
     return reader(path)
@@ -68,10 +69,10 @@ def read_fields(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 def as_rows(
     rows: Iterable[Row | str | Mapping[str, object]], *, name: str, need_output: bool
 ) -> list[Row]:
-    """Turns what a caller passes into rows: `Row`s, mappings with `input` and `output`, or bare inputs.
+    """Converts `Row`s, mappings with `input` and `output`, or input texts into rows.
 
     Raises:
-        FieldError: a row lacks a field, or the field is empty.
+        FieldError: a row has no `input` or no needed `output`, or the field is empty.
         DataFileError: there are no rows.
     """
     made = []
@@ -85,22 +86,22 @@ def as_rows(
             fields = row
         made.append(_row(fields, f"{name}, row {number}", need_output=need_output))
     if not made:
-        raise DataFileError(f"{name}: no rows", mend="add at least one row")
+        raise DataFileError(f"no rows are given for {name}", mend="add at least one row")
     return made
 
 
 def check_file(path: Path) -> None:
-    """Refuses a path that is no file, or an empty file.
+    """Checks that a path is a file and not empty.
 
     Raises:
-        DataFileError: with the reason.
+        DataFileError: the path is a folder, or the file is missing or empty.
     """
     if path.is_dir():
         raise DataFileError(f"{path} is a folder", allowed="a file")
     if not path.exists():
         raise DataFileError(f"{path}: no such file", mend="check the path")
     if path.stat().st_size == 0:
-        raise DataFileError(f"{path} is empty", mend="check what wrote it")
+        raise DataFileError(f"{path} is empty", mend="check the program that wrote it")
 
 
 def read_text(path: Path) -> str:
@@ -108,7 +109,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.
-        DataFormatError: it is binary or not UTF-8.
+        DataFormatError: the file is binary or not UTF-8.
     """
     check_file(path)
     try:
@@ -118,17 +119,17 @@ def read_text(path: Path) -> str:
     if b"\x00" in data:
         line = data[: data.index(b"\x00")].count(b"\n") + 1
         raise DataFormatError(
-            f"{path} is binary or in UTF-16",
+            f"{path} is not UTF-8 text: it is binary or UTF-16",
             got=f"a zero byte in line {line}",
             allowed="UTF-8 text",
-            mend="export it as UTF-8 text",
+            mend="save it as UTF-8 text",
         )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataFormatError(
-            f"{path}, line {line}: not UTF-8",
+            f"{path}, line {line}: the text is not UTF-8",
             got=f"byte 0x{data[error.start]:02x}",
             allowed="UTF-8",
             mend=f"convert it, for example: iconv -f latin1 -t utf-8 {path.name}",
@@ -136,37 +137,37 @@ def read_text(path: Path) -> str:
 
 
 def check_characters(text: str, what: str) -> None:
-    """Refuses text that no tokenizer reads.
+    """Checks that a tokenizer can read a text.
 
     Args:
         text: The text.
-        what: What it is, for the message.
+        what: What the text is, for the error message.
 
     Raises:
-        DataFormatError: it holds half a character.
+        DataFormatError: the text contains a lone surrogate (half a character).
     """
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataFormatError(
-            f"{what} holds half a character",
-            got="a lone surrogate, as a cut emoji leaves it",
-            mend="write the row again",
+            f"{what} contains half a character",
+            got="a lone surrogate, for example from an emoji that was cut in two",
+            mend="correct the text",
         )
 
 
 def check_overlap(
     evaluation: Sequence[Row], others: Mapping[str, Sequence[Row]], *, allow: bool
 ) -> None:
-    """Refuses evaluation rows that the student or the teacher has seen.
+    """Checks that the student and the teacher have not seen the evaluation rows.
 
-    Inputs are compared without regard to case and white space.
+    Inputs are compared without case and white space.
 
     Args:
         evaluation: The held-out rows.
-        others: Name -> rows that must not hold any of them.
-        allow: Let it pass.
+        others: Name -> rows that must not contain an evaluation row.
+        allow: Skip the check.
 
     Raises:
-        OverlapError: names the first such row and how many there are.
+        OverlapError: the message has the first such row and the number of such rows.
     """
     if allow:
         return
@@ -177,17 +178,17 @@ def check_overlap(
             raise OverlapError(
                 f"{len(leaks)} of {len(evaluation)} evaluation rows are also among the {name}",
                 got=f"evaluation row {leaks[0]}: {evaluation[leaks[0] - 1].input!r}",
-                mend="remove them from one side, or pass --allow-overlap to count them all the same",
+                mend="remove them from one of the two, or pass --allow-overlap to evaluate on them anyway",
             )
 
 
 def digest(rows: Iterable[Row]) -> str:
-    """A SHA-256 over the rows in their order."""
+    """A SHA-256 of the rows in their order."""
     return files.digest([[row.input, row.output] for row in rows])
 
 
 def key(row: Row) -> str:
-    """What two rows with the same input have in common, whatever their case and white space."""
+    """A row's input without case and extra white space; equal for rows with the same input."""
     return " ".join(row.input.casefold().split())
 
 
@@ -199,14 +200,14 @@ def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
             continue
         if value is None:
             raise FieldError(
-                f"{where}: no field {field!r}",
+                f"{where}: there is no field {field!r}",
                 got=f"fields {', '.join(map(repr, fields)) or 'none'}",
                 allowed='{"input": "…", "output": "…"}' if need_output else '{"input": "…"}',
                 mend="rename or add the field",
             )
         if not isinstance(value, str):
             raise FieldError(
-                f"{where}: field {field!r} is not text",
+                f"{where}: the field {field!r} is not text",
                 got=f"{type(value).__name__} {value!r}",
                 allowed="a string",
                 mend="put it in quotation marks",
@@ -214,8 +215,10 @@ def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
         if not value.strip():
             if field == "output" and not need_output:  # an empty cell of a CSV
                 continue
-            raise FieldError(f"{where}: field {field!r} is empty", mend="fill it or drop the row")
-        check_characters(value, f"{where}: field {field!r}")
+            raise FieldError(
+                f"{where}: the field {field!r} is empty", mend="fill it or delete the row"
+            )
+        check_characters(value, f"{where}: the field {field!r}")
         values[field] = value
     return Row(values["input"], values.get("output"))
 
@@ -232,17 +235,19 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         except json.JSONDecodeError as error:
             cut = number == len(lines) and not text.endswith("\n")
             raise DataFormatError(
-                f"{where}: not a JSON object",
+                f"{where}: the line is not a JSON object",
                 got=f"{error.msg} at column {error.colno}",
-                allowed='one JSON object a line, such as {"input": "…", "output": "…"}',
-                mend="the file looks cut off here; write it again" if cut else "mend the line",
+                allowed='one JSON object per line, such as {"input": "…", "output": "…"}',
+                mend="the file seems to be cut off here; create it again"
+                if cut
+                else "correct the line",
             ) from None
         if not isinstance(fields, dict):
             raise DataFormatError(
-                f"{where}: not a JSON object",
+                f"{where}: the line is not a JSON object",
                 got=type(fields).__name__,
-                allowed='one JSON object a line, such as {"input": "…", "output": "…"}',
-                mend="mend the line",
+                allowed='one JSON object per line, such as {"input": "…", "output": "…"}',
+                mend="correct the line",
             )
         yield where, fields
 
@@ -257,16 +262,16 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             line = reader.line_num
             if None in fields or None in fields.values():
                 raise DataFormatError(
-                    f"{where}: another number of cells than the header has",
+                    f"{where}: the number of cells differs from the header's",
                     allowed=f"{len(reader.fieldnames or [])} cells",
-                    mend="quote cells that hold commas; if it is the last line, the file may be cut off",
+                    mend="put cells with commas in quotation marks; in the last line, the file may be cut off",
                 )
             yield where, fields
     except csv.Error as error:
         raise DataFormatError(
             f"{path}, line {line + 1}: malformed CSV",
             got=str(error),
-            mend="close the quotation mark; if none is open, the file is cut off",
+            mend="close the quotation mark; if none is open, the file may be cut off",
         ) from None
 
 
@@ -278,9 +283,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataFormatError(
-            f"{path}: not a whole Parquet file",
+            f"{path}: not a complete Parquet file",
             got=str(error).splitlines()[0],
-            mend="the file may be cut off; write it again",
+            mend="the file may be cut off; create it again",
         ) from None
     for number, fields in enumerate(table.to_pylist(), start=1):
         yield f"{path}, row {number}", fields

@@ -1,13 +1,15 @@
 """Sentiment of reviews: SST-2 (films), and reviews of Amazon, IMDb and Yelp.
 
-SST-2: Socher et al. 2013 (D13-1170). The local files of the other three are single sentences (Kotzias et al. 2015); the
-hub's sets of the same names are whole reviews (IMDb: Maas et al. 2011; Amazon and Yelp: Zhang et al. 2015), which is
-another and longer kind of text: do not compare scores across the two. SST-2's local file is the test split with its
-gold labels, which the hub hides, so there the validation split stands for it; and the hub's training split holds
-phrases of sentences, too.
+SST-2: Socher et al. 2013 (D13-1170). The local file is the test split with its gold labels. The hub
+hides these labels, so from the hub the validation split is read instead. The hub's training split
+also contains phrases, not only sentences.
 
-Demonstrations show the first word of each label. With capitals the bundled model is a better teacher, averaged and calibrated
-(benchmarks/sentiment_words.yaml).
+The local files of Amazon, IMDb and Yelp contain single sentences (Kotzias et al. 2015). The hub's
+sets of the same names contain full, longer reviews (IMDb: Maas et al. 2011; Amazon and Yelp: Zhang
+et al. 2015). So do not compare scores on the local files with scores on the hub's sets.
+
+Demonstrations show the first surface form of each label. With capital letters, and with averaged
+and calibrated contexts, the bundled model is a better teacher (benchmarks/sentiment_settings.yaml).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the rows of a set come from: a data set of the hub, or a file of a local copy."""
+"""Reading a data set from the hub, or from a file of a local copy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Hub:
     Attributes:
         id: OWNER/NAME.
         split: Name of the split.
-        config: Which of the data set's parts; None where it has only one.
-        revision: Branch or commit; None is the main branch.
+        config: Name of a configuration of the data set; None if it has only one.
+        revision: Branch or commit; None for the main branch.
     """
 
     id: str
@@ -31,15 +31,15 @@ class Hub:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set that a task knows.
+    """A public data set of a task.
 
     Attributes:
         file: Its path in a local copy.
-        hub: Its place on the hub.
-        labels: What its label field holds, numbers as text -> our label; None: such rows are left out. Empty where
-            answers are free text.
-        file_fields: Our name of a field -> the file's, where they differ.
-        hub_fields: Our name of a field -> the hub's, where they differ.
+        hub: Its split on the hub.
+        labels: Value of the label field, as text -> label of the task. Rows whose value maps to
+            None are left out. Empty if answers are free text.
+        file_fields: Name of a field in the task -> its name in the file, if they differ.
+        hub_fields: Name of a field in the task -> its name on the hub, if they differ.
     """
 
     file: str
@@ -50,16 +50,16 @@ class DataSet:
 
     @cached_property
     def facts(self) -> dict[str, object]:
-        """All of it; a grid asks for it for every cell."""
+        """All attributes as a dictionary; cached, because a grid needs it for every cell."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class TextSet(DataSet):
-    """A set whose answers are free text.
+    """A data set with free-text answers.
 
     Attributes:
-        question: Pattern of what is asked; the task's own pattern knows it as `question`.
+        question: Pattern of the question, which is the field `question` in the task's own pattern.
         answer: Pattern of the gold answer.
     """
 
@@ -71,18 +71,18 @@ Fields = Iterator[tuple[str, Mapping[str, object]]]
 
 
 def read_set(name: str, data_set: DataSet, folder: Path | None) -> Fields:
-    """Reads a set, its fields renamed to ours.
+    """Reads a set, and renames its fields to the names in the task.
 
     Args:
-        name: The set's name, for messages.
-        data_set: Where it is.
-        folder: A local copy; None: the hub.
+        name: The set's name, for error messages.
+        data_set: Its file and its place on the hub.
+        folder: Folder of a local copy; None for the hub.
 
     Yields:
-        Of each row where it stands, for messages, and its fields.
+        For each row its place (for example file and line), for error messages, and its fields.
 
     Raises:
-        DataFileError: the local copy lacks the file, or the hub the data set.
+        DataFileError: the local copy does not have the file, or the hub the data set.
         DataFormatError: the file is malformed.
         HubUnreachableError: the hub cannot be reached.
     """
@@ -95,10 +95,10 @@ def read_set(name: str, data_set: DataSet, folder: Path | None) -> Fields:
 
 
 def fingerprint(name: str, data_set: DataSet, folder: Path | None) -> object:
-    """All that `read_set` depends on: of a local copy the content's SHA-256, of the hub the ids.
+    """All that `read_set` depends on: the content's SHA-256 for a local copy, or the hub ids.
 
     Raises:
-        DataFileError: the local copy lacks the file.
+        DataFileError: the local copy does not have the file.
     """
     content = None if folder is None else file_digest(_path(name, data_set, folder))
     return {**data_set.facts, "content": content}
@@ -117,7 +117,7 @@ def file_digest(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _content(path: Path, size: int, changed: int) -> str:
-    """The digest of a file in this state; a grid asks for it once a cell."""
+    """The digest of a file in this state; cached, because a grid needs it for every cell."""
     try:
         return content_digest(path)
     except OSError as error:
@@ -128,31 +128,31 @@ def _path(name: str, data_set: DataSet, folder: Path) -> Path:
     path = folder / data_set.file
     if not path.exists():
         raise DataFileError(
-            f"{path}: no such file; it holds the set {name!r}",
-            mend=f"leave task.folder out to read {data_set.hub.id} from the hub, or put the file there",
+            f"{path}: no such file; it should hold the set {name!r}",
+            mend=f"put the file there, or remove task.folder to read {data_set.hub.id} from the hub",
         )
     return path
 
 
 def _read_hub(name: str, hub: Hub) -> Fields:
-    # Not at the top: it takes a second, and local files do not need it.
+    # Imported here because it takes a second, and local files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         rows = load_dataset(hub.id, hub.config, split=hub.split, revision=hub.revision)
-    except (DatasetsError, ValueError, RuntimeError) as error:  # not found, or not as it was
+    except (DatasetsError, ValueError, RuntimeError) as error:  # it is missing or has changed
         raise DataFileError(
-            f"the hub does not give the set {name!r}",
+            f"the set {name!r} cannot be read from the hub",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
             allowed=f"{hub.id}, config {hub.config}, split {hub.split}, revision {hub.revision}",
-            mend="pass task.folder, the folder of a local copy",
+            mend="set task.folder to the folder of a local copy",
         ) from None
-    except Exception as error:  # the hub's client raises its transport's own errors
+    except Exception as error:  # the hub's client raises many kinds of network error
         raise HubUnreachableError(
-            f"the set {name!r} is {hub.id} on the hub, and the hub cannot be reached",
+            f"the hub cannot be reached to read the set {name!r} ({hub.id})",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
-            mend="pass task.folder, the folder of a local copy, or connect to the network",
+            mend="connect to the network, or set task.folder to the folder of a local copy",
         ) from None
     part = ", ".join(filter(None, (hub.config, hub.split)))
     for number, fields in enumerate(rows.to_list(), start=1):

@@ -1,27 +1,29 @@
-"""Which rows are learnt from, which may be demonstrations, and which are judged on: never the same."""
+"""Splits rows into training rows, demonstrations and evaluation rows, which never overlap."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from instil.errors import ConfigError, ContextError
-from instil.results.cell import Domain
-from instil.tasks import TaskData
+from instil.results.schema import Domain
+from instil.tasks.base import TaskData
+from instil.tasks.files import ROWS
 from instil.tasks.rows import Row, check_overlap, key
 
-TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # where a recipe does not say
+TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # if a recipe sets no number
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Rows that a method is judged on.
+    """Rows that a method is evaluated on.
 
     Attributes:
-        name: Of the set.
-        domain: Whether it is where the training rows come from.
-        rows: Their inputs with gold outputs.
+        name: Name of the set.
+        domain: `in` if the rows have the same source as the training rows, else `out`.
+        rows: Inputs with gold outputs.
     """
 
     name: str
@@ -35,9 +37,10 @@ class Drawn:
 
     Attributes:
         training: Inputs to learn from, with gold outputs.
-        pool: Rows that demonstrations are drawn from; none of the training rows.
-        validation: Rows that a student is judged on while it learns; of neither.
-        sets: What is judged on.
+        pool: Rows that demonstrations are sampled from; none of them is a training row.
+        validation: Rows that a student is evaluated on during training; none of them is in
+            `training` or `pool`.
+        sets: Evaluation sets.
         left_out: Training rows that were dropped because they are also evaluation rows.
     """
 
@@ -58,19 +61,20 @@ def draw_rows(
     out_of_domain: int | None,
     validation: int = 0,
 ) -> Drawn:
-    """Draws the rows of a cell.
+    """Samples the rows of a cell.
 
     Args:
         data: The task's sets.
-        seed: Of the draws.
-        training: Inputs to learn from.
-        pool: Most rows that demonstrations are drawn from.
-        evaluation: Most rows of each set; None: 500.
-        out_of_domain: Most rows of each set from elsewhere; None: the same.
-        validation: Rows of the training set that a student is judged on while it learns.
+        seed: Seed of the sampling.
+        training: Number of inputs to learn from.
+        pool: Maximum number of rows that demonstrations are sampled from.
+        evaluation: Maximum number of rows per set; None for 500.
+        out_of_domain: Maximum number of rows per out-of-domain set; None for the same.
+        validation: Number of rows of the training set that a student is evaluated on during
+            training.
 
     Raises:
-        ConfigError: there are fewer training rows than asked for, or none are left for the pool.
+        ConfigError: there are fewer training rows than requested, or none are left for the pool.
     """
     named: dict[Domain, dict[str, list[Row]]] = {"in": data.in_domain, "out": data.out_of_domain}
     rows_in = evaluation or EVALUATION_ROWS
@@ -80,9 +84,11 @@ def draw_rows(
         for domain, known in named.items()
         for name, rows in known.items()
     ]
-    judged = {key(row) for one in sets for row in one.rows}
+    judged = {key(row) for evaluation_set in sets for row in evaluation_set.rows}
     shuffled = random.Random(f"{seed} training").sample(data.train, len(data.train))
-    order = [row for row in shuffled if key(row) not in judged]  # the others stay as they were
+    order = [
+        row for row in shuffled if key(row) not in judged
+    ]  # the order of the others does not change
     left_out = len(data.train) - len(order)
     if data.inputs is not None:
         others = order[::-1][:pool]
@@ -91,30 +97,30 @@ def draw_rows(
         )
     if len(order) < 2:
         raise ConfigError(
-            f"the training set has {len(order)} rows left to learn from",
-            got=f"{left_out} of its {len(data.train)} rows are evaluation rows, too",
-            allowed="at least 2, so that demonstrations can be drawn from the others",
+            f"the training set has only {len(order)} rows left to learn from",
+            got=f"{left_out} of its {len(data.train)} rows are also evaluation rows",
+            allowed="at least 2, so that one is left for demonstrations",
             mend="use other files for training and evaluation, or lower evaluation.rows",
         )
     count = training or min(TRAINING_ROWS, len(order) // 2)
     learnt = {key(row) for row in order[:count]}
     if count >= len(order):
         raise ConfigError(
-            f"training.rows: {count} asked for, and the training set has {len(order)}",
-            allowed=f"1 to {len(order) - 1}, so that demonstrations can be drawn from the others",
+            f"training.rows is {count}, but the training set has {len(order)} rows",
+            allowed=f"1 to {len(order) - 1}, so that one is left for demonstrations",
             mend="lower training.rows",
         )
-    # From the other end, so that more training rows leave the demonstrations as they were.
+    # From the other end, so that the demonstrations do not change with the number of training rows.
     others = [row for row in reversed(order[count:]) if key(row) not in learnt]
     if validation and validation >= len(others):
         raise ConfigError(
-            f"evaluation.validation_rows: {validation} asked for, and {len(others)} rows are left",
-            allowed=f"1 to {len(others) - 1}, so that demonstrations can be drawn from the others",
-            mend="lower it, or training.rows",
+            f"evaluation.validation_rows is {validation}, but {len(others)} rows are left",
+            allowed=f"1 to {len(others) - 1}, so that one is left for demonstrations",
+            mend="lower evaluation.validation_rows or training.rows",
         )
     return Drawn(
         training=order[:count],
-        # Before the last of what is left to draw demonstrations from.
+        # The last rows are for validation, so demonstrations come from the rows before them.
         pool=others[: min(pool, len(others) - validation)],
         validation=others[len(others) - validation :],
         sets=sets,
@@ -132,10 +138,10 @@ def _with_inputs(
     training: int | None,
     left_out: int,
 ) -> Drawn:
-    """The rows of a cell that learns from inputs of their own: demonstrations are drawn from what is labelled.
+    """The rows of a cell that learns from unlabelled inputs; demonstrations are labelled rows.
 
     Raises:
-        ConfigError: there are fewer inputs than asked for.
+        ConfigError: there are fewer inputs than requested.
     """
     known = judged | {key(row) for row in pool}
     shuffled = random.Random(f"{seed} inputs").sample(inputs, len(inputs))
@@ -143,8 +149,8 @@ def _with_inputs(
     count = training or min(TRAINING_ROWS, len(unseen))
     if not 0 < count <= len(unseen):
         raise ConfigError(
-            f"training.rows: {training or 1} asked for, and {len(unseen)} unlabelled rows are left",
-            got=f"{len(inputs) - len(unseen)} of {len(inputs)} are evaluation rows or demonstrations, too",
+            f"training.rows is {training or 1}, but {len(unseen)} unlabelled rows are left",
+            got=f"{len(inputs) - len(unseen)} of {len(inputs)} are also evaluation rows or demonstrations",
             mend="lower training.rows, or add rows",
         )
     left_out += sum(key(row) in judged for row in inputs)
@@ -155,55 +161,76 @@ def _sample(rows: list[Row], most: int, seed: str) -> list[Row]:
     return random.Random(seed).sample(rows, min(most, len(rows)))
 
 
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
-
-
 @dataclass(frozen=True)
 class Rows:
-    """What a run learns from and what it is judged on."""
+    """Inputs to learn from, and the evaluation sets."""
 
     inputs: list[Row]
-    evaluation: list[Row]
+    sets: list[EvaluationSet]
 
 
 def split(
     inputs: Sequence[Row],
-    held_out: Sequence[Row] | None,
+    held_out: Mapping[str, Sequence[Row]] | None,
     demonstrations: Sequence[Row],
     *,
     seed: int,
     allow_overlap: bool = False,
 ) -> Rows:
-    """Checks that nothing leaks, and holds rows out of the inputs if no evaluation rows are given.
+    """Checks that rows do not overlap; holds out some inputs if no evaluation rows are given.
 
     Args:
         inputs: Queries to learn from.
-        held_out: Rows to judge on, if there are any.
-        demonstrations: Must not be judged on.
-        seed: Of the choice.
-        allow_overlap: Let leaks pass.
+        held_out: Name -> evaluation rows; None to hold out some of the inputs.
+        demonstrations: Rows that must not be evaluation rows.
+        seed: Seed of the choice of held-out inputs.
+        allow_overlap: Skip the check for overlaps.
 
     Raises:
         OverlapError: an evaluation row is also a demonstration or an input.
         ContextError: there are too few inputs to hold any out.
     """
-    inputs = list(inputs)
+    learnt = list(inputs)
     if held_out is None:
         shots = {key(row) for row in demonstrations}
-        keys = sorted({key(row) for row in inputs} - shots)
+        keys = sorted({key(row) for row in learnt} - shots)
         if len(keys) < 2:
             raise ContextError(
-                f"{len(keys)} different input(s), and no evaluation rows",
-                allowed="at least 2 different inputs, so that some can be held out",
+                f"there are no evaluation rows and only {len(keys)} different inputs",
+                allowed="at least 2 different inputs, so that one can be held out",
                 mend="pass more inputs, or --eval",
             )
         count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
         chosen = set(random.Random(seed).sample(keys, count))
-        held_out = [row for row in inputs if key(row) in chosen]
-        inputs = [row for row in inputs if key(row) not in chosen]
-    check_overlap(
-        held_out,
-        {"demonstrations": demonstrations, "training inputs": inputs},
-        allow=allow_overlap,
-    )
-    return Rows(inputs, list(held_out))
+        held_out = {ROWS: [row for row in learnt if key(row) in chosen]}
+        learnt = [row for row in learnt if key(row) not in chosen]
+    for rows in held_out.values():
+        check_overlap(
+            rows,
+            {"demonstrations": demonstrations, "training inputs": learnt},
+            allow=allow_overlap,
+        )
+    return Rows(learnt, [EvaluationSet(name, "in", list(rows)) for name, rows in held_out.items()])
+
+
+def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list[Row], list[Row]]:
+    """Holds out some inputs; equal inputs stay together.
+
+    Returns:
+        The inputs that are left, and the inputs that are held out.
+
+    Raises:
+        ConfigError: no input would be left.
+    """
+    if not count:
+        return list(inputs), []
+    keys = sorted({key(row) for row in inputs})
+    if count >= len(keys):
+        raise ConfigError(
+            f"evaluation.validation_rows is {count}, but there are {len(keys)} different inputs",
+            allowed=f"1 to {len(keys) - 1}, so that some are left to learn from",
+            mend="lower evaluation.validation_rows, or add inputs",
+        )
+    chosen = set(random.Random(seed).sample(keys, count))
+    left = [row for row in inputs if key(row) not in chosen]
+    return left, [row for row in inputs if key(row) in chosen]

@@ -1,4 +1,4 @@
-"""Topic of news: AG News (Zhang et al. 2015). The text is title and description in one."""
+"""Topic of news articles: AG News (Zhang et al. 2015). A text contains title and description."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A verbalizer: each label's name with the surface forms that stand for it, `{"entailment": ("Yes", "yes")}`.
+"""Verbalizers: label -> surface forms, for example `{"entailment": ("Yes", "yes")}`.
 
-The first form is the one that demonstrations show. What needs a tokenizer is checked elsewhere.
+A surface form is a text that means the label. Demonstrations show the first one. Checks that need a
+tokenizer are in `instil.prompts.labels`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 
 def _listed(value: object) -> object:
-    """Takes one form without a list, and whole numbers as labels."""
+    """Accepts a single form that is not in a list, and integers as labels."""
     if not isinstance(value, Mapping):
         return value
     listed = {}
@@ -22,7 +23,8 @@ def _listed(value: object) -> object:
             isinstance(forms, list | tuple) and any(isinstance(form, bool) for form in forms)
         ):
             raise ValueError(
-                f"{label!r}: {forms!r} holds true or false, as YAML reads an unquoted Yes or No; "
+                f"{label!r}: {forms!r} contains true or false, which is how YAML reads an unquoted "
+                "Yes or No; "
                 "put it in quotation marks"
             )
         listed[str(label) if isinstance(label, int) else label] = forms
@@ -31,7 +33,7 @@ def _listed(value: object) -> object:
 
 def _checked(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     if len(value) < 2:
-        raise ValueError("must name at least two labels")
+        raise ValueError("must have at least two labels")
     label_of: dict[str, str] = {}
     for label, forms in value.items():
         if not forms:
@@ -40,12 +42,12 @@ def _checked(value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
             if not form or form != form.strip():
                 raise ValueError(
                     f"label {label!r} has the surface form {form!r}: "
-                    "it must not be empty nor begin or end with a space"
+                    "it must not be empty, and must not begin or end with a space"
                 )
             if label_of.setdefault(form, label) != label:
                 raise ValueError(
-                    f"labels {label_of[form]!r} and {label!r} share the surface form {form!r}: a "
-                    "verbalizer that gives two labels the same form cannot tell them apart"
+                    f"labels {label_of[form]!r} and {label!r} have the same surface form {form!r}; "
+                    "each form must belong to one label"
                 )
     return value
 

@@ -1,1 +1,1 @@
-"""Who teaches: completions, scores and stored lessons."""
+"""The teacher: its completions, its targets, and what students learn from them."""

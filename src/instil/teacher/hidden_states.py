@@ -1,4 +1,4 @@
-"""A teacher that runs beside the student, for losses of what is too large to be stored: hidden states."""
+"""A teacher that runs during training; hidden states are too large to store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from instil.models.load import LanguageModel
 
 @dataclass(frozen=True)
 class OnlineTeacher:
-    """Hidden states under the context, which is read once.
+    """Gives the teacher's hidden states; the shared beginning of its prompts is read only once.
 
     Attributes:
-        model: The weights.
-        alone: Makes a context in which an adapter on them is off.
-        prefix: What all teacher prompts begin with.
+        model: The teacher.
+        alone: Makes a context manager in which an adapter on the model is off.
+        prefix: The shared beginning of all teacher prompts.
     """
 
     model: LanguageModel
@@ -36,12 +36,12 @@ class OnlineTeacher:
         prompts: Sequence[list[int]],
         alone: Callable[[], AbstractContextManager[object]],
     ) -> OnlineTeacher:
-        """Reads what the prompts share.
+        """Makes a teacher, and reads the shared beginning of the prompts.
 
         Args:
             model: The teacher.
             prompts: All teacher prompts, in token ids.
-            alone: Makes a context in which an adapter on the model is off.
+            alone: Makes a context manager in which an adapter on the model is off.
         """
         with alone():
             return cls(model, alone, SharedPrefix(model.network, prompts))
@@ -55,7 +55,7 @@ class OnlineTeacher:
         """The hidden states (N, D) of every layer at the positions that predict a completion token.
 
         Args:
-            batch: As `collate` makes it.
+            batch: A batch from `collate`.
         """
         network = self.model.network
         training = network.training

@@ -1,16 +1,17 @@
-r"""The teacher of a classification task: what it says of the labels, under each context, computed once and stored.
+r"""The teacher of a classification task: its label probabilities, computed once and stored.
 
-A stored file holds the predictions of one model, under one context, for one set of rows: what in-context evaluation
-reads and what distillation learns from are the same numbers, so the cells of a study share them. The model is loaded
-only when something is missing.
+A file holds the predictions of one model, with one context per row, for one set of rows. In-context
+evaluation and distillation read the same file, and the cells of a study share it. The model is
+loaded only if a prediction is missing.
 
-A context tilts a model towards some labels whatever the query (Zhao et al. 2021, arXiv:2102.09690). Dividing by a
-reference prediction r takes the tilt out:
+A context biases a model towards some labels, independent of the query (Zhao et al. 2021,
+arXiv:2102.09690). Dividing by a reference prediction r removes this bias:
 
 $$ \hat p_y \propto p_y / r_y $$
 
-with r the prediction for inputs without content (contextual calibration, the same paper), or the mean prediction over
-unlabelled inputs (batch calibration, Zhou et al. 2023, arXiv:2309.17249, eq. 3).
+Here r is the prediction for inputs without content (contextual calibration, the same paper), or the
+mean prediction over unlabelled inputs (batch calibration, Zhou et al. 2023, arXiv:2309.17249, eq.
+3).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from instil.losses.label_kl import LabelTargets
 from instil.methods import Phase
 from instil.models.load import (
     LanguageModel,
@@ -50,16 +52,43 @@ from instil.targets.prediction import Targets
 from instil.tasks.rows import Row
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
-"""Inputs without content, as Zhao et al. take them."""
+"""Inputs without content, as in Zhao et al."""
+
+
+@dataclass(frozen=True)
+class LabelLesson:
+    """One training row of a classification task.
+
+    Attributes:
+        prompt: The student's prompt, in token ids.
+        completions: Completions after it from which every label can be scored.
+        targets: The row's label, and the teacher's probabilities.
+    """
+
+    prompt: list[int]
+    completions: Sequence[list[int]]
+    targets: LabelTargets
+    teacher_prompt: None = None
+
+    @property
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """Pairs of the prompt and each completion."""
+        return [(self.prompt, completion) for completion in self.completions]
+
+    @property
+    def terms(self) -> int:
+        """Number of terms that the row adds to the loss."""
+        return 1
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What a model says of R rows' labels.
+    """A model's predictions for R rows and L labels.
 
     Attributes:
-        logprobs_RL: Log-probability of each label over the whole vocabulary, nats.
-        vocabulary: Of the R x P positions that decide the labels; None if not asked for.
+        logprobs_RL: Log-probability of each label over the vocabulary, in nats, shape (R, L).
+        vocabulary: Next-token targets at the R x P positions that decide the labels; None if they
+            are not needed.
         prompt_tokens: Mean length of the prompts.
     """
 
@@ -70,17 +99,17 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelTeacher:
-    """A model that reads contexts.
+    """Gives a model's predictions with contexts, and stores them.
 
     Attributes:
         outline: The model without its weights.
-        dtype: What it computes in.
-        form: Renders the prompts.
+        dtype: Data type of the weights.
+        form: Prompt format.
         choices: The labels' tokens.
         store: Folder of the predictions.
-        batch_size: Most rows in a forward pass.
+        batch_size: Maximum rows in a forward pass.
         display: Shows progress.
-        counted: Fingerprints of the files whose cost this cell has counted.
+        counted: Fingerprints of the files whose cost this cell has already counted.
     """
 
     outline: Outline
@@ -102,7 +131,7 @@ class LabelTeacher:
         store: Path,
         display: Display,
     ) -> LabelTeacher:
-        """The teacher that a recipe names: the student's own weights, or another model of the same tokens.
+        """The teacher of a recipe: the student's weights, or another model with the same tokens.
 
         Raises:
             TokenizerMismatchError: the two models' tokens differ.
@@ -123,12 +152,12 @@ class LabelTeacher:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The weights; loading them is put off until a prediction is missing."""
+        """The model with its weights, which are loaded only if a prediction is missing."""
         self.display.note(f"loading {self.outline.name}")
         return load(self.outline.name, dtype=self.dtype)
 
     def release(self) -> None:
-        """Lets go of the weights."""
+        """Frees the weights."""
         self.__dict__.pop("model", None)
 
     def score(
@@ -142,19 +171,20 @@ class LabelTeacher:
         recorder: Recorder,
         phase: Phase,
     ) -> tuple[LabelScores, bool]:
-        """What the model says of each query's labels under its context.
+        """The model's predictions for queries with their contexts.
 
         Args:
-            what: Shown to a person, also where a row does not fit.
-            queries: Rows to ask about.
-            contexts: One a query.
-            top_k: Keep the next-token targets of the positions that decide the labels, this many of them.
-            temperature: Of these targets.
-            recorder: Told what it cost, or had cost when it was stored.
-            phase: Under this name.
+            what: What is scored, for the progress bar and error messages.
+            queries: The queries.
+            contexts: One context per query.
+            top_k: Number of next-token targets to store per position that decides the labels; None
+                for no targets.
+            temperature: Temperature of these targets.
+            recorder: Counts the cost; for stored predictions, the cost when they were computed.
+            phase: Phase that the cost belongs to.
 
         Returns:
-            The predictions, and whether they were in the store.
+            The predictions, and whether they were stored before and not yet counted in this cell.
 
         Raises:
             AlignmentError: a prompt does not fit the model's window.
@@ -166,8 +196,8 @@ class LabelTeacher:
         fingerprint = digest([*settings, prompts])
         path = self.store / f"{fingerprint[:32]}.safetensors"
         known = fingerprint in self.counted
-        there = processes.main_does(path.exists)
-        if not there:
+        stored = processes.main_does(path.exists)
+        if not stored:
             with recorder.phase("load"):
                 _ = self.model
             measured = Recorder()
@@ -178,8 +208,8 @@ class LabelTeacher:
             spent = {"spent": json.dumps(measured.spent(phase)), "fingerprint": fingerprint}
             processes.main_does(lambda: _write(path, tensors, spent))
         tensors, metadata = _read(path)
-        if not known:  # a cell that reads a file twice has spent it once
-            if processes.is_main():  # it holds what all processes have spent
+        if not known:  # a cell that reads a file twice counts its cost once
+            if processes.is_main():  # the stored cost is that of all processes
                 recorder.add(phase, json.loads(metadata["spent"]))
             self.counted.add(fingerprint)
         vocabulary = (
@@ -188,7 +218,7 @@ class LabelTeacher:
             else None
         )
         tokens = sum(map(len, prompts)) / len(prompts)
-        return LabelScores(tensors["logprobs_RL"], vocabulary, tokens), there and not known
+        return LabelScores(tensors["logprobs_RL"], vocabulary, tokens), stored and not known
 
     def _compute(
         self, prompts: list[list[int]], top_k: int | None, temperature: float, advance: Advance
@@ -200,7 +230,7 @@ class LabelTeacher:
             if top_k:
                 targets = Targets.of(choices.cut(logits_NV), top_k=top_k, temperature=temperature)
                 targets = targets.to(torch.device("cpu"))
-                # One line per row: its P positions.
+                # Group the positions by row: shape (R, P, …).
                 for name in KEPT:
                     made[name] = getattr(targets, name).unflatten(0, (-1, choices.positions))
             return made
@@ -235,14 +265,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def probabilities(logprobs_RL: Tensor, log_reference_L: Tensor | None = None) -> Tensor:
-    """Probabilities of the labels among themselves.
+    """Probabilities of the labels, normalised over the labels.
 
     Args:
-        logprobs_RL: Log-probability of each label; their sum may be below 1.
-        log_reference_L: Logarithm of what to divide by; None: nothing.
+        logprobs_RL: Log-probability of each label; the probabilities may sum to less than 1.
+        log_reference_L: Logarithm of the reference to divide by; None for no division.
 
     Returns:
-        Shape (R, L); each row sums to 1.
+        Probabilities of shape (R, L); each row sums to 1.
     """
     if log_reference_L is not None:
         logprobs_RL = logprobs_RL - log_reference_L
@@ -250,10 +280,10 @@ def probabilities(logprobs_RL: Tensor, log_reference_L: Tensor | None = None) ->
 
 
 def log_reference(logprobs_RL: Tensor) -> Tensor:
-    """Logarithm of the mean prediction over R inputs, shape (L,); as a logarithm it does not vanish."""
+    """Logarithm of the mean prediction over R inputs, shape (L,); a logarithm cannot underflow."""
     return logprobs_RL.log_softmax(-1).logsumexp(0) - math.log(len(logprobs_RL))
 
 
 def average(predictions: Sequence[Tensor]) -> Tensor:
-    """The mean of several contexts' probabilities (R, L) of the same rows."""
+    """The mean of the probabilities (R, L) of the same rows with several contexts."""
     return torch.stack(list(predictions)).mean(0)

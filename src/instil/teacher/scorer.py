@@ -1,4 +1,4 @@
-"""The teacher's targets for completions, made of what it reads under the context."""
+"""Computes the teacher's targets for completions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from instil.targets.selection import Selection
 
 @dataclass(frozen=True)
 class Scorer:
-    """Makes targets for the completions of pairs.
+    """Computes the targets for the completions of pairs.
 
     Attributes:
         reader: Reads the pairs' teacher prompts; an adapter on its model must be off.
-        pairs: All that may be asked for.
-        vocabulary: Size of the student's output: a teacher's padding beyond it gets no probability.
-        kept: Which outcomes of a token are kept.
-        temperature: Of the targets.
-        advance: Told of progress.
+        pairs: All pairs that may be scored.
+        vocabulary: Size of the student's output; further outputs of the teacher get no probability.
+        kept: Which outcomes per token are stored.
+        temperature: Temperature of the targets.
+        advance: Called with the progress.
     """
 
     reader: Reader
@@ -49,17 +49,17 @@ class Scorer:
         advance: Advance,
         packing: Packing | None = COMPLETIONS,
     ) -> Scorer:
-        """A scorer that has read nothing yet.
+        """Makes a scorer, without reading anything yet.
 
         Args:
             teacher: The model; an adapter on it must be off.
-            pairs: All that may be asked for.
-            vocabulary: As the attribute.
-            kept: As the attribute.
-            temperature: As the attribute.
-            batch_size: Most pairs in a padded forward pass.
-            advance: Told of progress.
-            packing: When several pairs are packed into one row.
+            pairs: All pairs that may be scored.
+            vocabulary: See the attribute.
+            kept: See the attribute.
+            temperature: See the attribute.
+            batch_size: Maximum pairs in a padded forward pass.
+            advance: Called with the progress.
+            packing: When to pack several pairs into one row.
         """
         reader = Reader(
             teacher,
@@ -71,15 +71,15 @@ class Scorer:
         return cls(reader, pairs, vocabulary, kept, temperature, advance)
 
     def score(self, numbers: Sequence[int]) -> Iterator[tuple[int, Targets]]:
-        """Yields pairs, by their numbers, with the targets for their completions, in any order."""
-        # `map` holds nothing of one pass while the next is run.
+        """Yields the numbers of pairs with the targets for their completions, in any order."""
+        # `map` keeps no reference to a finished pass while the next runs, which saves memory.
         for rows, targets in map(self._targets, self.reader.read(numbers)):
             yield from zip(rows, targets, strict=True)
 
     @torch.inference_mode()
-    def _targets(self, one: Pass) -> tuple[list[int], list[Targets]]:
-        """The targets of each of the pass's pairs."""
-        pairs = [self.pairs[number] for number in one.rows]
+    def _targets(self, done: Pass) -> tuple[list[int], list[Targets]]:
+        """The numbers of the pass's pairs, and the targets of each."""
+        pairs = [self.pairs[number] for number in done.rows]
         points_N = torch.cat([points(pair.teacher_prompt, pair.completion) for pair in pairs])
         targets = Targets.cat(
             [
@@ -90,9 +90,9 @@ class Scorer:
                     temperature=self.temperature,
                 )
                 for logits_CV, points_C in zip(
-                    one.logits.chunks(), torch.split(points_N, one.logits.positions), strict=True
+                    done.logits.chunks(), torch.split(points_N, done.logits.positions), strict=True
                 )
             ]
         )
-        self.advance(len(one.rows), one.prefix + one.batch.tokens)
-        return one.rows, targets.split([len(pair.completion) for pair in pairs])
+        self.advance(len(done.rows), done.prefix + done.batch.tokens)
+        return done.rows, targets.split([len(pair.completion) for pair in pairs])

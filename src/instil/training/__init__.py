@@ -1,1 +1,1 @@
-"""How a student learns: the trainer, its batches and its callbacks."""
+"""Training the student: the trainer, its batches and its callbacks."""

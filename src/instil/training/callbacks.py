@@ -1,4 +1,4 @@
-"""What happens beside training, step by step: progress and curves, a look at the student, Ctrl-C."""
+"""Callbacks during training: progress, curves, evaluation of the student, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 CURVES = "tensorboard"
-"""The folder, within a run's, of TensorBoard's files."""
+"""Name of the folder for TensorBoard's files, inside the run's folder."""
 
 
 class Show(TrainerCallback):
-    """Moves a bar, with the loss beside it."""
+    """Advances a progress bar that also shows the loss."""
 
     def __init__(self, bar: Bar, advance: Advance) -> None:
         self.bar = bar
@@ -39,14 +39,14 @@ class Show(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Shows one step more."""
+        """Shows that one more step is done."""
         self.advance(1, 0)
         losses = [entry["loss"] for entry in state.log_history[-2:] if "loss" in entry]
         self.bar.reach(state.global_step, f"loss {losses[-1]:.3f}" if losses else "")
 
 
 class Observe(TrainerCallback):
-    """Stops training for a look at the student, in evaluation mode."""
+    """Pauses training to evaluate the student, in evaluation mode."""
 
     def __init__(
         self, student: Module, observe: Callable[[int], None], at_steps: int | Sequence[int]
@@ -62,7 +62,7 @@ class Observe(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Looks at a student that has learnt nothing."""
+        """Evaluates the student before its first step."""
         if state.global_step == 0:
             self._look(0)
 
@@ -73,7 +73,7 @@ class Observe(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Evaluates every N steps, or at the listed ones, and after the last."""
+        """Evaluates the student every N steps, or at the listed steps, and after the last step."""
         step, at_steps = state.global_step, self.at_steps
         due = step % at_steps == 0 if isinstance(at_steps, int) else step in at_steps
         if due or step == state.max_steps:
@@ -86,10 +86,10 @@ class Observe(TrainerCallback):
 
 
 def check_tensorboard(settings: Training) -> None:
-    """Refuses a report to a package that is not there.
+    """Checks that TensorBoard is installed if training reports to it.
 
     Raises:
-        ConfigError: says how to install it.
+        ConfigError: it is not installed; the error says how to install it.
     """
     if settings.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
@@ -99,10 +99,10 @@ def check_tensorboard(settings: Training) -> None:
 
 
 class Curves(TrainerCallback):
-    """Writes what the Trainer logs as files for TensorBoard; of several processes, the main one does.
+    """Writes what the Trainer logs as files for TensorBoard. Only the main process writes.
 
     Args:
-        folder: Where to.
+        folder: Folder of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +116,7 @@ class Curves(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Begins a file; what an interrupted run logged after its last checkpoint is not shown."""
+        """Opens a file and hides what an interrupted run logged after its last checkpoint."""
         if state.is_world_process_zero:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -130,7 +130,7 @@ class Curves(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Writes the numbers of a step."""
+        """Writes the values of a step."""
         if self._writer is not None and logs is not None:
             for name in ("loss", "grad_norm", "learning_rate"):
                 if name in logs:
@@ -143,13 +143,13 @@ class Curves(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Interrupt(TrainerCallback):
-    """Turns Ctrl-C into a checkpoint at the end of the running step; a second one ends at once."""
+    """Turns Ctrl-C into a checkpoint after the current step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -176,8 +176,8 @@ class Interrupt(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Ends training with a checkpoint if Ctrl-C was pressed, in whichever process."""
-        self.pressed = any(processes.gather(self.pressed))  # all stop after the same step
+        """Stops training with a checkpoint if Ctrl-C was pressed in any process."""
+        self.pressed = any(processes.gather(self.pressed))  # all processes stop at the same step
         if self.pressed:
             control.should_save = True
             control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""What training reads: lessons, and the parts of a batch that go through the model at once."""
+"""The data of training: lessons, and the parts of a batch that go through the model at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from instil.models.batch import Batch, collate, pack, shared_prefix
 from instil.models.packing import even_packs
 from instil.system import processes
 
-LONGEST_PACK = 1024  # tokens under a mask, where attention grows with the square of all of them
-PASS_TOKENS = 512  # of one pass on a processor; 384 are slower, more only take more memory
-MOST_PACKED = 16_384  # tokens whose sequences are attended to one by one
+# Most tokens of a pack with a mask, where attention grows with the square of the length.
+LONGEST_PACK = 1024
+# Tokens of one pass on a processor: 384 are slower, and more only take more memory.
+PASS_TOKENS = 512
+# Most tokens of a pack whose sequences are attended to one by one.
+MOST_PACKED = 16_384
 
 
 class Lesson(Protocol):
@@ -23,33 +26,33 @@ class Lesson(Protocol):
 
     @property
     def sequences(self) -> list[tuple[list[int], list[int]]]:
-        """(prompt, completion) pairs in token ids that the student reads for it."""
+        """The (prompt, completion) pairs of this row that the student reads, in token ids."""
 
     @property
     def terms(self) -> int:
-        """Terms that it adds to the loss, which is their mean."""
+        """Number of terms that the row adds to the loss. The loss is the mean of all terms."""
 
     @property
     def teacher_prompt(self) -> list[int] | None:
-        """What an online teacher reads before the completion, in token ids; None where there is no such teacher."""
+        """The prompt of an online teacher, in token ids; None without an online teacher."""
 
     @property
     def targets(self) -> Any:
-        """What its objective compares the student with; of a type with `cat` and `to`. None: nothing."""
+        """What the objective compares the student with, of a type with `cat` and `to`; or None."""
 
 
 class HiddenStates(Protocol):
-    """A teacher that runs beside the student; `instil.teacher.hidden_states.OnlineTeacher` is one."""
+    """A teacher that runs during training, such as `instil.teacher.hidden_states.OnlineTeacher`."""
 
     def collate(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
         """A batch of teacher prompts with their completions."""
 
     def hidden_states(self, batch: Batch) -> list[torch.Tensor]:
-        """The hidden states (N, D) of every layer at the positions that predict a completion token."""
+        """Hidden states (N, D) of every layer, at the positions that predict a completion token."""
 
 
 class Numbers(torch.utils.data.Dataset[int]):
-    """Numbers of lessons: the collator reads those lessons alone that its process learns from."""
+    """Numbers of lessons. The collator reads only the lessons of its own process."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -63,12 +66,12 @@ class Numbers(torch.utils.data.Dataset[int]):
 
 @dataclass(frozen=True)
 class Part:
-    """What goes through the model at once.
+    """The part of a batch that goes through the model at once.
 
     Attributes:
         batch: For the student.
-        targets: Of the completions; None if the loss needs none.
-        teacher: The same completions for an online teacher; None without one.
+        targets: For the completions; None if the loss needs no targets.
+        teacher: The same completions for an online teacher; None without an online teacher.
     """
 
     batch: Batch
@@ -80,11 +83,11 @@ class Collator:
     """Makes batches of lessons.
 
     Args:
-        rows: All of them.
+        rows: All lessons.
         pad_id: Fills masked positions.
         packed: Put several lessons into one row.
-        masked: A mask is what keeps them apart there.
-        online: Wants the lessons' teacher prompts, too.
+        masked: Separate the lessons of a packed row by a mask.
+        online: An online teacher; the batches then also hold the lessons' teacher prompts.
     """
 
     def __init__(
@@ -102,15 +105,17 @@ class Collator:
         self.masked = masked
         self.longest = LONGEST_PACK if masked else MOST_PACKED
         self.online = online
-        # On a processor small passes cost no more than large ones, and new lengths do.
+        # On a processor, small passes cost no more than large passes, but each new length costs.
         self.on_processor = packed and not masked and not torch.accelerator.is_available()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """The parts of this process's share of a batch; and labels, for their number."""
+        """The parts of this process's share of a batch; labels only give the number of terms."""
         mine = numbers[processes.rank() :: processes.count()]
-        # Who gets no row of a last, short batch reads one that counts nothing: all meet in every backward pass.
+        # The last batch may be too short to give every process a row. A process without a row reads
+        # a row with weight 0, because all processes must take part in every backward pass.
         rows = [self.rows[number] for number in mine or numbers[:1]]
-        # Only counted: the Trainer divides by their number. They are in place already, not one late.
+        # Only the number of labels is used: the Trainer divides by it. `shift_labels` says that the
+        # labels need no shift by one position.
         terms = torch.zeros(sum(row.terms for row in rows) if mine else 0, dtype=torch.long)
         lead = self._lead(rows)
         return {
@@ -123,7 +128,7 @@ class Collator:
         }
 
     def _lead(self, rows: Sequence[Lesson]) -> int:
-        """Leading tokens that all prompts share, such as a template's, and that a pack holds once."""
+        """Number of leading tokens that all prompts share; a pack has them once."""
         if not self.packed or self.masked:
             return 0
         return shared_prefix([prompt for row in rows for prompt, _ in row.sequences])

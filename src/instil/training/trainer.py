@@ -37,16 +37,16 @@ from instil.training.callbacks import Curves, Interrupt, Observe, Show
 from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part
 
 STATE = "trainer_state.json"
-CHECKPOINTS = 4  # a run; each is as small as the adapter and its optimiser
+CHECKPOINTS = 4  # per run; each holds only the adapter and its optimiser state
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What training did.
+    """The result of training.
 
     Attributes:
-        steps: Optimiser steps.
-        loss: (step, mean loss a token since the point before).
+        steps: Number of optimiser steps.
+        loss: (step, mean loss per token since the previous entry).
     """
 
     steps: int
@@ -72,29 +72,31 @@ def train(
 ) -> TrainingReport:
     """Trains the student in place; resumes from the last checkpoint if there is one.
 
-    Several processes of a launch share each batch, and their gradients are averaged: all end with the same weights.
+    Several processes of a launch share each batch and average their gradients, so all end with the
+    same weights.
 
     Args:
         student: The model, with some of its weights or an adapter trainable.
-        rows: What it is to learn.
+        rows: The lessons.
         objective: The loss.
         settings: Optimisation.
-        seed: Of the order of rows and of dropout.
+        seed: Seed of the order of rows and of dropout.
         pad_id: Fills masked positions.
         checkpoints: Folder for checkpoints.
-        resumable: Write checkpoints; they take an adapter's weights, not a base model's.
-        advance: Told of progress.
+        resumable: Write checkpoints. They hold an adapter's weights, but not a base model's.
+        advance: Called to report progress.
         display: Shows progress.
-        online: Runs beside the student, for losses of hidden states.
-        observe: Called with the number of the step, the student in evaluation mode.
-        at_steps: It is called before the first step, every N steps or at the listed ones, and after the last one.
-        curves: Folder for TensorBoard's files, if `settings` ask for them.
+        online: A teacher that runs during training, for losses of hidden states.
+        observe: Called with the number of the step, with the student in evaluation mode.
+        at_steps: When to call `observe`: every N steps, or at the listed steps. It is also called
+            before the first step and after the last step.
+        curves: Folder for TensorBoard's files, if `settings` request them.
 
     Raises:
         ConfigError: a batch has fewer rows than there are processes.
-        LaunchError: FSDP does not allow what is asked.
+        LaunchError: FSDP does not support the settings.
         NotFiniteLossError: the loss became NaN or infinite.
-        KeyboardInterrupt: Ctrl-C; a checkpoint of the last step was written before.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint of the last step was written before.
     """
     check(settings, objective, at_steps if observe else None)
     steps = settings.steps(len(rows))
@@ -102,9 +104,8 @@ def train(
     last = _last_checkpoint(checkpoints)
     if last is not None:
         state = TrainerState.load_from_json(str(last / STATE))
-        if (
-            state.global_step >= steps
-        ):  # nothing is left to do, and the Trainer would take one step more
+        # If no step is left, the Trainer would still take one more step.
+        if state.global_step >= steps:
             set_peft_model_state_dict(student, load_peft_weights(str(last), device="cpu"))
             return _report(state)
     with display.bar("training the student", steps) as bar, Interrupt() as interrupt:
@@ -140,16 +141,18 @@ def train(
 def check(
     settings: sections.Training, objective: Objective, at_steps: int | Sequence[int] | None
 ) -> None:
-    """Refuses what the processes of this launch cannot do; worth asking before the teacher works.
+    """Refuses settings that the processes of this launch cannot run.
+
+    Call it before the teacher's work.
 
     Args:
         settings: Optimisation.
         objective: The loss.
-        at_steps: When the student is judged on the way.
+        at_steps: When the student is evaluated during training.
 
     Raises:
         ConfigError: a batch has fewer rows than there are processes.
-        LaunchError: FSDP does not allow what is asked.
+        LaunchError: FSDP does not support the settings.
     """
     if settings.batch_size < processes.count():
         raise ConfigError(
@@ -162,13 +165,13 @@ def check(
         return
     if at_steps:
         raise LaunchError(
-            "a student is judged in the middle of its training, and FSDP shares its layers out",
+            "a student cannot be evaluated during training with FSDP, which splits its layers",
             got=f"evaluation.at_steps: {at_steps}",
             mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
         )
     if objective.needs_hidden_states:
         raise LaunchError(
-            "a loss of hidden states needs the teacher's whole layers, and FSDP shares them out",
+            "a loss of hidden states needs the teacher's full layers, but FSDP splits them",
             got=f"objective: {objective.name}",
             mend="start the processes without --use_fsdp",
         )
@@ -177,7 +180,7 @@ def check(
 def _arguments(
     settings: sections.Training, steps: int, *, seed: int, folder: Path, resumable: bool
 ) -> TrainingArguments:
-    """Our settings in the Trainer's words."""
+    """Our settings as the Trainer's arguments."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     recompute = {"use_reentrant": False} if settings.gradient_checkpointing else None
     arguments = TrainingArguments(
@@ -193,10 +196,10 @@ def _arguments(
         data_seed=seed,
         activation_checkpointing=settings.gradient_checkpointing,
         activation_checkpointing_kwargs=recompute,
-        # Processes differ in the number of their forward passes, so nothing may be exchanged but gradients.
+        # Processes run different numbers of forward passes, so they may exchange only gradients.
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
-        accelerator_config={"even_batches": False},  # a row of a last, short batch counts once
+        accelerator_config={"even_batches": False},  # use each row of a short last batch once
         use_cpu=accelerator is None,
         dataloader_pin_memory=accelerator is not None,
         remove_unused_columns=False,
@@ -208,7 +211,7 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
-    # One process drives one device; several processes are accelerate's business.
+    # One process uses one device. accelerate handles several processes.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -219,13 +222,13 @@ def _report(state: TrainerState) -> TrainingReport:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: the Trainer writes its state last."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest complete checkpoint. The Trainer writes its state file last."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{STATE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class DistillationTrainer(Trainer):
-    """A Trainer whose loss is an objective over completion tokens, averaged over the tokens of a whole step."""
+    """A Trainer whose loss is an objective, averaged over the completion tokens of a full step."""
 
     def __init__(
         self,
@@ -239,14 +242,15 @@ class DistillationTrainer(Trainer):
         self.objective: Loss = objective
         self.advance: Advance = advance
         self.online = online
-        # Under FSDP the output layer is whole within the model's forward pass alone.
+        # Under FSDP the full output layer exists only during the model's forward pass.
         self.chunks = not self.is_fsdp_enabled
-        # The Trainer then counts the labels of all micro-batches of a step and hands their number to the loss.
+        # The Trainer then counts the labels of all micro-batches of a step, and passes their number
+        # to the loss.
         self.model_accepts_loss_kwargs = True
 
     @override
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Every process goes through the same batches: the collator takes its share of each."""
+        """Gives every process the same batches; the collator takes the process's share of each."""
         loader: DataLoader[Any] = super().get_train_dataloader()
         if processes.count() > 1:
             sampler: Any = loader.batch_sampler  # accelerate's
@@ -261,7 +265,7 @@ class DistillationTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward, part by part: what is kept for backward does not grow with the batch."""
+        """Forward and backward pass, part by part, so that memory does not grow with the batch."""
         model.train()
         total = torch.zeros((), device=self.args.device)
         *first, last = inputs["parts"]
@@ -295,34 +299,35 @@ class DistillationTrainer(Trainer):
             layers = read(model, part.batch, layers=True).layers
             return loss + self._hidden(layers, part)
         reading = read(model, part.batch, layers=objective.needs_hidden_states)
-        if objective.needs_logits and reading.head is None:  # capped or scaled after the layer
+        if objective.needs_logits and reading.head is None:  # the model caps or scales its logits
             self.chunks = False
             return self._summed(model, part)
         if objective.needs_logits and reading.head is not None:
             device = reading.hidden_ND.device
             completion_N = part.batch.completion_N.to(device)
-            given = part.targets.to(device) if part.targets else None
+            targets = part.targets.to(device) if part.targets else None
             loss = chunked_sum(
                 reading.hidden_ND,
                 reading.head,
                 lambda logits_CV, start, end: objective(
-                    logits_CV, completion_N[start:end], given and given.part(start, end)
+                    logits_CV, completion_N[start:end], targets and targets.part(start, end)
                 ),
             )
-        else:  # several processes wait for a gradient of every layer, also of those that no loss compares
+        else:
+            # Several processes wait for a gradient of every layer, even if no loss uses the layer.
             loss = reading.hidden_ND.sum() * 0
         return loss + self._hidden(reading.layers, part) if self.online is not None else loss
 
     def _whole(self, model: Module, part: Part) -> Tensor:
-        """The loss of the logits as the model gives them, all at once."""
+        """The loss of the logits, all computed at once."""
         logits_NV = completion_logits(model, part.batch)
         device = logits_NV.device
-        given = part.targets.to(device) if part.targets else None
-        return self.objective(logits_NV, part.batch.completion_N.to(device), given).sum()
+        targets = part.targets.to(device) if part.targets else None
+        return self.objective(logits_NV, part.batch.completion_N.to(device), targets).sum()
 
     def _hidden(self, layers: list[Tensor], part: Part) -> Tensor:
         """The loss of hidden states."""
         assert self.online is not None
         assert part.teacher is not None
-        taught = self.online.hidden_states(part.teacher)
-        return self.objective.hidden(layers, taught).sum()
+        teacher_layers = self.online.hidden_states(part.teacher)
+        return self.objective.hidden(layers, teacher_layers).sum()

@@ -13,7 +13,7 @@ from tests.conftest import save_tiny
 from typer.testing import CliRunner
 
 from instil.cli import app
-from instil.results.cell import Cell
+from instil.results.schema import Results
 from instil.targets.store import TargetStore
 
 Command = Callable[..., tuple[int, str]]
@@ -73,8 +73,9 @@ def files(tmp_path: Path, model: Path, jsonl: Callable[..., Path]) -> Path:
 
     settings = {
         "model": str(model),
-        "context": {"demos": str(jsonl("demos.jsonl", rows("one", "three")))},
-        "data": {
+        "task": {
+            "name": "files",
+            "demos": str(jsonl("demos.jsonl", rows("one", "three"))),
             "inputs": str(jsonl("inputs.jsonl", rows("four", "twelve", "a"))),
             "eval": str(jsonl("eval.jsonl", rows("eleven"))),
         },
@@ -123,7 +124,7 @@ def test_a_study_of_word_problems_reads_what_was_built(
     status, output = instil("run", recipe, *changes)
     assert status == 0, output
     assert state(store) == before
-    cells = [Cell.read(path) for path in study.glob("cells/*/cell.json")]
+    cells = [Results.read(path) for path in study.glob("cells/*/results.json")]
     taught = [cell for cell in cells if cell.method == "distillation"]
     assert (len(cells), len(taught)) == (3, 2)
     for cell in taught:
@@ -133,7 +134,7 @@ def test_a_study_of_word_problems_reads_what_was_built(
     assert not list(study.glob("targets/*"))
 
 
-def test_a_run_with_files_reads_what_was_built(
+def test_a_study_of_files_reads_what_was_built(
     tmp_path: Path, model_folders: dict[str, Path], jsonl: Callable[..., Path], instil: Command
 ) -> None:
     recipe, store = files(tmp_path, model_folders["llama"], jsonl), tmp_path / "store"
@@ -144,10 +145,10 @@ def test_a_run_with_files_reads_what_was_built(
     status, output = instil("run", recipe, *changes)
     assert status == 0, output
     assert state(store) == before
-    (told,) = study.glob("cells/*/results.json")
-    costs = json.loads(told.read_text())["phases"]["teach"]
-    assert costs["tokens"] == spent(store)["tokens"] > 0
-    assert costs["wall_seconds"] == spent(store)["wall_seconds"]
+    (path,) = study.glob("cells/*/results.json")
+    costs = Results.read(path).phases["teach"]
+    assert costs.tokens == spent(store)["tokens"] > 0
+    assert costs.wall_seconds == spent(store)["wall_seconds"]
 
 
 def test_the_folder_that_is_named_on_the_command_line_is_built(
@@ -177,19 +178,19 @@ def test_a_recipe_without_stored_targets_is_refused(
     status, output = instil("targets", "build", recipe, "--output", tmp_path / "store", *told)
     assert status == 2
     assert f"ConfigError: no cell of {recipe} stores targets" in output
-    assert "with a loss that reads targets" in output
+    assert "and a loss that reads targets" in output
     assert not (tmp_path / "store").exists()
 
 
-def test_label_tasks_are_told_to_be_run(tmp_path: Path, instil: Command) -> None:
+def test_label_tasks_are_for_instil_run(tmp_path: Path, instil: Command) -> None:
     status, output = instil("targets", "build", "sentiment-smollm2", "--output", tmp_path / "store")
     assert status == 2
     assert "no cell of sentiment-smollm2 stores targets" in output
-    assert "label tasks store their predictions by themselves: use `instil run`" in output
+    assert "for a classification task, use `instil run`" in output
     assert not (tmp_path / "store").exists()
 
 
-def test_a_folder_of_stores_is_told_of_store_by_store(
+def test_a_folder_of_stores_is_shown_store_by_store(
     tmp_path: Path, data: Path, instil: Command
 ) -> None:
     recipe, folder = word_problems(tmp_path, data), tmp_path / "stores"
@@ -212,4 +213,4 @@ def test_a_folder_of_stores_is_told_of_store_by_store(
     assert f"{other.name}: shard-00000.arrow: missing" in told
     assert f"{one}: 1 shard, no problem found" in told
     status, told = instil("targets", "info", tmp_path / "data")
-    assert (status, "is no target store" in told) == (2, True)
+    assert (status, "is not a target store" in told) == (2, True)

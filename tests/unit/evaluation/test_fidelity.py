@@ -17,7 +17,6 @@ from tests.small import (
     train_on,
 )
 
-from instil.evaluation.drift import drift, drift_pieces
 from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.methods import METHODS, Method, MethodName
 from instil.models import chunked
@@ -178,12 +177,3 @@ def test_completions_need_not_be_gold(llama: LanguageModel) -> None:
 
     gold = rows.need_gold()
     assert ask([ids[::-1] for ids in gold]) != ask(gold)
-
-
-def test_drift_is_the_kl_to_the_base_on_unrelated_text(llama: LanguageModel) -> None:
-    models, told = models_of(llama), list[int]()
-    assert drift(models, advance=nothing).kl_to_base == pytest.approx(0, abs=1e-6)
-    train_on(models, target_rows(models), steps=10)
-    drifted = drift(models, advance=lambda pieces, tokens: told.append(pieces))
-    assert drifted.kl_to_base > 1e-3
-    assert sum(told) == drift_pieces(models.student)

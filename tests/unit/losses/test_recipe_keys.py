@@ -53,7 +53,7 @@ def test_a_loss_that_is_made_already_is_taken() -> None:
         ([{"name": "cross_entropy"}, {"name": "logit_mes"}], "objective.1: unknown name"),
         ([{"name": "label_kl"}], "objective.0: unknown name 'label_kl'; known: 'forward_kl'"),
         ({"name": "hidden_sate"}, "did you mean 'hidden_state'?"),
-        ([{"weight": 2}], "objective.0: give it a name"),
+        ([{"weight": 2}], "objective.0: the key `name` is missing"),
         ([], "objective: an empty list"),
         ([{"name": "logit_mse", "weight": 0}], "objective.0.weight: Input should be greater"),
         (
@@ -68,13 +68,13 @@ def test_a_loss_that_is_made_already_is_taken() -> None:
         ({"name": "jensen_shannon", "beta": 1}, "objective.beta: Input should be less than 1"),
         (
             [{"name": "forward_kl"}, {"name": "reverse_kl", "temperature": 2}],
-            "objective: losses of different temperatures (forward_kl 1, reverse_kl 2)",
+            "objective: the losses have different temperatures (forward_kl 1, reverse_kl 2)",
         ),
         (
             [{"name": "logit_mse"}, {"name": "logit_mse", "weight": 2}],
             "objective: losses 0 and 1 are the same (logit_mse)",
         ),
-        ({"name": "label_kl"}, "label_kl needs a task"),
+        ({"name": "label_kl"}, "label_kl needs labels"),
     ],
 )
 def test_one_problem_is_told_once_and_where_it_was_written(objective: Any, words: str) -> None:

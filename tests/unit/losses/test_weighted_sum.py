@@ -96,7 +96,9 @@ def test_it_needs_what_its_terms_need(
 
 
 def test_terms_that_share_a_temperature_share_targets() -> None:
-    with pytest.raises(ValidationError, match=r"forward_kl 2, reverse_kl 1\): targets are stored"):
+    with pytest.raises(
+        ValidationError, match=r"forward_kl 2, reverse_kl 1\), but targets are stored"
+    ):
         total(ForwardKL(temperature=2.0), LogitMSE(), ReverseKL())
     with pytest.raises(ValidationError, match="at least one loss"):
         total()

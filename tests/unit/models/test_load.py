@@ -55,7 +55,7 @@ def test_a_slice_of_hidden_states_reaches_the_output_embedding_contiguous(
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/too", "three/part/name", "bad name!"])
 def test_what_is_neither_a_folder_nor_a_hub_id_is_unknown(name: str) -> None:
-    with pytest.raises(UnknownModelError, match="neither a folder nor a well-formed hub id"):
+    with pytest.raises(UnknownModelError, match="neither a folder nor a valid hub id"):
         load(name)
 
 
@@ -97,7 +97,7 @@ def test_a_hub_without_that_model_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         raise RepositoryNotFoundError("404: no such repository", response=response)
 
     monkeypatch.setattr(HfApi, "model_info", missing)
-    with pytest.raises(UnknownModelError, match="the hub gives no model"):
+    with pytest.raises(UnknownModelError, match="the hub has no model"):
         load("someone/some-model-that-nobody-has")
 
 
@@ -124,7 +124,7 @@ def test_models_of_other_tokenizers_do_not_teach_each_other(llama: LanguageModel
     from tokenizers import normalizers
 
     shouting.backend_tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(TokenizerMismatchError, match="cutting the same text differently"):
+    with pytest.raises(TokenizerMismatchError, match="they split the same text differently"):
         check_same_tokens(llama, replace(llama, tokenizer=shouting))
 
 

@@ -67,7 +67,10 @@ def test_an_unfinished_run_with_other_settings_is_not_touched(tmp_path: Path) ->
 def test_too_little_space_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     staging = Staging(tmp_path / "deep" / "run", overwrite=False)
     needed = shutil.disk_usage(tmp_path).total * 2
-    with pytest.raises(DiskFullError, match="MiB free"), staging.open("a", needed_bytes=needed):
+    with (
+        pytest.raises(DiskFullError, match="MiB of free space"),
+        staging.open("a", needed_bytes=needed),
+    ):
         pytest.fail("entered")
     assert list(tmp_path.iterdir()) == []
 
@@ -84,7 +87,10 @@ def test_too_little_space_is_refused_before_anything_is_made(tmp_path: Path) -> 
 )
 def test_a_disk_that_fills_up_on_the_way_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     staging = Staging(tmp_path / "run", overwrite=False)
-    with pytest.raises(DiskFullError, match="not enough space"), staging.open("a", needed_bytes=0):
+    with (
+        pytest.raises(DiskFullError, match="not enough disk space"),
+        staging.open("a", needed_bytes=0),
+    ):
         raise error
     assert list(tmp_path.iterdir()) == []
 

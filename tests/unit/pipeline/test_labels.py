@@ -15,15 +15,15 @@ from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
 from instil.losses.label_kl import LabelTargets
 from instil.models.load import load
-from instil.pipeline import label_student
-from instil.pipeline.worker import run_cell
+from instil.pipeline.cell import run_cell
+from instil.pipeline.labels import LabelSteps
 from instil.recipe.recipe import Recipe
-from instil.results.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
 from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.teacher import labels
 
-Run = Callable[..., Cell]
+Run = Callable[..., Results]
 FORMS = {"good": " Yes", "bad": " No", "mixed": " Nay"}
 
 
@@ -50,7 +50,7 @@ def run(
         "out_of_domain": {"there": str(jsonl("there.jsonl", rows("there", 5)))},
     }
 
-    def go(method: str, family: str = "opt", *, name: str = "", **changed: Any) -> Cell:
+    def go(method: str, family: str = "opt", *, name: str = "", **changed: Any) -> Results:
         settings: dict[str, Any] = {
             "model": str(model_folders[family]),
             "task": task | changed.pop("task", {}),
@@ -62,30 +62,25 @@ def run(
         }
         folder = tmp_path / "cells" / (name or f"{len(list(tmp_path.glob('cells/*')))}")
         folder.mkdir(parents=True)
-        return run_cell(
-            Recipe.parse(settings | changed),
-            folder,
-            name=folder.name,
-            varied={"method": method},
-            store=tmp_path / "store",
-            display=Display(quiet=True),
-        )
+        recipe = Recipe.parse(settings | changed)
+        made = run_cell(recipe, folder, store=tmp_path / "store", display=Display(quiet=True))
+        return made.model_copy(update={"name": folder.name})  # as a study names it
 
     return go
 
 
-def predictions(tmp_path: Path, cell: Cell) -> list[CellPrediction]:
-    return read_lines(CellPrediction, tmp_path / "cells" / cell.name / PREDICTIONS)
+def predictions(tmp_path: Path, cell: Results) -> list[Prediction]:
+    return read_lines(Prediction, tmp_path / "cells" / cell.name / PREDICTIONS)
 
 
-def probabilities(tmp_path: Path, cell: Cell) -> torch.Tensor:
+def probabilities(tmp_path: Path, cell: Results) -> torch.Tensor:
     return torch.tensor([[*p.probabilities.values()] for p in predictions(tmp_path, cell)])
 
 
-def check_sound(tmp_path: Path, cell: Cell) -> None:
+def check_sound(tmp_path: Path, cell: Results) -> None:
     """What holds of every cell."""
     folder = tmp_path / "cells" / cell.name
-    assert Cell.read(folder / CELL) == cell
+    assert Results.read(folder / RESULTS) == cell.model_copy(update={"name": ""})
     said = predictions(tmp_path, cell)
     assert [(p.set, p.row) for p in said] == [
         (name, n) for name, number in (("here", 9), ("there", 5)) for n in range(number)
@@ -95,7 +90,7 @@ def check_sound(tmp_path: Path, cell: Cell) -> None:
         assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert one.probabilities[one.predicted] == max(one.probabilities.values())
     gold = {f"{r['text']}\nGood?": r["label"] for r in [*rows("here", 9), *rows("there", 5)]}
-    for score in cell.scores:
+    for score in cell.methods[0].scores:
         mine = [p for p in said if p.set == score.name]
         assert [p.expected for p in mine] == [gold[p.input] for p in mine]
         right = sum(p.predicted == p.expected for p in mine)
@@ -105,7 +100,10 @@ def check_sound(tmp_path: Path, cell: Cell) -> None:
         assert sum(score.confusion[label][label] for label in cell.labels) == right
         assert score.chance == pytest.approx(1 / 3)
         assert 0 <= score.calibration_error <= 1
-    assert [(s.name, s.domain) for s in cell.scores] == [("here", "in"), ("there", "out")]
+    assert [(s.name, s.domain) for s in cell.methods[0].scores] == [
+        ("here", "in"),
+        ("there", "out"),
+    ]
     assert not [p for p in folder.iterdir() if "scratch" in p.name or p.suffix == ".part"]
 
 
@@ -136,7 +134,7 @@ def test_every_method_that_learns(run: Run, tmp_path: Path, method: str, tuning:
     assert cell.k == (3 if method in ("distillation", "pattern_fine_tuning_in_context") else 0)
     assert (cell.phases.keys() >= {"load", "train", "evaluate"}) is True
     assert ("teach" in cell.phases) == (method == "distillation")
-    for score in cell.scores:
+    for score in cell.methods[0].scores:
         assert (score.verbalizer_mass is None) == (method == "vanilla_fine_tuning")
         assert (score.fidelity is not None) == (method == "distillation")
     assert len(cell.teacher) == (2 if method == "distillation" else 0)
@@ -179,7 +177,7 @@ def test_predictions_are_those_of_the_prompts_as_text(
     queries = [p.input for p in predictions(tmp_path, zero)]
     expected = naive(model_folders["opt"], queries)
     torch.testing.assert_close(probabilities(tmp_path, zero), expected, atol=1e-5, rtol=0)
-    assert zero.prompt_tokens_mean == pytest.approx(
+    assert zero.methods[0].prompt_tokens_mean == pytest.approx(
         (sum(map(len, queries[:9])) / 9 + sum(map(len, queries[9:])) / 5) / 2
     )
     got, close = probabilities(tmp_path, one), []
@@ -221,7 +219,7 @@ def test_a_teacher_without_demonstrations_has_nothing_to_teach_itself(
         check_sound(tmp_path, cell)
         assert cell.training is not None
         assert cell.training.loss[0][1] == pytest.approx(0, abs=1e-6)
-        for score in cell.scores:
+        for score in cell.methods[0].scores:
             assert score.fidelity is not None
             assert score.fidelity.kl_to_teacher == pytest.approx(0, abs=1e-6)
             assert score.fidelity.agreement == 1
@@ -248,7 +246,9 @@ def test_a_student_imitates_its_teacher(
     for training in (UNTRAINED, {"max_steps": 60}):
         cell = run("distillation", training={"rows": 24, **training}, **settings)
         check_sound(tmp_path, cell)
-        kl.append([score.fidelity.kl_to_teacher for score in cell.scores if score.fidelity])
+        kl.append(
+            [score.fidelity.kl_to_teacher for score in cell.methods[0].scores if score.fidelity]
+        )
     assert cell.training is not None
     losses = [
         loss for _, loss in cell.training.loss
@@ -263,19 +263,19 @@ def test_the_mass_that_is_taught_is_the_mean_over_contexts_and_not_calibrated(
 ) -> None:
     said: dict[str, Any] = {}
     taught: list[LabelTargets] = []
-    score, train = labels.LabelTeacher.score, label_student.LabelStudent.train
+    score, train = labels.LabelTeacher.score, LabelSteps.train
 
     def scored(self: Any, what: str, *rest: Any, **settings: Any) -> Any:
         found = score(self, what, *rest, **settings)
         said[what] = found[0].logprobs_RL
         return found
 
-    def trained(self: Any, prompts: Any, targets: Any, **settings: Any) -> Any:
-        taught[:] = targets
-        return train(self, prompts, targets, **settings)
+    def trained(self: Any, given: Any, folder: Path) -> Any:
+        taught[:] = given.targets
+        return train(self, given, folder)
 
     monkeypatch.setattr(labels.LabelTeacher, "score", scored)
-    monkeypatch.setattr(label_student.LabelStudent, "train", trained)
+    monkeypatch.setattr(LabelSteps, "train", trained)
     teacher = {"contexts": 2, "calibration": "batch"}
     run("distillation", teacher=teacher, objective={"over": "labels_and_mass"})
     read = [logprobs for what, logprobs in said.items() if "training rows" in what]
@@ -334,7 +334,7 @@ def test_cells_share_what_the_teacher_said(
     assert second.teacher == first.teacher
     third = run("in_context")
     assert third.reused == ["evaluate"]
-    without = [score.model_copy(update={"fidelity": None}) for score in third.scores]
+    without = [score.model_copy(update={"fidelity": None}) for score in third.methods[0].scores]
     assert without == first.teacher
     with pytest.raises(AssertionError, match="the teacher was loaded"):
         run("in_context", seed=1)
@@ -356,7 +356,7 @@ def test_a_larger_model_teaches(run: Run, tmp_path: Path, model_folders: dict[st
     cell = run("distillation", teacher={"model": other}, student={"keep_layers": 1})
     check_sound(tmp_path, cell)
     assert (asked.teacher_model, own.teacher_model, cell.teacher_model) == (other, None, other)
-    assert asked.scores == cell.teacher != own.scores
+    assert asked.methods[0].scores == cell.teacher != own.methods[0].scores
     assert cell.model == str(model_folders["opt"])
     assert run("zero_shot", teacher={"model": other}).teacher_model is None
 
@@ -376,7 +376,7 @@ def test_several_contexts_are_averaged(run: Run, tmp_path: Path, calibration: st
     check_sound(tmp_path, cell)
     one = run("in_context", teacher={"contexts": 1, "calibration": calibration})
     assert not torch.equal(probabilities(tmp_path, cell), probabilities(tmp_path, one))
-    for score, alone in zip(cell.scores, one.scores, strict=True):
+    for score, alone in zip(cell.methods[0].scores, one.methods[0].scores, strict=True):
         assert len(score.single_contexts) == 3
         assert alone.single_contexts == []
         first = score.single_contexts[0]
@@ -396,7 +396,7 @@ def test_calibration_reads_no_gold_label(run: Run, tmp_path: Path, calibration: 
         true = run(method, **asked)
         false = run(method, task={"in_domain": {"here": str(wrong)}}, **asked)
         assert torch.equal(probabilities(tmp_path, true), probabilities(tmp_path, false))
-        assert true.scores != false.scores
+        assert true.methods[0].scores != false.methods[0].scores
 
 
 def test_pure_distillation_reads_no_gold_label(run: Run, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_training_row_beyond_the_window_is_refused(
     long = [row | {"text": "long " * 20 + str(n)} for n, row in enumerate(rows("train", 40))]
     task = {"train": str(jsonl("long.jsonl", long))}
     model = str(save_tiny(tmp_path / "short", "llama", window=64))
-    with pytest.raises(AlignmentError, match="training rows, drawn row 1"):
+    with pytest.raises(AlignmentError, match="training rows, sampled row 1"):
         run("pattern_fine_tuning", model=model, task=task)
 
 
@@ -437,15 +437,15 @@ def test_every_row_is_checked_before_any_training(
     long = [*rows("there", 3), {"text": "long " * 20, "label": "bad"}]
     task = {"out_of_domain": {"there": str(jsonl("long.jsonl", long))}}
     model = str(save_tiny(tmp_path / "short", "llama", window=64))
-    monkeypatch.setattr(label_student, "load", lambda *a, **k: pytest.fail("it was loaded"))
-    with pytest.raises(AlignmentError, match="there, drawn row"):
+    monkeypatch.setattr(LabelSteps, "_load_student", lambda self: pytest.fail("it was loaded"))
+    with pytest.raises(AlignmentError, match="there, sampled row"):
         run("pattern_fine_tuning", model=model, task=task)
 
 
 def test_a_query_is_sent_under_each_context(run: Run) -> None:
     one = run("in_context")
     both = run("in_context", teacher={"contexts": 2})
-    assert 1.8 < both.prompt_tokens_mean / one.prompt_tokens_mean < 2.2
+    assert 1.8 < both.methods[0].prompt_tokens_mean / one.methods[0].prompt_tokens_mean < 2.2
 
 
 def test_rows_without_labels_are_distilled_on(
@@ -455,13 +455,14 @@ def test_rows_without_labels_are_distilled_on(
 ) -> None:
     inputs = jsonl("inputs.jsonl", [{"text": f"raw {n}"} for n in range(14)])
     taught: list[Any] = []
-    train = label_student.LabelStudent.train
+    train = LabelSteps.train
 
-    def trained(self: Any, prompts: Any, targets: Any, **settings: Any) -> Any:
-        taught[:] = [prompts, LabelTargets.cat(targets)]
-        return train(self, prompts, targets, **settings)
+    def trained(self: Any, given: Any, folder: Path) -> Any:
+        prompts = self._prompts("training rows", self.rows.drawn.training, context=False)
+        taught[:] = [prompts, LabelTargets.cat(given.targets)]
+        return train(self, given, folder)
 
-    monkeypatch.setattr(label_student.LabelStudent, "train", trained)
+    monkeypatch.setattr(LabelSteps, "train", trained)
     teacher = {"contexts": 2, "calibration": "batch"}
     cell = run("distillation", task={"unlabelled": str(inputs)}, teacher=teacher)
     assert cell.training is not None
@@ -470,7 +471,6 @@ def test_rows_without_labels_are_distilled_on(
     assert all("raw" in byte_tokenizer().decode(prompt) for prompt in prompts)
     assert targets.gold_R.tolist() == [-1] * 12
     before = Recipe.model_validate(cell.recipe).task
-    assert before is not None
     known = before.digest()
     jsonl("inputs.jsonl", [{"text": f"other {n}"} for n in range(14)])
     assert before.digest() != known

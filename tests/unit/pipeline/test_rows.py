@@ -1,335 +1,310 @@
+"""The rows of a recipe, drawn and checked, and the contexts that they are read under."""
+
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from tests.small import SHOTS, write_gsm8k
 
-from instil.errors import ConfigError
-from instil.prompts.demonstrations import Demonstrator
-from instil.recipe import sections
-from instil.tasks import TaskData
-from instil.tasks.rows import Row, key
-from instil.tasks.split import EVALUATION_ROWS, Drawn, draw_rows
+from instil.errors import ConfigError, ContextError, DataFileError, FieldError, OverlapError
+from instil.pipeline import rows as module
+from instil.pipeline.rows import (
+    CellRows,
+    Given,
+    SameContext,
+    check_checkpoints,
+    needs_gold,
+    problems_of_rows,
+)
+from instil.prompts.context import Context, FewShot, Instruction
+from instil.recipe.recipe import Recipe
+from instil.tasks import Files
+from instil.tasks.classification import Classification
+from instil.tasks.files import ROWS
+from instil.tasks.rows import Row
+from instil.tasks.split import EvaluationSet
 
-LABELS = ("good", "bad", "so-so")
-FORMS = {"good": "Yes", "bad": "No", "so-so": "Well"}
+Write = Callable[[str, list[dict[str, Any]]], Path]
+LEARNING = ("pattern_fine_tuning", "pattern_fine_tuning_in_context", "distillation")
 
 
-def rows_of(name: str, number: int) -> list[Row]:
-    return [Row(f"{name} {n}", LABELS[n % 3]) for n in range(number)]
+def solved(start: int, end: int) -> list[dict[str, Any]]:
+    return [{"input": f"{n}", "output": f"{n + 1}"} for n in range(start, end)]
 
 
-def data_of(train: list[Row] | None = None, here: list[Row] | None = None) -> TaskData:
-    return TaskData(
-        rows_of("train", 60) if train is None else train,
-        {"here": rows_of("here", 30) if here is None else here},
-        {"there": rows_of("there", 20)},
-    )
+def recipe(task: dict[str, Any], **sections: Any) -> Recipe:
+    return Recipe.parse({"model": "tiny", "task": task, **sections})
 
 
-def drawn(data: TaskData | None = None, **changed: Any) -> Drawn:
-    settings: dict[str, Any] = {"seed": 0, "training": 20, "pool": 30, "evaluation": {"rows": 10}}
-    settings |= changed
-    chosen = settings.pop("evaluation")
-    settings |= {
-        "evaluation": chosen.get("rows"),
-        "out_of_domain": chosen.get("rows_out_of_domain"),
+@pytest.fixture
+def files(jsonl: Write) -> dict[str, Any]:
+    """The task `files` with all that it may name."""
+    instruction = jsonl("instruction.txt", [])
+    instruction.write_text("Add one.")
+    return {
+        "name": "files",
+        "inputs": str(jsonl("inputs.jsonl", solved(10, 22))),
+        "eval": str(jsonl("eval.jsonl", solved(30, 36))),
+        "demos": str(jsonl("demos.jsonl", solved(0, 3))),
+        "instruction": str(instruction),
     }
-    return draw_rows(data or data_of(), **settings)
 
 
-def demonstrator(
-    pool: list[Row], *, seed: int = 0, prefix: str = "", **settings: Any
-) -> Demonstrator:
-    return Demonstrator(sections.Demonstrations(**settings), pool, prefix, FORMS, seed)
+@pytest.fixture
+def labelled(jsonl: Write) -> dict[str, Any]:
+    """A task of labels, in local files."""
+
+    def write(name: str, number: int) -> str:
+        rows = [{"text": f"{name} {n}", "label": "ab"[n % 2]} for n in range(number)]
+        return str(jsonl(f"{name}.jsonl", rows))
+
+    return {
+        "name": "classification",
+        "prefix": "Judge.",
+        "pattern": "{text}\nGood?",
+        "verbalizer": {"a": ["Yes", "yes"], "b": ["No"]},
+        "train": write("train", 20),
+        "in_domain": {"here": write("here", 5)},
+        "out_of_domain": {"there": write("there", 4)},
+    }
 
 
-def test_rows_are_drawn_from_where_they_should_be() -> None:
-    data = data_of()
-    rows = drawn(data)
-    assert (len(rows.training), len(rows.pool), rows.left_out) == (20, 30, 0)
-    assert {*rows.training} | {*rows.pool} <= {*data.train}
-    assert [(one.name, one.domain, len(one.rows)) for one in rows.sets] == [
-        ("here", "in", 10),
-        ("there", "out", 10),
-    ]
-    assert {*rows.sets[0].rows} <= {*data.in_domain["here"]}
-    assert {*rows.sets[1].rows} <= {*data.out_of_domain["there"]}
-    assert all(len({*one.rows}) == 10 for one in rows.sets)
+@pytest.fixture
+def gsm8k(tmp_path: Path) -> dict[str, Any]:
+    """A task of questions, in a local copy."""
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    return {"name": "gsm8k", "folder": str(write_gsm8k(folder)), "prefix": "Think."}
 
 
-def test_draws_go_by_seed() -> None:
-    assert drawn() == drawn()
-    one, other = drawn(), drawn(seed=1)
-    assert one.training != other.training
-    assert one.sets[0].rows != other.sets[0].rows
+def test_own_rows_are_read_with_the_one_context_of_all(files: dict[str, Any]) -> None:
+    made = CellRows.of(recipe(files))
+    assert [row.input for row in made.drawn.training] == [f"{n}" for n in range(10, 22)]
+    (one,) = made.drawn.sets
+    assert (one.name, one.domain, len(one.rows)) == (ROWS, "in", 6)
+    assert (made.drawn.pool, made.drawn.validation, made.drawn.left_out) == ([], [], 0)
+    assert made.context == Context.of([Instruction("Add one."), FewShot(solved(0, 3))])
+    assert made.alone == Context()
+    queries = one.rows[:2]
+    for number in range(2):
+        assert made.contexts.contexts(number, queries, "any") == [made.context] * 2
 
 
-def test_demonstrations_are_no_training_rows() -> None:
-    rows = drawn()
-    assert not {*map(key, rows.training)} & {*map(key, rows.pool)}
+@pytest.mark.parametrize("method", ["zero_shot", "pattern_fine_tuning"])
+def test_a_context_that_no_method_reads_is_not_read(
+    files: dict[str, Any], tmp_path: Path, method: str
+) -> None:
+    unread = files | {"demos": str(tmp_path / "gone.jsonl")}
+    assert CellRows.of(recipe(unread, method=method)).context == Context()
+    baselines = {"baselines": ["in_context"]}
+    with pytest.raises(DataFileError, match=r"gone\.jsonl"):
+        CellRows.of(recipe(unread, method=method, evaluation=baselines))
+    without = {key: value for key, value in files.items() if key not in ("demos", "instruction")}
+    with pytest.raises(ContextError, match="no context to distil"):
+        CellRows.of(recipe(without))
 
 
-def test_a_repeated_input_is_not_in_the_pool_and_in_the_training_rows() -> None:
-    twice = [
-        Row(text, row.output) for row in rows_of("t", 30) for text in (row.input, row.input + " ")
-    ]
-    rows = drawn(data_of(twice))
-    assert not {*map(key, rows.training)} & {*map(key, rows.pool)}
+def test_rows_that_are_given_take_the_place_of_files() -> None:
+    given = Given(Context(instruction="Add."), [Row("1", "2"), Row("3")], {"mine": [Row("5")]})
+    made = CellRows.of(recipe({"name": "files"}), given)
+    assert made.drawn.training == given.inputs
+    assert made.drawn.sets == [EvaluationSet("mine", "in", [Row("5")])]
+    assert made.context == given.context
+    assert made.contexts == SameContext(given.context)
 
 
-def test_more_training_rows_keep_those_that_were_there() -> None:
-    assert drawn(training=40).training[:20] == drawn(training=20).training
+def test_inputs_are_held_out_where_no_evaluation_rows_are_named(files: dict[str, Any]) -> None:
+    asked = recipe(files | {"eval": None})
+    assert isinstance(asked.task, Files)
+    assert Given.read(asked, asked.task).held_out is None
+    drawn = CellRows.of(asked).drawn
+    (one,) = drawn.sets
+    assert (len(one.rows), len(drawn.training)) == (2, 10)
+    every = {row.input for row in (*one.rows, *drawn.training)}
+    assert every == {f"{n}" for n in range(10, 22)}
+    assert CellRows.of(asked).drawn == drawn
+    others = [CellRows.of(recipe(files | {"eval": None}, seed=seed)).drawn for seed in range(1, 5)]
+    assert any(other.sets != drawn.sets for other in others)
 
 
-def test_more_training_rows_leave_the_demonstrations_alone() -> None:
-    assert drawn(training=21, pool=30).pool == drawn(training=20, pool=30).pool
+def test_validation_rows_are_taken_from_the_inputs_where_steps_are_watched(
+    files: dict[str, Any],
+) -> None:
+    watched = {"at_steps": 2, "validation_rows": 4}
+    drawn = CellRows.of(recipe(files, evaluation=watched)).drawn
+    assert (len(drawn.validation), len(drawn.training)) == (4, 8)
+    assert not {row.input for row in drawn.validation} & {row.input for row in drawn.training}
+    unwatched = CellRows.of(recipe(files, evaluation={"validation_rows": 4})).drawn
+    assert (len(unwatched.validation), len(unwatched.training)) == (0, 12)
 
 
-def test_evaluation_rows_depend_on_the_seed_alone() -> None:
-    expected = drawn().sets
-    assert drawn(training=30, pool=5).sets == expected
-    assert drawn(data_of(rows_of("other", 50))).sets == expected
-
-
-def test_a_training_row_that_is_judged_on_is_left_out() -> None:
-    leaks = [Row("HERE  3", "bad"), Row("there 7", "good"), *rows_of("train", 40)]
-    rows = drawn(data_of(leaks), evaluation={"rows": 1000})
-    assert rows.left_out == 2
-    used = {key(row) for row in [*rows.training, *rows.pool]}
-    assert not used & {key(row) for one in rows.sets for row in one.rows}
-
-
-def test_all_rows_are_judged_on_where_there_are_few_and_500_where_not_said() -> None:
-    many = data_of(here=rows_of("here", EVALUATION_ROWS + 7))
-    assert [len(one.rows) for one in drawn(many, evaluation={}).sets] == [500, 20]
-    out = {"rows": 10, "rows_out_of_domain": 5}
-    assert [len(one.rows) for one in drawn(evaluation=out).sets] == [10, 5]
-    assert drawn(evaluation=out).sets[0] == drawn().sets[0]
-    assert [len(one.rows) for one in drawn(evaluation={"rows": 1000}).sets] == [30, 20]
-
-
-@pytest.mark.parametrize("training", [60, 61])
-def test_too_few_training_rows_are_refused(training: int) -> None:
-    with pytest.raises(ConfigError, match=r"training\.rows: \d+ asked for.* has 60.*1 to 59"):
-        drawn(training=training)
-    assert len(drawn(training=59).pool) == 1
-
-
-@pytest.mark.parametrize("balanced", [True, False])
-def test_a_query_is_never_among_its_own_demonstrations(balanced: bool) -> None:
-    pool = rows_of("row", 9)
-    queries = [Row(row.input.upper() + "  ", row.output) for row in pool]
-    contexts = demonstrator(pool, k=6, draw="per_query", balanced=balanced).contexts(
-        0, queries, "s"
-    )
-    for query, context in zip(queries, contexts, strict=True):
-        assert len({row.input for row in context.demonstrations}) == 6
-        assert key(query) not in map(key, context.demonstrations)
-    assert len({context.digest() for context in contexts}) > 1
+def test_a_row_that_is_learnt_or_shown_is_not_judged_on(files: dict[str, Any]) -> None:
+    for name, other in (("training inputs", "inputs"), ("demonstrations", "demos")):
+        leaking = files | {"eval": files[other]}
+        with pytest.raises(OverlapError, match=f"also among the {name}"):
+            CellRows.of(recipe(leaking))
+        CellRows.of(recipe(leaking | {"allow_overlap": True}))
 
 
 @pytest.mark.parametrize(
-    "balanced",
+    ("sections", "needed"),
     [
-        True,
-        pytest.param(
-            False,
+        ({}, False),
+        ({"method": "in_context"}, False),
+        ({"method": "zero_shot", "teacher": {"completions": "gold"}}, False),
+        ({"teacher": {"completions": "gold"}}, True),
+        ({"method": "pattern_fine_tuning"}, True),
+        ({"method": "pattern_fine_tuning_in_context"}, True),
+    ],
+    ids=str,
+)
+def test_outputs_are_needed_where_they_are_learnt(
+    files: dict[str, Any], jsonl: Write, sections: dict[str, Any], needed: bool
+) -> None:
+    bare = jsonl("bare.jsonl", [{"input": "90"}, {"input": "91"}])
+    asked = recipe(files | {"inputs": str(bare)}, **sections)
+    assert needs_gold(asked) == needed
+    if not needed:
+        assert len(CellRows.of(asked).drawn.training) == 2
+        return
+    with pytest.raises(FieldError, match=r"bare\.jsonl, line 1: there is no field 'output'"):
+        CellRows.of(asked)
+
+
+def test_a_task_of_labels_shows_the_first_form_of_each_label(labelled: dict[str, Any]) -> None:
+    asked = recipe(labelled, demonstrations={"k": 4}, training={"rows": 6})
+    made = CellRows.of(asked)
+    assert [(one.name, one.domain, len(one.rows)) for one in made.drawn.sets] == [
+        ("here", "in", 5),
+        ("there", "out", 4),
+    ]
+    assert (len(made.drawn.training), len(made.drawn.pool), made.context) == (6, 14, None)
+    assert made.alone == Context(instruction="Judge.")
+    first, second = made.contexts.contexts(0, made.drawn.training[:2], "training rows")
+    assert first == second
+    assert first.instruction == "Judge."
+    shown = [(row.input, row.output) for row in first.demonstrations]
+    pool = {row.input: row.output for row in made.drawn.pool}
+    assert sorted(output or "" for _, output in shown) == ["No", "No", "Yes", "Yes"]
+    assert all({"a": "Yes", "b": "No"}[pool[text] or ""] == output for text, output in shown)
+    assert made.contexts.contexts(1, made.drawn.training[:1], "training rows") != [first]
+    without = CellRows.of(recipe(labelled | {"prefix": ""}))
+    assert without.alone == Context()
+
+
+def test_a_task_of_questions_shows_its_answers_as_they_are(gsm8k: dict[str, Any]) -> None:
+    asked = {"demonstrations": {"k": 2}, "training": {"rows": 5}, "evaluation": {"rows": 4}}
+    made = CellRows.of(recipe(gsm8k, **asked))
+    assert [len(one.rows) for one in made.drawn.sets] == [4, 4]
+    assert made.alone == Context(instruction="Think.")
+    (shown,) = made.contexts.contexts(0, made.drawn.training[:1], "training rows")
+    assert set(shown.demonstrations) <= set(made.drawn.pool)
+    brought = CellRows.of(recipe(gsm8k | {"prompt": "wei"}, **asked))
+    (shown,) = brought.contexts.contexts(0, brought.drawn.training[:1], "training rows")
+    assert [row.input for row in shown.demonstrations] == [one["question"] for one in SHOTS[:2]]
+
+
+def test_a_task_s_rows_take_the_numbers_of_the_recipe(labelled: dict[str, Any]) -> None:
+    sections = {"evaluation": {"rows": 3, "rows_out_of_domain": 2}, "demonstrations": {"pool": 4}}
+    drawn = CellRows.of(recipe(labelled, **sections)).drawn
+    assert [len(one.rows) for one in drawn.sets] == [3, 2]
+    assert (len(drawn.training), len(drawn.pool)) == (10, 4)
+    with pytest.raises(ConfigError, match=r"training\.rows is 20, but"):
+        CellRows.of(recipe(labelled, training={"rows": 20}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "last"),
+    [
+        ({"training": {"epochs": 1, "batch_size": 4}}, 3),
+        ({"training": {"epochs": 2, "batch_size": 4, "grad_accumulation": 3}}, 2),
+        ({"training": {"batch_size": 12}}, 60),
+        (
+            {
+                "training": {"epochs": 1, "batch_size": 4},
+                "teacher": {"samples": 2, "sampling_temperature": 1.0},
+            },
+            6,
         ),
+        ({"training": {"epochs": 1, "batch_size": 4}, "method": "pattern_fine_tuning"}, 3),
     ],
 )
-def test_a_query_that_the_pool_holds_twice_leaves_enough_demonstrations(balanced: bool) -> None:
-    pool = [Row("Q", "good"), Row("q", "good"), Row("q ", "bad"), *rows_of("row", 3)]
-    one = demonstrator(pool, k=3, draw="per_query", balanced=balanced)
-    for context in one.contexts(0, [Row("q", "good")] * 20, "s"):
-        assert len(context.demonstrations) == 3
-        assert "q" not in map(key, context.demonstrations)
+def test_a_checkpoint_after_the_end_of_training_is_refused(
+    files: dict[str, Any], sections: dict[str, Any], last: int
+) -> None:
+    def watched(step: Any, **more: Any) -> Recipe:
+        return recipe(files, **(sections | {"evaluation": {"at_steps": step}} | more))
+
+    check_checkpoints(watched([1, last]), 12)
+    check_checkpoints(watched(last + 1), 12)  # each N steps, and at the end
+    check_checkpoints(watched([last + 1], method="zero_shot"), 12)
+    with pytest.raises(ConfigError, match=rf"got: step {last + 1}; training has {last} steps"):
+        check_checkpoints(watched([1, last + 1]), 12)
 
 
-@pytest.mark.parametrize("k", [0, 1, 2, 3, 7, 9])
-@pytest.mark.parametrize("draw", ["fixed", "per_query"])
-def test_balanced_demonstrations_hold_as_many_of_each_label(k: int, draw: str) -> None:
-    pool = [*rows_of("row", 12), *[Row(f"more {n}", "good") for n in range(40)]]
-    contexts = demonstrator(pool, k=k, draw=draw).contexts(0, rows_of("q", 10), "s")
-    for context in contexts:
-        counts = Counter(row.output for row in context.demonstrations)
-        assert sum(counts.values()) == k
-        assert max(counts.values(), default=0) <= -(-k // 3)
-        assert set(counts) <= set(FORMS.values())
+def test_problems_of_own_rows_are_told_each_once(files: dict[str, Any], jsonl: Write) -> None:
+    assert problems_of_rows([recipe(files)]) == []
+    bare = files | {"inputs": str(jsonl("bare.jsonl", [{"input": "90"}, {"input": "91"}]))}
+    leaking = files | {"eval": files["inputs"]}
+    recipes = [
+        *(recipe(bare, method=method) for method in ("zero_shot", *LEARNING)),
+        *(recipe(leaking, seed=seed) for seed in range(2)),
+        recipe({"name": "files"}),
+        recipe(files),
+    ]
+    told = problems_of_rows(recipes)
+    assert [text.partition(";")[0].rpartition("/")[2] for text in told] == [
+        "bare.jsonl, line 1: there is no field 'output'",
+        "12 of 12 evaluation rows are also among the training inputs",
+        "the task `files` needs inputs",
+    ]
 
 
-def test_a_rare_label_leaves_its_place_to_the_others() -> None:
-    pool = [Row("only", "bad"), *[Row(f"more {n}", "good") for n in range(40)]]
-    (context,) = demonstrator(pool, k=8).contexts(0, rows_of("q", 1), "s")
-    assert Counter(row.output for row in context.demonstrations) == {"Yes": 7, "No": 1}
+def test_problems_of_a_task_s_rows_are_found_with_one_reading(
+    labelled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    usual = Classification.read
+
+    def counted(self: Classification) -> Any:
+        read.append(self.pattern)
+        return usual(self)
+
+    monkeypatch.setattr(Classification, "read", counted)
+    other = labelled | {"pattern": "Text: {text}\nGood?"}
+    recipes = [
+        recipe(task, seed=seed, demonstrations={"k": k})
+        for task in (labelled, other)
+        for seed in range(2)
+        for k in (1, 2)
+    ]
+    assert problems_of_rows(recipes) == []
+    assert read == [labelled["pattern"], other["pattern"]]
 
 
-def test_unbalanced_demonstrations_are_as_the_pool_is() -> None:
-    pool = [Row("only", "bad"), *[Row(f"more {n}", "good") for n in range(400)]]
-    (context,) = demonstrator(pool, k=8, balanced=False).contexts(0, rows_of("q", 1), "s")
-    assert Counter(row.output for row in context.demonstrations) == {"Yes": 8}
+def test_more_demonstrations_than_there_are_rows_are_a_problem(
+    labelled: dict[str, Any], gsm8k: dict[str, Any]
+) -> None:
+    many = {"demonstrations": {"k": 11}}
+    assert problems_of_rows([recipe(labelled, method="zero_shot", **many)]) == []
+    (told,) = problems_of_rows([recipe(labelled, method="in_context", **many)])
+    assert "demonstrations.k is 11, but the number of rows for demonstrations is 10" in told
+    few = {"demonstrations": {"k": 8, "pool": 2}, "method": "in_context"}
+    (told,) = problems_of_rows([recipe(gsm8k, **few)])
+    assert "is 8, but the number of rows for demonstrations is 2" in told
+    assert problems_of_rows([recipe(gsm8k | {"prompt": "wei"}, **few)]) == []
 
 
-def test_demonstrations_show_the_first_form_of_their_own_label() -> None:
-    pool = rows_of("row", 30)
-    answers = {row.input: FORMS[row.output or ""] for row in pool}
-    (context,) = demonstrator(pool, k=12, prefix="Judge.").contexts(0, rows_of("q", 1), "s")
-    assert all(answers[row.input] == row.output for row in context.demonstrations)
-    assert context.instruction == "Judge."
-    assert demonstrator(pool, k=1).contexts(0, rows_of("q", 1), "s")[0].instruction is None
+def test_sets_of_the_hub_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "draw_for", lambda *args: pytest.fail("it was read"))
+    assert problems_of_rows([recipe({"name": "gsm8k"}), recipe({"name": "sentiment"})]) == []
 
 
-def test_shuffled_answers_are_the_same_answers_at_other_demonstrations() -> None:
-    pool, query = rows_of("row", 60), rows_of("q", 1)
-    (gold,) = demonstrator(pool, k=12).contexts(0, query, "s")
-    (shuffled,) = demonstrator(pool, k=12, answers="shuffled").contexts(0, query, "s")
-    assert [row.input for row in shuffled.demonstrations] == [r.input for r in gold.demonstrations]
-    before, after = ([row.output for row in one.demonstrations] for one in (gold, shuffled))
-    assert sorted(map(str, after)) == sorted(map(str, before))
-    assert after != before
-
-
-def test_labels_stand_in_no_fixed_order() -> None:
-    """A context whose labels always come in turn would teach the turn."""
-    contexts = demonstrator(rows_of("row", 60), k=6, draw="per_query").contexts(
-        0, rows_of("q", 40), "s"
-    )
-    assert len({tuple(row.output for row in c.demonstrations) for c in contexts}) > 10
-
-
-@pytest.mark.parametrize("draw", ["fixed", "per_query"])
-def test_contexts_go_by_seed_and_number(draw: str) -> None:
-    pool, queries = rows_of("row", 60), rows_of("q", 3)
-
-    def contexts(number: int, name: str = "s", seed: int = 0) -> Any:
-        return demonstrator(pool, k=6, draw=draw, seed=seed).contexts(number, queries, name)
-
-    assert contexts(0) == contexts(0)
-    assert contexts(0) != contexts(1)
-    assert contexts(0) != contexts(0, seed=1)
-    # A fixed context is the same wherever it is read.
-    assert (contexts(0, "other") == contexts(0)) == (draw == "fixed")
-    assert (len(set(contexts(0))) == 1) == (draw == "fixed")
-
-
-@pytest.mark.parametrize("balanced", [True, False])
-def test_more_demonstrations_than_the_pool_holds_are_refused(balanced: bool) -> None:
-    pool = rows_of("row", 5)
-    one = demonstrator(pool, k=5, balanced=balanced)
-    assert len(one.contexts(0, rows_of("q", 1), "s")[0].demonstrations) == 5
-    with pytest.raises(ConfigError, match=r"demonstrations\.k: 6 asked for.*pool has 5 rows"):
-        demonstrator(pool, k=6, balanced=balanced).contexts(0, rows_of("q", 1), "s")
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_training_rows_that_are_all_evaluation_rows_are_refused(left: int) -> None:
-    here = rows_of("here", 30)
-    extra = rows_of("other", left)
-    with pytest.raises(ConfigError, match=r"30 of its 3[01] rows are evaluation rows, too"):
-        drawn(data_of([*here, *extra], here), evaluation={"rows": 30}, training=None)
-
-
-def solved(number: int) -> list[Row]:
-    """Rows without labels: each has its own written answer."""
-    return [Row(f"row {n}", f"{n} is {n}\n#### {n}") for n in range(number)]
-
-
-def writer(pool: list[Row], *, in_order: bool = False, **settings: Any) -> Demonstrator:
-    return Demonstrator(sections.Demonstrations(**settings), pool, "", {}, 0, in_order=in_order)
-
-
-@pytest.mark.parametrize("draw", ["fixed", "per_query"])
-def test_written_answers_are_shown_as_they_are(draw: str) -> None:
-    pool = solved(30)
-    contexts = writer(pool, k=8, draw=draw).contexts(0, pool[:10], "s")
-    for query, context in zip(pool[:10], contexts, strict=True):
-        assert len({*context.demonstrations}) == 8
-        assert {*context.demonstrations} <= {*pool}
-        if draw == "per_query":
-            assert query not in context.demonstrations
-    assert (len({context.digest() for context in contexts}) == 1) == (draw == "fixed")
-    assert writer(pool, k=8, draw=draw).contexts(0, pool[:10], "s") == contexts
-
-
-def test_a_few_contexts_are_dealt_out_among_the_queries() -> None:
-    pool, queries = solved(30), [Row(f"query {n}") for n in range(7)]
-    few = writer(pool, k=8, draw="per_query", contexts=3)
-    contexts = few.contexts(0, queries, "s")
-    assert contexts[:3] * 2 == contexts[:6]
-    assert contexts[6] == contexts[0]
-    assert len({context.digest() for context in contexts}) == 3
-    assert few.contexts(0, queries, "elsewhere") == contexts
-    assert not {c.digest() for c in few.contexts(1, queries, "s")} & {c.digest() for c in contexts}
-    with pytest.raises(ValidationError, match="contexts: only with draw: per_query"):
-        sections.Demonstrations(contexts=3)
-
-
-def test_shuffled_written_answers_stand_at_other_questions() -> None:
-    pool, query = solved(30), solved(1)
-    (gold,) = writer(pool, k=8).contexts(0, query, "s")
-    (shuffled,) = writer(pool, k=8, answers="shuffled").contexts(0, query, "s")
-    assert [row.input for row in shuffled.demonstrations] == [r.input for r in gold.demonstrations]
-    assert {r.output for r in shuffled.demonstrations} == {r.output for r in gold.demonstrations}
-    assert shuffled != gold
-
-
-def test_demonstrations_in_order_are_the_first_k() -> None:
-    pool, queries = solved(8), [Row("a"), Row("b")]
-    for k in (0, 3, 8):
-        contexts = writer(pool, in_order=True, k=k).contexts(0, queries, "s")
-        assert [list(context.demonstrations) for context in contexts] == [pool[:k]] * 2
-    (shuffled,) = writer(pool, in_order=True, k=8, answers="shuffled").contexts(0, queries[:1], "s")
-    assert [row.input for row in shuffled.demonstrations] == [row.input for row in pool]
-    assert [row.output for row in shuffled.demonstrations] != [row.output for row in pool]
-    with pytest.raises(ConfigError, match=r"9 asked for.*has 8 rows.*the task brings these"):
-        writer(pool, in_order=True, k=9).contexts(0, queries, "s")
-
-
-def test_validation_rows_are_of_no_other_use() -> None:
-    here = rows_of("here", 40)
-    data = data_of([*rows_of("row", 100), *here[:10]], here)
-
-    def keys(rows: list[Row]) -> set[str]:
-        return {row.input for row in rows}
-
-    plain = drawn(data, training=60, pool=1000)
-    watched = drawn(data, training=60, pool=1000, validation=25)
-    assert plain.validation == []
-    assert len(keys(watched.validation)) == 25
-    others = [watched.training, watched.pool, *(one.rows for one in watched.sets)]
-    assert not any(keys(watched.validation) & keys(rows) for rows in others)
-    assert (watched.training, watched.sets) == (plain.training, plain.sets)
-    left = len(plain.pool)
-    assert watched.pool == plain.pool[: left - 25]
-    assert len(drawn(data, training=60, pool=1000, validation=left - 1).pool) == 1
-    with pytest.raises(ConfigError, match=rf"validation_rows: {left} asked for, and {left} rows"):
-        drawn(data, training=60, validation=left)
-
-
-def test_rows_that_are_judged_on_take_no_other_row_away() -> None:
-    train = rows_of("train", 60)
-    plain = drawn(data_of(train))
-    shared = plain.training[3]
-    fewer = drawn(data_of(train, here=[*rows_of("here", 9), shared]))
-    assert fewer.left_out == 1
-    assert fewer.training[:19] == [row for row in plain.training if row != shared]
-    assert fewer.pool == plain.pool
-
-
-def test_inputs_of_their_own_are_learnt_from_and_shown_by_none() -> None:
-    train, here = rows_of("train", 40), rows_of("here", 10)
-    inputs = [Row(row.input) for row in [*rows_of("raw", 30), train[0], here[0]]]
-    shown = [*train, here[1]]
-    rows = drawn(TaskData(shown, {"here": here}, {}, inputs), training=30, pool=50)
-    assert {row.input for row in rows.training} == {row.input for row in inputs[:-2]}
-    assert {row.output for row in rows.training} == {None}
-    assert {*rows.pool} == {*train}  # what is labelled is scarce, so it is not learnt from
-    assert rows.left_out == 2  # of both kinds
-    fewer = drawn(TaskData(shown, {"here": here}, {}, inputs), training=30, pool=5)
-    assert fewer.pool == rows.pool[:5]
-    with pytest.raises(ConfigError, match="31 asked for, and 30 unlabelled rows are left"):
-        drawn(TaskData(train, {"here": here}, {}, inputs), training=31, pool=50)
-    one = drawn(TaskData(train[:1], {"here": here}, {}, inputs), training=30)
-    assert one.pool == train[:1]
+def test_a_malformed_file_is_a_problem(labelled: dict[str, Any]) -> None:
+    Path(labelled["train"]).write_text(json.dumps({"text": "one", "label": "c"}) + "\n")
+    (told,) = problems_of_rows([recipe(labelled), recipe(labelled, seed=1)])
+    assert "line 1: the field 'label' does not hold a label of this task" in told

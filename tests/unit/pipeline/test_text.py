@@ -1,4 +1,4 @@
-"""Cells of a task whose answers are written, on a tiny model and tiny data."""
+"""Cells of a task whose answers are free text, on a tiny model and tiny data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch import Tensor
 
 from instil.errors import ConfigError
 from instil.pipeline import checkpoints
+from instil.pipeline.cell import run_cell
 from instil.pipeline.rows import problems_of_rows
-from instil.pipeline.text import VALIDATION, WritingCell
-from instil.pipeline.worker import run_cell
+from instil.pipeline.text import VALIDATION, TextSteps
 from instil.prompts.rendered import RenderedRows
 from instil.recipe.canonical import effective
 from instil.recipe.grid import override
 from instil.recipe.recipe import Recipe
-from instil.results.cell import CELL, PREDICTIONS, Cell, CellPrediction
+from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
 from instil.system.files import read_lines
 from instil.tasks.rows import Row
-from instil.teacher import lessons
+from instil.teacher import completions
+from instil.teacher.lessons import Lessons
 
 SAMPLED = ("teacher.completions=teacher", "teacher.samples=2", "teacher.sampling_temperature=1")
 LEARNING = ("pattern_fine_tuning", "pattern_fine_tuning_in_context", "distillation")
@@ -65,37 +66,40 @@ def recipe(model: str, data: Path) -> Settings:
     return make
 
 
-def run(recipe: Recipe, folder: Path, *, store: Path | None = None) -> Cell:
-    folder.mkdir(parents=True, exist_ok=True)
-    return run_cell(
-        recipe, folder, name="one", varied={}, store=store or folder / "store", display=QUIET
-    )
+def run(recipe: Recipe, folder: Path, *, store: Path | None = None) -> Results:
+    return run_cell(recipe, folder, store=store or folder / "store", display=QUIET)
 
 
-def prepared(recipe: Recipe, tmp_path: Path) -> WritingCell:
-    return WritingCell.prepare(recipe, tmp_path, QUIET)
+def prepared(recipe: Recipe, tmp_path: Path) -> TextSteps:
+    return TextSteps.prepare(recipe, store=tmp_path, display=QUIET)
 
 
-def texts(cell: WritingCell, prompts: list[list[int]]) -> list[str]:
+def learnt(cell: TextSteps) -> Lessons:
+    taught = cell.teach()
+    assert taught is not None
+    return taught.lessons
+
+
+def texts(cell: TextSteps, prompts: list[list[int]]) -> list[str]:
     return [cell.models.student.tokenizer.decode(ids) for ids in prompts]
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "in_context", *LEARNING])
 def test_a_cell_tells_what_there_is_to_tell(recipe: Settings, tmp_path: Path, method: str) -> None:
     cell = run(recipe(f"method={method}", "evaluation.at_steps=3"), tmp_path)
-    assert Cell.read(tmp_path / CELL) == cell
+    assert Results.read(tmp_path / RESULTS) == cell
     assert (cell.task, cell.labels, cell.method, cell.teacher) == ("gsm8k", [], method, [])
-    assert [(s.name, s.domain, s.accuracy.n) for s in cell.scores] == [
+    assert [(s.name, s.domain, s.accuracy.n) for s in cell.methods[0].scores] == [
         ("gsm8k", "in", 5),
         ("svamp", "out", 3),
     ]
-    for score in cell.scores:
+    for score in cell.methods[0].scores:
         assert score.cross_entropy is not None
         assert 0 < score.cross_entropy < 20
         assert (score.confusion, score.calibration_error, score.verbalizer_mass) == ({}, None, None)
         assert (score.fidelity is not None) == (method == "distillation")
     reads = method in ("in_context", "pattern_fine_tuning_in_context")
-    assert (cell.prompt_tokens_mean > 100) == reads
+    assert (cell.methods[0].prompt_tokens_mean > 100) == reads
     assert cell.k == (2 if reads or method == "distillation" else 0)
     learns = method in LEARNING
     assert (cell.training is not None) == learns == (cell.shipped_bytes > 0)
@@ -110,7 +114,7 @@ def test_a_cell_tells_what_there_is_to_tell(recipe: Settings, tmp_path: Path, me
     phases = {"load", "evaluate"} | ({"train"} if learns else set())
     assert set(cell.phases) == phases | ({"teach"} if method == "distillation" else set())
     assert all(cost.wall_seconds > 0 for cost in cell.phases.values())
-    lines = read_lines(CellPrediction, tmp_path / PREDICTIONS)
+    lines = read_lines(Prediction, tmp_path / PREDICTIONS)
     assert [line.row for line in lines] == [*range(5), *range(3)]
 
 
@@ -128,11 +132,11 @@ def test_a_checkpoint_behind_the_last_epoch_is_refused_before_the_teacher_works(
     ends = ["method=distillation", "training.max_steps=null", "training.epochs=1"]
     fits, beyond = (f"evaluation.at_steps=[{step}]" for step in (last, last + 1))
     prepared(recipe(*ends, *changes, fits), tmp_path)
-    with pytest.raises(ConfigError, match=rf"at_steps: {last + 1}, with {last} steps for"):
+    with pytest.raises(ConfigError, match=rf"step {last + 1}; training has {last} steps for"):
         prepared(recipe(*ends, *changes, beyond), tmp_path)
     assert problems_of_rows([recipe(*ends, *changes, fits)]) == []
     (told,) = problems_of_rows([recipe(*ends, *changes, beyond)])
-    assert f"at_steps: {last + 1}" in told
+    assert f"got: step {last + 1}" in told
 
 
 def test_what_is_written_is_counted(recipe: Settings, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_what_the_teacher_writes_is_written_once(
     """Cells that share a store learn the same answers, and each of them counts what they have cost."""
     first = run(recipe(*SAMPLED), tmp_path / "first", store=tmp_path / "store")
     assert first.reused == []
-    monkeypatch.setattr(lessons, "generate", None)
+    monkeypatch.setattr(completions, "generate", None)
     again = run(
         recipe(*SAMPLED, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
     )
@@ -178,24 +182,24 @@ def test_a_prediction_is_as_expected_where_it_is_right_and_nowhere_else(
         forms = [f"Well,\n{gold}.0\n", f"So it is {bare} of them", "#### 7", "I do not know.", ""]
         return forms[number % len(forms)]
 
-    def answers(self: Any, rows: RenderedRows, show: Any) -> list[str]:
+    def answers(self: Any, rows: RenderedRows, name: Any, show: Any) -> list[str]:
         return [wordy(row, number) for number, row in enumerate(rows.rows)]
 
-    monkeypatch.setattr(WritingCell, "answers", answers)
+    monkeypatch.setattr(TextSteps, "answers", answers)
     cell = run(recipe("method=zero_shot", f"task.flexible={flexible}"), tmp_path)
-    lines = read_lines(CellPrediction, tmp_path / PREDICTIONS)
+    lines = read_lines(Prediction, tmp_path / PREDICTIONS)
     right = [line.row % 5 == 0 or (line.row % 5 == 1 and flexible == "true") for line in lines]
     assert [line.predicted == line.expected for line in lines] == right
     assert [line.predicted for line in lines if line.row % 5 == 2] == ["7", "7"]
     assert all(line.expected.isdigit() for line in lines)
-    assert lines[0].written == f"Well,\nIt is {lines[0].expected}.\n#### {lines[0].expected}.0\n"
-    assert [round(score.accuracy.value * score.accuracy.n) for score in cell.scores] == [
+    assert lines[0].text == f"Well,\nIt is {lines[0].expected}.\n#### {lines[0].expected}.0\n"
+    assert [round(score.accuracy.value * score.accuracy.n) for score in cell.methods[0].scores] == [
         sum(right[:5]),
         sum(right[5:]),
     ]
 
 
-def adapter(cell: WritingCell) -> dict[str, Tensor]:
+def adapter(cell: TextSteps) -> dict[str, Tensor]:
     network: Any = cell.models.student.network
     return {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
 
@@ -210,11 +214,11 @@ def test_the_best_checkpoint_is_kept_and_judged_and_saved(
 ) -> None:
     asked: list[tuple[str, dict[str, Tensor]]] = []
 
-    def answers(self: WritingCell, rows: RenderedRows, show: Any) -> list[str]:
+    def answers(self: TextSteps, rows: RenderedRows, name: Any, show: Any) -> list[str]:
         asked.append((rows.name, adapter(self)))
         return [str(row.output) if len(asked) - 1 in (0, best) else "none" for row in rows.rows]
 
-    monkeypatch.setattr(WritingCell, "answers", answers)
+    monkeypatch.setattr(TextSteps, "answers", answers)
     cell = run(recipe("training.max_steps=3", "evaluation.at_steps=1"), tmp_path)
     assert [name for name, _ in asked] == [VALIDATION] * 4 + ["gsm8k", "svamp"]
     assert cell.training is not None
@@ -239,9 +243,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_student(
     changes = ["training.max_steps=6", "training.learning_rate=0.05", "evaluation.at_steps=1"]
     asked = recipe("tuning.dropout=0.1", "teacher.completions=teacher", *changes)
     whole = run(asked, tmp_path / "whole")
-    owner, name = (
-        (checkpoints.Watch, "observe") if ends == "in training" else (WritingCell, "_judge")
-    )
+    owner, name = (checkpoints.Watch, "observe") if ends == "in training" else (TextSteps, "_judge")
     usual, calls = getattr(owner, name), []
 
     def stop(self: Any, *arguments: Any) -> Any:
@@ -258,7 +260,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_student(
     assert whole.training is not None
     assert again.training is not None
     assert again.training.checkpoints == whole.training.checkpoints
-    assert again.scores == whole.scores
+    assert again.methods[0].scores == whole.methods[0].scores
     assert same(
         *(load_peft_weights(str(tmp_path / n / "adapter"), device="cpu") for n in ("whole", "cut"))
     )
@@ -293,9 +295,13 @@ def test_validation_rows_are_neither_learnt_nor_shown_nor_reported_on(
     changes = ("evaluation.at_steps=2", "demonstrations.draw=per_query", "demonstrations.k=3")
     cell = prepared(recipe(*changes), tmp_path)
     assert cell.validation is not None
-    watched = [row.input for row in cell.drawn.validation]
+    watched = [row.input for row in cell.rows.drawn.validation]
     assert len(set(watched)) == len(cell.validation.rows) == 4
-    known = [cell.drawn.training, cell.drawn.pool, *(one.rows for one in cell.drawn.sets)]
+    known = [
+        cell.rows.drawn.training,
+        cell.rows.drawn.pool,
+        *(one.rows for one in cell.rows.drawn.sets),
+    ]
     assert not any(row.input in watched for rows in known for row in rows)
     told = [cell.learnt, *(rows for _, rows in cell.sets)]
     shown = [text for rows in told for text in texts(cell, rows.teacher_prompts)]
@@ -303,7 +309,7 @@ def test_validation_rows_are_neither_learnt_nor_shown_nor_reported_on(
     assert prepared(recipe(), tmp_path).validation is None
 
 
-def demonstrated(cell: WritingCell, rows: RenderedRows) -> list[list[tuple[str, str]]]:
+def demonstrated(cell: TextSteps, rows: RenderedRows) -> list[list[tuple[str, str]]]:
     """(question, answer) of the turns before each query."""
     made = []
     for text in texts(cell, rows.teacher_prompts):
@@ -320,7 +326,7 @@ def test_fixed_demonstrations_are_the_same_in_every_prompt_but_the_students(
     told = [cell.learnt, *(rows for _, rows in cell.sets)]
     shots = [shown for rows in told for shown in demonstrated(cell, rows)]
     assert all(shown == shots[0] for shown in shots)
-    pool = {(row.input, row.output) for row in cell.drawn.pool}
+    pool = {(row.input, row.output) for row in cell.rows.drawn.pool}
     assert len(shots[0]) == 2
     assert set(shots[0]) <= pool
     assert not any("Train" in text for text in texts(cell, cell.sets[0][1].student_prompts))
@@ -377,10 +383,10 @@ def test_fine_tuning_in_context_learns_from_the_prompts_that_it_answers(
     recipe: Settings, tmp_path: Path
 ) -> None:
     cell = prepared(recipe("method=pattern_fine_tuning_in_context"), tmp_path)
-    lessons = cell.teach()
+    lessons = learnt(cell)
     assert [one.student_prompt for one in lessons] == cell.learnt.teacher_prompts
     plain = prepared(recipe("method=pattern_fine_tuning"), tmp_path)
-    lessons = plain.teach()
+    lessons = learnt(plain)
     assert [one.student_prompt for one in lessons] == plain.learnt.student_prompts
     assert [one.completion for one in lessons] == plain.learnt.gold
 
@@ -398,7 +404,7 @@ def test_a_second_cell_reuses_the_teachers_part_and_tells_so(
 
 def test_a_teacher_may_write_what_is_learnt(recipe: Settings, tmp_path: Path) -> None:
     cell = prepared(recipe("teacher.completions=teacher"), tmp_path)
-    lessons = cell.teach()
+    lessons = learnt(cell)
     assert all(len(one.completion) <= 6 for one in lessons)
     assert [one.completion for one in lessons] != cell.learnt.gold
     assert cell.recorder.costs()["generate"].tokens > 0
@@ -437,4 +443,4 @@ def test_a_checkpoint_asks_no_hub(
     cell = prepared(recipe("method=pattern_fine_tuning", "evaluation.at_steps=2"), tmp_path)
     network: Any = cell.models.student.network
     network.peft_config["default"].base_model_name_or_path = "owner/name"
-    checkpoints.Watch(cell, cell.validation, tmp_path).observe(2)
+    checkpoints.Watch(network, cell._checkpoint, tmp_path).observe(2)

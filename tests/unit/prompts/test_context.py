@@ -8,7 +8,7 @@ import pytest
 
 from instil.errors import ContextError, FieldError
 from instil.prompts.context import Context, Document, FewShot, Instruction
-from instil.recipe.sections import ContextFiles
+from instil.tasks.files import Files
 from instil.tasks.rows import Row
 
 SHOTS = [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]
@@ -21,7 +21,7 @@ def test_k_takes_the_first_demonstrations() -> None:
 
 @pytest.mark.parametrize("k", [0, 3, -1])
 def test_k_beyond_the_demonstrations_is_refused(k: int) -> None:
-    with pytest.raises(ContextError, match=f"k = {k}.*2 there.*allowed: 1 to 2"):
+    with pytest.raises(ContextError, match=f"k = {k}.*demonstrations is 2.*allowed: 1 to 2"):
         FewShot(SHOTS, k=k)
 
 
@@ -53,9 +53,9 @@ def test_reading_from_files(
     instruction = tmp_path / "instruction.txt"
     instruction.write_text("do it\n")
     demos = jsonl("demos.jsonl", SHOTS)
-    context = Context.read(ContextFiles(demos=demos, instruction=instruction, k=1))
+    context = Context.read(Files(demos=demos, instruction=instruction, k=1))
     assert context == Context(instruction="do it", demonstrations=(Row("a", "b"),))
-    with pytest.raises(ContextError, match="k = 1 without demonstrations"):
-        Context.read(ContextFiles(instruction=instruction, k=1))
+    with pytest.raises(ContextError, match="k = 1, but there are no demonstrations"):
+        Context.read(Files(instruction=instruction, k=1))
     with pytest.raises(ContextError, match="no context"):
-        Context.read(ContextFiles())
+        Context.read(Files())

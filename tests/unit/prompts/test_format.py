@@ -90,7 +90,7 @@ def test_a_template_that_refuses_a_turn_is_named() -> None:
 
 
 def test_an_output_that_holds_the_stop_string_is_refused() -> None:
-    with pytest.raises(FieldError, match="holds what ends an answer"):
+    with pytest.raises(FieldError, match="the text that ends an answer"):
         plain().completion_ids(Row("x", "two\nlines"))
     assert chat().completion_ids(Row("x", "two\nlines"))
 

@@ -183,9 +183,17 @@ def test_several_forms_add_up() -> None:
 @pytest.mark.parametrize(
     ("verbalizer", "form", "how"),
     [
-        ({"a": ["no"], "b": ["not"]}, plain(), "'no' is in tokens the beginning of 'not'"),
-        ({"a": ["not"], "b": ["yes", "no"]}, plain(), "'no' is in tokens the beginning of 'not'"),
-        ({"a": ["no"], "b": ["no "]}, chat(), "'no' is in tokens the same as 'no '"),
+        (
+            {"a": ["no"], "b": ["not"]},
+            plain(),
+            "the tokens of 'no' are the beginning of those of 'not'",
+        ),
+        (
+            {"a": ["not"], "b": ["yes", "no"]},
+            plain(),
+            "the tokens of 'no' are the beginning of those of 'not'",
+        ),
+        ({"a": ["no"], "b": ["no "]}, chat(), "the tokens of 'no' are the same as those of 'no '"),
     ],
     ids=["begins", "begins, the other way round", "equals"],
 )

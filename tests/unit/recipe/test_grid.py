@@ -117,11 +117,11 @@ def test_every_problem_of_every_cell_is_told_once(base: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
-        ({"seed": 3}, "an empty list, or no list"),
-        ({"seed": []}, "an empty list, or no list"),
+        ({"seed": 3}, "must be a list with at least one value"),
+        ({"seed": []}, "must be a list with at least one value"),
         ([3], "not a mapping"),
-        ({"seed.x": [1]}, "seed is a value"),
-        ({"seed.x": [1], "method": ["none"]}, "(?s)seed is a value.*method: "),
+        ({"seed.x": [1]}, "seed is not a section"),
+        ({"seed.x": [1], "method": ["none"]}, "(?s)seed is not a section.*method: "),
     ],
 )
 def test_a_grid_that_is_none_is_refused(base: dict[str, Any], grid: Any, words: str) -> None:
@@ -220,12 +220,32 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: s
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"context": {"k": 3}}, "context: not read with a classification task"),
-        ({"prompt": {"pattern": "{input}!"}}, "prompt.pattern: not read with a classification"),
+        (
+            {"evaluation": {"baselines": ["zero_shot"]}},
+            "evaluation.baselines: has no effect with a class",
+        ),
+        (
+            {"prompt": {"pattern": "{input}!"}},
+            "prompt.pattern: has no effect with a classification",
+        ),
         ({"teacher": {"samples": 2, "sampling_temperature": 1}}, "teacher.samples"),
-        ({"task": None, "demonstrations": {"k": 3}}, "demonstrations: not read without a task"),
-        ({"task": None, "tuning": {"name": "full"}}, "tuning: without a task only lora"),
-        ({"objective": {"name": "forward_kl"}}, "forward_kl is not for a classification task"),
+        ({"task": {}, "demonstrations": {"k": 3}}, "task: the key `name` is missing"),
+        (
+            {"task": {"name": "files"}, "demonstrations": {"k": 3}},
+            "demonstrations: has no effect with the task files",
+        ),
+        (
+            {"task": {"name": "files"}, "tuning": {"name": "full"}},
+            "cannot be used with free-text answers; use lora",
+        ),
+        (
+            {"task": {"name": "files", "metric": "exact_mach"}},
+            "there is no metric 'exact_mach'; did you mean 'exact_match'",
+        ),
+        (
+            {"objective": {"name": "forward_kl"}},
+            "forward_kl cannot be used with a classification task",
+        ),
         ({"demonstrations": {"k": 1, "answers": "shuffled"}}, "shuffled needs k > 1"),
         ({"objective": {"over": "vocabulary"}, "teacher": {"contexts": 2}}, "over: labels"),
     ],
@@ -291,8 +311,8 @@ def test_files_and_local_models_are_part_of_a_cell_s_name(tmp_path: Path) -> Non
     rows, demos = tmp_path / "inputs.jsonl", tmp_path / "demos.jsonl"
     for path in (rows, demos, model / "weights"):
         path.write_text("one")
-    files = {"context": {"demos": str(demos)}, "data": {"inputs": str(rows)}}
-    settings = {"model": str(model), **files}
+    task = {"name": "files", "demos": str(demos), "inputs": str(rows)}
+    settings = {"model": str(model), "task": task}
     seen = {plan(settings).cells[0].name}
     for path in (rows, demos, model / "weights"):
         path.write_text(f"another {path.name}")
@@ -335,7 +355,7 @@ def test_an_empty_list_does_not_hide_other_problems(base: dict[str, Any]) -> Non
     with pytest.raises(ConfigError) as caught:
         plan(base | {"grid": {"methd": ["zero_shot"], "seed": []}})
     message = str(caught.value)
-    assert "2 problems: grid.seed: an empty list, or no list (got [])" in message
+    assert "2 problems: grid.seed: must be a list with at least one value (got [])" in message
     assert "methd: unknown key; did you mean 'method'?" in message
 
 
@@ -364,7 +384,7 @@ def test_a_section_of_the_grid_keeps_what_the_recipe_says_of_its_other_keys(
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("model: a\ntraining: {rows: 20}\nseed: 1\ntraining: {rows: 30}\n")
-    with pytest.raises(ConfigError, match=r"the key training stands twice in line 4"):
+    with pytest.raises(ConfigError, match=r"the key training occurs twice in line 4"):
         read_recipe(path)
     path.write_text("base: &b {rows: 20}\ntraining: {<<: *b, max_steps: 3}\n")
     assert read_recipe(path)["training"] == {"rows": 20, "max_steps": 3}
@@ -374,17 +394,20 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 def test_all_settings_that_are_not_read_are_told(base: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
-        plan(base | {"data": {"allow_overlap": True}, "teacher": {"mass": 0.5}})
+        plan(base | {"prompt": {"pattern": "{input}!"}, "teacher": {"mass": 0.5}})
     message = str(caught.value)
-    assert "data: not read with a classification task (got {'allow_overlap': True})" in message
-    assert "teacher.mass: not read with a classification task (got 0.5)" in message
+    assert "prompt.pattern: has no effect with a classification task (got '{input}!')" in message
+    assert "teacher.mass: has no effect with a classification task (got 0.5)" in message
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"method": "pattern_fine_tuning"}, "task.unlabelled: pattern_fine_tuning learns labels"),
-        ({"objective": {"alpha": 0.5}}, "objective.alpha: 0.5 mixes labels in"),
+        (
+            {"method": "pattern_fine_tuning"},
+            "task.unlabelled: pattern_fine_tuning needs labelled training rows",
+        ),
+        ({"objective": {"alpha": 0.5}}, "objective.alpha: 0.5 also learns from labels"),
     ],
 )
 def test_labels_are_not_learnt_from_rows_without_any(

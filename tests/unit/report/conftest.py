@@ -1,146 +1,73 @@
-"""A finished run in memory: the numbers of the singular-plural task in the design notes."""
+"""Studies that many tests read and none changes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from tests.unit.report.pages import HOSTILE
+from tests.unit.report.studies import build_study
+from tests.unit.report.written_studies import build_written_study
 
-from instil.results.schema import Message, Prediction, Proportion, Results
+from instil.report import Study
+from instil.report.analysis import Analysis, analyse
+from instil.report.drawing import Figure, Sketch
+from instil.results.schema import Failure
 
-
-def wilson(right: int, n: int) -> Proportion:
-    """The interval by its formula, so that these tests need no other part of instil."""
-    z = 1.959964
-    p, z2 = right / n, z * z
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    low = 0.0 if right == 0 else middle - half
-    high = 1.0 if right == n else middle + half
-    return Proportion(value=p, low=low, high=high, n=n)
+HOSTILE_ANSWER = f"{HOSTILE}\nSo it is $3 & more. #### 7"
 
 
-def build_results(
-    right: tuple[int, int, int] | None = (1, 82, 80), n: int = 100, **changes: Any
-) -> Results:
-    """`right` counts the right answers of zero-shot, in-context and distilled; None: no gold."""
-    scores: list[Proportion | None] = [wilson(k, n) for k in right] if right else [None] * 3
-    gain = right[1] - right[0] if right else 0
-    phases = {
-        "load": (0.9, 61.0, 900),
-        "generate": (41.3, 14_210.0, 1240),
-        "teach": (12.8, 15_880.0, 1310),
-        "train": (188.0, 51_200.0, 2210),
-        "evaluate": (95.4, 60_333.0, 1400),
-    }
-    fields: dict[str, Any] = {
-        "instil_version": "0.1.0",
-        "model": "bundled:smollm2-135m-instruct",
-        "teacher_model": None,
-        "dtype": "float32",
-        "seed": 0,
-        "format": "plain",
-        "student_prompt": "Q: {input}\nA:",
-        "student_messages": None,
-        "stop": ["\n"],
-        "max_new_tokens": 16,
-        "context": {"kind": "few_shot", "demonstrations": 8, "tokens": 71},
-        "methods": {
-            name: {"accuracy": score, "prompt_tokens_mean": tokens, "seconds_per_query": seconds}
-            for name, score, tokens, seconds in zip(
-                ("zero_shot", "in_context", "distilled"),
-                scores,
-                (8.4, 79.6, 8.4),
-                (0.112, 0.298, 0.118),
-                strict=True,
-            )
-        },
-        "recovery": (right[2] - right[0]) / gain if right and gain > 0 else None,
-        "fidelity": {
-            "kl_to_teacher": {"zero_shot": 3.214, "distilled": 0.187},
-            "top1_agreement": {"zero_shot": 0.312, "distilled": 0.934},
-            "n_tokens": 412,
-            "completions": "gold" if right else "teacher",
-        },
-        "drift": {"kl_to_base": 0.041, "n_tokens": 2048},
-        "training": {
-            "rows": 200,
-            "tokens": 803,
-            "truncated_completions": 0,
-            "steps": 80,
-            "trainable_parameters": 1_220_000,
-            "trainable_share": 0.00907,
-            "loss": [(s, 2.6 * math.exp(-s / 18) + 0.12 + 0.02 * (s % 3)) for s in range(5, 81, 5)],
-        },
-        "phases": {
-            name: {
-                "wall_seconds": wall,
-                "cpu_user_seconds": wall * 1.84,
-                "cpu_system_seconds": wall * 0.06,
-                "peak_rss_mb": peak,
-                "mean_rss_mb": peak * 0.86,
-                "tokens": int(tokens),
-                "steps": 80 if name == "train" else 13,
-            }
-            for name, (wall, tokens, peak) in phases.items()
-        },
-        "cost": {"prompt_tokens_saved_per_query": 71.2, "break_even_queries": 1345},
-    }
-    return Results.model_validate(fields | changes)
+draw_anew = Sketch.inline
 
 
-def build_predictions(rows: int = 4, graded: bool = True) -> list[Prediction]:
-    """Row 0 is right for all but zero-shot; every third one is then lost in distillation."""
-    words = ["apple", "mouse", "leaf", "city", "knife", "child"]
-    plurals = ["apples", "mice", "leaves", "cities", "knives", "children"]
-    predictions = []
-    for row in range(rows):
-        word, plural = words[row % 6], plurals[row % 6]
-        outputs = {
-            "zero_shot": "Apple is a fruit that grows on trees",
-            "in_context": plural,
-            "distilled": f"{word}s" if row % 3 == 1 else plural,
-        }
-        for method, output in outputs.items():
-            predictions.append(
-                Prediction.model_validate(
-                    {
-                        "row": row,
-                        "method": method,
-                        "input": word,
-                        "expected": plural if graded else None,
-                        "output": output,
-                        "correct": output == plural if graded else None,
-                    }
-                )
-            )
-    return predictions
+@pytest.fixture(scope="session", autouse=True)
+def draw_each_figure_once() -> Iterator[None]:
+    """Drawing is nine tenths of a render; like figures of all tests share one drawing."""
+    drawn: dict[tuple[str, str, str], Figure] = {}
+
+    def remembered(sketch: Sketch) -> Figure:
+        key = (sketch.name, sketch.title, sketch.description)
+        if key not in drawn:
+            drawn[key] = draw_anew(sketch)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sketch, "inline", remembered)
+        yield
 
 
-def chat() -> dict[str, Any]:
-    """The fields of a chat run that differ from a plain one."""
-    turns = [
-        Message(role="system", content="Answer with one word."),
-        Message(role="user", content="{input}"),
-    ]
-    return {"format": "chat", "student_prompt": None, "student_messages": turns}
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Labels, two k, two tunings, a failed cell and a missing one; markup in every seventh text."""
+    failure = Failure(
+        name="distillation-k32",
+        varied={"demonstrations.k": 32},
+        error="killed",
+        message=f"out of memory {HOSTILE}",
+        seconds=61,
+    )
+    return build_study(
+        tmp_path_factory.mktemp("study") / "s",
+        ks=(2, 8),
+        tunings=("lora", "bitfit"),
+        rows=120,
+        texts=dict.fromkeys(range(0, 120, 7), HOSTILE),
+        description=f"A question. {HOSTILE}",
+        failures=[failure],
+        missing=["not-yet"],
+    )
 
 
-@pytest.fixture
-def make_results() -> Callable[..., Results]:
-    """Builds `Results`; any field can be given by name."""
-    return build_results
+@pytest.fixture(scope="session")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """Labels, two k, two tunings, all cells finished."""
+    folder = tmp_path_factory.mktemp("analysis") / "s"
+    return analyse(build_study(folder, tunings=("lora", "bitfit"), ks=(2, 16)))
 
 
-@pytest.fixture
-def make_predictions() -> Callable[..., list[Prediction]]:
-    """Builds predictions of all three methods."""
-    return build_predictions
-
-
-@pytest.fixture
-def chat_fields() -> dict[str, Any]:
-    """What `make_results` takes for a chat run."""
-    return chat()
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """Text, with controls and checkpoints; markup in every fifth answer."""
+    folder = tmp_path_factory.mktemp("written") / "s"
+    texts = dict.fromkeys(range(0, 150, 5), HOSTILE_ANSWER)
+    return analyse(build_written_study(folder, texts=texts))

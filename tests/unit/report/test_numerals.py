@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from instil.report.numerals import count, duration, number, points, whole_percent
+from instil.report.numerals import (
+    count,
+    duration,
+    interval,
+    listed,
+    number,
+    p_text,
+    points,
+    signed,
+    whole_percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +60,15 @@ def test_nouns_agree() -> None:
     assert count(1345, "query", "queries") == "1,345\N{NO-BREAK SPACE}queries"
     assert points(0.01).endswith("point")
     assert points(-0.05).replace("\N{NO-BREAK SPACE}", " ") == "\u22125.0 points"
+
+
+def test_what_sentences_hold() -> None:
+    said = (signed(0.05), signed(-0.01), interval(0.7, 0.8), p_text(0.0004), p_text(0.25))
+    assert [one.replace("\N{NO-BREAK SPACE}", " ") for one in said] == [
+        "+5.0 points",
+        "\u22121.0 point",
+        "70.0\u201380.0 %",
+        "p < 0.001",
+        "p = 0.25",
+    ]
+    assert (listed(["a"]), listed(["a", "b", "c"])) == ("a", "a, b and c")

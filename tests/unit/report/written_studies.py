@@ -1,4 +1,4 @@
-"""A study in memory whose answers are written: reasoning, then a number."""
+"""A study on disk whose answers are text: reasoning, then a number."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.unit.report.studies import build_cell, draw, write_study_folder
+from tests.unit.report.studies import build_cell, draw, proportion, with_scores, write_study_folder
 
 from instil.report import Study, read_study
-from instil.results.cell import Cell, CellPrediction
+from instil.results.schema import Prediction, Results
 from instil.results.statistics import wilson
 
 VARIED = ["method", "seed", "demonstrations.k", "demonstrations.answers"]
@@ -27,42 +27,38 @@ PLANS: tuple[Plan, ...] = (
 )
 
 
-def write(right: Iterable[bool], name: str, texts: Mapping[int, str]) -> list[CellPrediction]:
-    """A line a row, its gold number being 3 more than its own; a wrong answer is 2 more."""
+def write(right: Iterable[bool], name: str, texts: Mapping[int, str]) -> list[Prediction]:
+    """A line per row, its gold number being 3 more than its own; a wrong answer is 2 more."""
     lines = []
     for row, hit in enumerate(right):
         number = str(row + (3 if hit else 2))
         written = f"There were {row} apples.\nWith more of them there are {number}.\n#### {number}"
         lines.append(
-            CellPrediction(
+            Prediction(
                 set=name,
                 row=row,
+                method="zero_shot",  # that of its cell, once it is written
                 input=f"Ann has {row} apples and buys 3. How many has she ({name})?",
                 expected=str(row + 3),
                 predicted=number,
-                probabilities={},
-                written=texts.get(row, written),
+                correct=hit,
+                text=texts.get(row, written),
             )
         )
     return lines
 
 
-def score(lines: list[CellPrediction], kl: float | None, cross_entropy: float) -> dict[str, Any]:
-    """The fields of a `SetScore` of written answers."""
-    hits, n = sum(line.predicted == line.expected for line in lines), len(lines)
-    low, high = wilson(hits / n, n)
+def score(lines: list[Prediction], kl: float | None, cross_entropy: float) -> dict[str, Any]:
+    """The fields of a `SetScore` of text."""
     return {
         "name": lines[0].set,
         "domain": SETS[lines[0].set],
-        "accuracy": {"value": hits / n, "low": low, "high": high, "n": n},
-        "chance": 0,
-        "majority": 0,
-        "calibration_error": None,
+        "rows": len(lines),
+        "accuracy": proportion(lines),
         "cross_entropy": cross_entropy,
-        "verbalizer_mass": None,
-        "confusion": {},
         "fidelity": None if kl is None else {"kl_to_teacher": kl, "agreement": 1 - kl / 3},
-        "single_contexts": [],
+        "tokens": 40 * len(lines),
+        "completions": "gold",
     }
 
 
@@ -89,7 +85,7 @@ def checkpoints(share: float, kl: float, cross_entropy: float, seed: int) -> lis
 
 def build(
     plan: Plan, seed: int, rows: int, texts: Mapping[int, str]
-) -> tuple[Cell, list[CellPrediction]]:
+) -> tuple[Results, list[Prediction]]:
     """One cell: its settings stand in `varied` only where the grid names them."""
     method, k, answers, share, kl, cross_entropy = plan
     lines, scores = [], []
@@ -103,6 +99,15 @@ def build(
     own |= {"demonstrations.k": 0} if method == "distillation" and not k else {}
     own |= {"demonstrations.answers": answers} if answers != "gold" else {}
     trained = method in ("pattern_fine_tuning", "distillation")
+    training = {
+        "rows": 200,
+        "tokens": 8000,
+        "steps": 250,
+        "trainable_parameters": 1_000_000,
+        "trainable_share": 0.008,
+        "loss": [(50, 0.9), (250, 0.4)],
+        "checkpoints": checkpoints(share, kl or 0, cross_entropy, seed),
+    }
     made = build_cell(
         method,
         [],
@@ -110,24 +115,21 @@ def build(
         tuning="lora" if trained else None,
         k=k,
         name=f"{method}-k{k}-{answers}-seed{seed}",
+        recipe={"demonstrations": {"k": k or 8, "answers": answers}, "seed": seed},
+        labels=[],
+        task="gsm8k",
+        teacher=[],
+        training=training if trained else None,
+        prompt={
+            "format": "plain",
+            "pattern": "Question: {question}\nAnswer:",
+            "messages": None,
+            "stop": ["\n\n"],
+            "end_ids": [0],
+            "max_new_tokens": 256,
+        },
     )
-    training = {
-        "rows": 200,
-        "steps": 250,
-        "trainable_parameters": 1_000_000,
-        "trainable_share": 0.008,
-        "loss": [(50, 0.9), (250, 0.4)],
-        "checkpoints": checkpoints(share, kl or 0, cross_entropy, seed),
-    }
-    changes = {
-        "labels": [],
-        "task": "gsm8k",
-        "varied": own,
-        "recipe": {"demonstrations": {"k": k or 8, "answers": answers}, "seed": seed},
-        "scores": scores,
-        "training": training if trained else None,
-    }
-    return Cell.model_validate(made.model_dump() | changes), lines
+    return with_scores(made.model_copy(update={"varied": own}), scores), lines
 
 
 def build_written_study(
@@ -140,5 +142,5 @@ def build_written_study(
 ) -> Study:
     """Every method and control on two sets; a wrong number stands in every wrong answer."""
     cells = [build(plan, seed, rows, texts or {}) for seed in seeds for plan in plans]
-    title = "Written answers to word problems"
+    title = "Word problems"
     return read_study([write_study_folder(folder, cells, varied=VARIED, title=title)])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -269,7 +268,9 @@ def test_a_flipped_bit_in_the_index_is_found_or_changes_nothing(
         problems = verify(built)
         if problems:
             assert [problem.partition(":")[0] for problem in problems] == ["store.json"]
-            with pytest.raises(TargetStoreError, match=r"not as it was written|another version"):
+            with pytest.raises(
+                TargetStoreError, match=r"was changed after it was written|another version"
+            ):
                 TargetStore.open(built)
         else:  # space between two fields
             assert StoreInfo.read(path) == info
@@ -294,7 +295,7 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (cut, "cut, {less:,} bytes, expected {size:,}"),
+        (cut, "too short, {less:,} bytes, expected {size:,}"),
         (grow, "too long, {more:,} bytes, expected {size:,}"),
         (Path.unlink, "missing"),
         (flip, "changed, sha256 "),
@@ -331,7 +332,7 @@ def test_a_store_of_something_else_is_refused(store: Path, change: dict[str, obj
     (name,) = change
     teacher, plan = Teacher(), a_plan(**change)  # type: ignore[arg-type]
     with pytest.raises(
-        TargetStoreError, match=f"made from something else; got: another {name}; mend: name another"
+        TargetStoreError, match=f"made with other settings; got: another {name}; mend: name another"
     ):
         build(store, plan, teacher)
     assert teacher.asked == []
@@ -380,7 +381,7 @@ def test_a_copy_that_is_behind_costs_the_shards_that_it_does_not_list(store: Pat
 def test_an_index_whose_copy_is_damaged_too_is_refused(store: Path) -> None:
     flip(store / "store.json")
     flip(store / "store.copy.json")
-    with pytest.raises(TargetStoreError, match=f"if it cannot, remove {store}"):
+    with pytest.raises(TargetStoreError, match=f"if that fails, remove {store}"):
         build(store, a_plan(), Teacher())
 
 
@@ -402,9 +403,11 @@ def test_builders_of_one_store_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_says_why(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(TargetStoreError, match=r"nothing is no target store; got: no store\.json"):
+    with pytest.raises(
+        TargetStoreError, match=r"nothing is not a target store; got: no store\.json"
+    ):
         TargetStore.open(tmp_path / "nothing")
-    with pytest.raises(TargetStoreError, match="no target store"):
+    with pytest.raises(TargetStoreError, match="is not a target store"):
         verify(tmp_path)
     with pytest.raises(TargetStoreError, match="another fingerprint"):
         TargetStore.open(store, fingerprint="g")
@@ -421,83 +424,98 @@ def test_answers_to_another_question_are_refused(tmp_path: Path) -> None:
     def longer(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
         return ((n, [*ids, 0], targets) for n, ids, targets in Teacher()(numbers))
 
-    with pytest.raises(ValueError, match="rows 0 to 2 were asked for, and 2 came"):
+    with pytest.raises(
+        ValueError, match="rows 0 to 2 were requested, but `score` returned other rows"
+    ):
         build(tmp_path / "a", a_plan(), fewer)
-    with pytest.raises(ValueError, match=r"row 2: planned are 2 tokens .* got 3 tokens"):
+    with pytest.raises(ValueError, match=r"row 2: the plan has 2 tokens .* got 3 tokens"):
         build(tmp_path / "b", a_plan(), longer)
 
 
+# One process imports everything and forks itself for each moment; a fork builds a store until it is killed.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.unit.targets import test_store as t
 from instil.targets.store import build
 
-folder, moment = Path(sys.argv[1]), sys.argv[2]
-rename, teacher, seen = Path.replace, t.Teacher(), []
+rename = Path.replace
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def build_until(moment, folder):
+    teacher, seen = t.Teacher(), []
 
-def replace(self, target):
-    name = Path(target).name
-    seen.append(name)
-    third = seen.count("shard-00002.arrow")
-    if moment == "before the shard's rename" and third:
-        die()
-    if moment == "before the index's rename" and third and name == "store.json":
-        die()
-    done = rename(self, target)
-    if moment == "after the shard's rename" and third:
-        die()
-    if moment == "after the index's rename" and third and name == "store.json":
-        die()
-    if moment == "after the copy's rename" and third and name == "store.copy.json":
-        die()
-    return done
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def score(numbers):
-    for count, answer in enumerate(teacher(numbers)):
-        if moment == "while the teacher scores" and numbers[0] == 6 and count:
+    def replace(self, target):
+        name = Path(target).name
+        seen.append(name)
+        third = seen.count("shard-00002.arrow")
+        if moment == "before the shard's rename" and third:
             die()
-        yield answer
+        if moment == "before the index's rename" and third and name == "store.json":
+            die()
+        done = rename(self, target)
+        if moment == "after the shard's rename" and third:
+            die()
+        if moment == "after the index's rename" and third and name == "store.json":
+            die()
+        if moment == "after the copy's rename" and third and name == "store.copy.json":
+            die()
+        return done
 
-Path.replace = replace
-build(folder, t.a_plan(), score)
+    def score(numbers):
+        for count, answer in enumerate(teacher(numbers)):
+            if moment == "while the teacher scores" and numbers[0] == 6 and count:
+                die()
+            yield answer
+
+    Path.replace = replace
+    build(folder, t.a_plan(), score)
+
+for moment in t.MOMENTS:
+    fork = os.fork()
+    if not fork:
+        try:
+            build_until(moment, Path(sys.argv[1]) / moment / "store")
+        finally:
+            os._exit(1)  # it should be dead
+    ended = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+    assert ended == -signal.SIGKILL, (moment, ended)
 """
+MOMENTS = {  # -> shards that are left
+    "while the teacher scores": 2,
+    "before the shard's rename": 2,
+    "after the shard's rename": 2,
+    "before the index's rename": 2,
+    "after the index's rename": 3,
+    "after the copy's rename": 3,
+}
 
 
-@pytest.mark.parametrize(
-    ("moment", "left"),
-    [
-        ("while the teacher scores", 2),
-        ("before the shard's rename", 2),
-        ("after the shard's rename", 2),
-        ("before the index's rename", 2),
-        ("after the index's rename", 3),
-        ("after the copy's rename", 3),
-    ],
-)
-def test_killed_at_any_moment_at_most_one_shard_is_lost(
-    tmp_path: Path, moment: str, left: int
-) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of folders: moment -> the store that was being built when its process was killed."""
+    folder = tmp_path_factory.mktemp("killed")
     root = Path(__file__).parents[3]
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "store"), moment], cwd=root, check=False
-    )
-    assert process.returncode == -signal.SIGKILL
-    rows = 3 * left
-    assert verify(tmp_path / "store") == [f"rows {rows} to 9 of 10: not there yet"]
-    with pytest.raises(
-        TargetStoreError, match=rf"not finished; got: {rows} of 10 rows; mend: give"
-    ):
-        TargetStore.open(tmp_path / "store")
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=root, check=True)
+    return folder
+
+
+@pytest.mark.parametrize(("moment", "left"), MOMENTS.items())
+def test_killed_at_any_moment_at_most_one_shard_is_lost(
+    killed: Path, moment: str, left: int
+) -> None:
+    store, rows = killed / moment / "store", 3 * left
+    assert verify(store) == [f"rows {rows} to 9 of 10: not computed yet"]
+    with pytest.raises(TargetStoreError, match=rf"not complete; got: {rows} of 10 rows; mend: run"):
+        TargetStore.open(store)
     teacher = Teacher()
-    build(tmp_path / "store", a_plan(), teacher)
+    build(store, a_plan(), teacher)
     assert teacher.asked == [[6, 7, 8], [9]][left - 2 :]
-    assert verify(tmp_path / "store") == []
-    assert [row.row for row in TargetStore.open(tmp_path / "store")] == list(range(10))
-    names = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert verify(store) == []
+    assert [row.row for row in TargetStore.open(store)] == list(range(10))
+    names = sorted(path.name for path in store.iterdir())
     assert names == [*SHARDS, "store.copy.json", "store.json"]
 
 
@@ -517,7 +535,7 @@ def command(*arguments: str) -> int:
 def test_info_is_printed(built: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("info", str(built)) == 0
     shown = capfd.readouterr().out
-    for text in ("10 of 10", "34 of 34", "bytes a token", "at most 16 of 300", "mass of 0.9"):
+    for text in ("10 of 10", "34 of 34", "bytes per token", "at most 16 of 300", "mass of 0.9"):
         assert text in shown
     assert command("info", str(built), "--json") == 0
     told = json.loads(capfd.readouterr().out)

@@ -65,15 +65,15 @@ def test_three_way_inference_keeps_neutral_and_asks_for_maybe(nli: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ways": 3, "out_of_domain": ["hans"]}, "'hans' tells entailment from the rest only"),
-        ({"ways": 3, "train": "rte_train"}, "'rte_train' tells entailment.*ways: 2"),
+        ({"ways": 3, "out_of_domain": ["hans"]}, "'hans' has only two labels"),
+        ({"ways": 3, "train": "rte_train"}, "'rte_train' has only two labels.*ways: 2"),
         ({"train": "mnli_trian"}, "no set 'mnli_trian'; did you mean 'mnli_train'"),
-        ({"out_of_domain": ["mnli_matched"]}, "named twice"),
-        ({"in_domain": ["mnli_train"]}, "named twice"),
-        ({"in_domain": [], "out_of_domain": []}, "at least one evaluation set"),
+        ({"out_of_domain": ["mnli_matched"]}, "given twice"),
+        ({"in_domain": ["mnli_train"]}, "given twice"),
+        ({"in_domain": [], "out_of_domain": []}, "there is no evaluation set; put at least one"),
         (
             {"verbalizer": {"yes": "Yes", "no": "No"}},
-            "names the labels 'yes', 'no'; those of this task are 'entailment', 'not_entailment'",
+            "has the labels 'yes', 'no'; it must have those of this task: 'entailment', 'not_entailment'",
         ),
     ],
 )
@@ -95,7 +95,7 @@ def test_pattern_prefix_and_surface_forms_may_be_changed(tmp_path: Path) -> None
     )
     assert task.read().train == [Row("[q1] b? a", "paraphrase")]
     assert task.labels == ("not_paraphrase", "paraphrase")
-    with pytest.raises(FieldError, match=r"train\.jsonl, line 1: no field 'third'"):
+    with pytest.raises(FieldError, match=r"train\.jsonl, line 1: there is no field 'third'"):
         Paraphrase(folder=tmp_path, pattern="{third}", out_of_domain=()).read()
 
 

@@ -22,13 +22,13 @@ def test_braces_in_a_value_stay_as_they_are() -> None:
     [
         ("no field", "at least one field"),
         ("{{text}}", "at least one field"),
-        ("{}", "no field's name"),
-        ("{text.__class__}", "no field's name"),
-        ("{text[0]}", "no field's name"),
-        ("{text!r}", "only {text} is allowed"),
-        ("{text:>9}", "only {text} is allowed"),
-        ("{text", "for a brace"),
-        ("text}", "for a brace"),
+        ("{}", "not the name of a field"),
+        ("{text.__class__}", "not the name of a field"),
+        ("{text[0]}", "not the name of a field"),
+        ("{text!r}", "only the name is allowed, as in {text}"),
+        ("{text:>9}", "only the name is allowed, as in {text}"),
+        ("{text", "for a plain brace"),
+        ("text}", "for a plain brace"),
     ],
 )
 def test_anything_but_plain_names_is_refused(pattern: str, words: str) -> None:
@@ -40,11 +40,11 @@ def test_anything_but_plain_names_is_refused(pattern: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"txet": "a"}, "file, line 3: no field 'text'.*did you mean 'txet'"),
+        ({"txet": "a"}, "file, line 3: there is no field 'text'.*did you mean 'txet'"),
         ({"a": "b", "c": "d"}, "known: 'a', 'c'"),
         ({"text": None}, "got: null"),
         ({"text": ["a"]}, "got: list"),
-        ({"text": " \n"}, "nothing to read"),
+        ({"text": " \n"}, "the fields of the pattern are empty"),
     ],
 )
 def test_a_row_that_does_not_fill_the_pattern_is_refused(
@@ -59,5 +59,5 @@ def test_one_blank_field_among_others_and_outer_spaces_are_left_alone() -> None:
 
 
 def test_half_a_character_is_refused() -> None:
-    with pytest.raises(DataFormatError, match="row 7 holds half a character"):
+    with pytest.raises(DataFormatError, match="row 7 contains half a character"):
         render("{a}", {"a": "\ud83d"}, "row 7")

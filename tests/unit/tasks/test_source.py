@@ -29,7 +29,7 @@ def test_a_missing_local_file_names_the_set_and_the_hub(tmp_path: Path) -> None:
         list(read_set("it", SET, tmp_path))
     assert str(tmp_path / SET.file) in str(caught.value)
     assert "'it'" in str(caught.value)
-    assert "leave task.folder out to read owner/name from the hub" in str(caught.value)
+    assert "remove task.folder to read owner/name from the hub" in str(caught.value)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_hub_is_read_by_datasets(hub: Path) -> None:
 
 
 def test_an_unlabelled_split_is_refused(hub: Path) -> None:
-    with pytest.raises(FieldError, match=r"\(test\), row 1.*int -1.*not labelled"):
+    with pytest.raises(FieldError, match=r"\(test\), row 1.*int -1.*has no label"):
         Sentiment(out_of_domain=("imdb",)).read()
 
 
@@ -75,7 +75,7 @@ def test_a_data_set_that_changed_on_the_hub_is_told(
     for other in (Hub(str(hub), "dev"), Hub(str(hub), "train", config="gone")):
         changed = replace(Sentiment.sets["sst2_train"], hub=other)
         monkeypatch.setitem(Sentiment.sets, "sst2_train", changed)  # type: ignore[arg-type]
-        with pytest.raises(DataFileError, match="does not give the set 'sst2_train'"):
+        with pytest.raises(DataFileError, match="'sst2_train' cannot be read from the hub"):
             Sentiment(out_of_domain=()).read()
 
 

@@ -24,7 +24,10 @@ def test_a_form_may_stand_alone_and_a_label_may_be_a_whole_number() -> None:
         ({"a": "x", "b": []}, "no surface form"),
         ({"a": "x", "b": ""}, "must not be empty"),
         ({"a": "x", "b": " y"}, "begin or end with a space"),
-        ({"a": ["x", "y"], "b": ["z", "x"]}, "'a' and 'b' share the surface form 'x'.*apart"),
+        (
+            {"a": ["x", "y"], "b": ["z", "x"]},
+            "'a' and 'b' have the same surface form 'x'.*one label",
+        ),
         (yaml.safe_load("{a: [Yes, yes], b: maybe}"), "quotation marks"),
         (yaml.safe_load("{a: Yes, b: maybe}"), "quotation marks"),
         (yaml.safe_load("{Yes: x, No: y}"), "quotation marks"),

@@ -291,7 +291,7 @@ def test_a_prompt_beyond_the_window_is_refused_before_anything_is_computed(
     folder = save_tiny(tmp_path / "short", "opt", window=32)
     one = teacher(folder)
     with pytest.raises(
-        AlignmentError, match=r"row 1: the whole prompt has.*take fewer demonstrations"
+        AlignmentError, match=r"row 1: the full prompt has.*use fewer demonstrations"
     ):
         score(one)
     assert not list((tmp_path / "store").glob("*"))

@@ -41,7 +41,7 @@ def pairs(llama: LanguageModel) -> list[AlignedPair]:
 
 def at_work(models: Models, *changes: str) -> Teaching:
     settings = override({"model": models.student.name}, changes)
-    return Teaching(Recipe.parse(settings), models, form_of(models.teacher), Recorder(), QUIET)
+    return Teaching(Recipe.parse(settings), models, Recorder(), QUIET)
 
 
 MATTERS: dict[str, Callable[[list[AlignedPair]], list[AlignedPair]] | str] = {

@@ -1,0 +1,138 @@
+"""The steps of every cell: prepare, teach, train, evaluate, record.
+
+Each step writes a file and is skipped if the file exists. So an interrupted cell resumes where it
+stopped. All inputs are checked before a folder is created.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from instil.errors import ConfigError
+from instil.pipeline import record
+from instil.pipeline.folder import Staging
+from instil.pipeline.record import SCRATCH
+from instil.pipeline.rows import Given
+from instil.pipeline.steps import Steps
+from instil.recipe.recipe import Recipe
+from instil.results.schema import Results
+from instil.system import processes
+from instil.system.progress import Display
+from instil.teacher.lessons import Lessons
+
+
+def run(
+    recipe: Recipe,
+    output: Path,
+    *,
+    given: Given | None = None,
+    overwrite: bool = False,
+    display: Display,
+) -> Path:
+    """Runs one cell and writes its folder, with a report.
+
+    Args:
+        recipe: All settings.
+        output: Folder of the run. It has another name until the run is complete.
+        given: Rows and context. They replace the files that the task `files` names.
+        overwrite: Replace an existing run.
+        display: Shows progress.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InstilError: the input, the models or the machine do not allow the run. All files of the
+            run are removed.
+        KeyboardInterrupt: Ctrl-C; the same call resumes the run.
+    """
+    from instil.report import write_report
+
+    staging = Staging(output, overwrite=overwrite)
+    steps = _prepare(recipe, staging.path / SCRATCH / "targets", display, given)
+    with staging.open(steps.identity, needed_bytes=steps.needed_bytes) as folder:
+        _finish(steps, folder)
+        processes.main_does(lambda: write_report(folder))
+        staging.finish()
+    return output
+
+
+def run_cell(recipe: Recipe, folder: Path, *, store: Path, display: Display) -> Results:
+    """Runs one cell of a study. It resumes from the files of an interrupted call.
+
+    Args:
+        recipe: All settings.
+        folder: Folder to write to. It is created if it does not exist.
+        store: Folder with the predictions of teachers, shared by all cells of a study.
+        display: Shows progress.
+
+    Raises:
+        InstilError: the task, the models or the settings do not allow the run.
+    """
+    return _finish(_prepare(recipe, store, display), folder)
+
+
+def teach(recipe: Recipe, *, store: Path, display: Display, given: Given | None = None) -> Lessons:
+    """Computes and stores the targets of a cell with free-text answers, without training.
+
+    Args:
+        recipe: All settings.
+        store: Folder of target stores, used if the recipe names none.
+        display: Shows progress.
+        given: Rows and context. They replace the files that the task `files` names.
+
+    Raises:
+        ConfigError: the answers are labels, or the method does not train.
+    """
+    if recipe.task.answers == "text":
+        from instil.pipeline.text import TextSteps
+
+        steps = TextSteps.prepare(recipe, store=store, display=display, given=given)
+        taught = steps.teach()
+        if taught is not None:
+            return taught.lessons
+    raise ConfigError(
+        "this recipe has no targets to compute",
+        got=f"task {recipe.task.name}, method {recipe.method}",
+        allowed="a task with free-text answers, and a method that trains",
+    )
+
+
+def _prepare(
+    recipe: Recipe, store: Path, display: Display, given: Given | None = None
+) -> Steps[Any, Any]:
+    """Reads and checks all inputs of a cell."""
+    if recipe.task.answers == "labels":
+        from instil.pipeline.labels import LabelSteps
+
+        return LabelSteps.prepare(recipe, store=store, display=display)
+    from instil.pipeline.text import TextSteps
+
+    return TextSteps.prepare(recipe, store=store, display=display, given=given)
+
+
+def _finish(steps: Steps[Any, Any], folder: Path) -> Results:
+    """Runs all steps and writes the folder. If there are several processes, the main one writes."""
+    scratch = folder / SCRATCH
+    processes.main_does(lambda: scratch.mkdir(parents=True, exist_ok=True))
+    steps.recorder.keep_at(scratch / "phases.json")
+    taught = steps.teach()
+    trained = steps.train(taught, folder) if steps.method.learns else None
+    judged = steps.judge(taught, trained)
+    steps.recorder.add_other_processes()
+    results = steps.results(judged, trained)
+
+    def write() -> None:
+        record.write(
+            folder,
+            results,
+            judged.predictions,
+            example=steps.example(),
+            context=steps.context_text,
+        )
+        shutil.rmtree(scratch)
+
+    processes.main_does(write)
+    return results
