@@ -12,15 +12,25 @@ A module's floor is the length of its longest chain of imports. A step to a high
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+SKIPPED = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 WALK = """
 import json, sys, tempfile
 from pathlib import Path
@@ -137,6 +147,24 @@ def floors(arrows: dict[str, set[str]], tied: list[list[str]]) -> dict[str, int]
     return {name: floor(name) for name in arrows}
 
 
+def code_lines(folder: Path) -> int:
+    """Lines of Python that hold code: no blank lines, comments or docstrings."""
+    total = 0
+    for path in folder.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        held = {
+            line
+            for token in tokenize.generate_tokens(io.StringIO(text).readline)
+            if token.type not in SKIPPED
+            for line in range(token.start[0], token.end[0] + 1)
+        }
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                held -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        total += len(held)
+    return total
+
+
 def lines(folder: Path, *endings: str) -> int:
     """Lines of all files with these endings."""
     files = [path for path in folder.rglob("*") if path.suffix in endings]
@@ -173,6 +201,7 @@ def main() -> None:
         "layers": sum(name not in ("__main__",) for name in contract["layers"]),
         "circles": len([circle for circle in tied if "instil" not in circle]),
         "lines of src": lines(package, ".py", ".j2"),
+        "lines of code in src": code_lines(package),
         "lines of tests": lines(root / "tests", ".py"),
         "modules on a query's way": len({name for step in steps for name in step}),
         "steps of a query's way": len(moves),
