@@ -164,20 +164,21 @@ def _split(recipe: Recipe, task: Files, given: Given, validation: int) -> Drawn:
 
 
 def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
-    """Returns the problems of rows in local files, each problem once. Each file is read once."""
-    data: dict[str, TaskData] = {}
+    """Returns the problems of rows in local files, each problem once. Each set is read once."""
+    data: dict[tuple[object, ...], TaskData | Given] = {}
     found: dict[str, None] = {}
     for recipe in recipes:
         task = recipe.task
         if not task.local:
             continue
+        own = isinstance(task, Files)
+        key = (task.model_dump_json(), own and needs_gold(recipe), own and reads_context(recipe))
         try:
-            if isinstance(task, Files):
-                draw_for(recipe, Given.read(recipe, task))
-                continue
-            name = task.model_dump_json()
-            data[name] = data.get(name) or task.read()
-            _check_pool(recipe, draw_for(recipe, data[name]))
+            if key not in data:
+                data[key] = Given.read(recipe, task) if isinstance(task, Files) else task.read()
+            drawn = draw_for(recipe, data[key])
+            if not own:
+                _check_pool(recipe, drawn)
         except InstilError as error:
             found[str(error)] = None
     return list(found)

@@ -264,6 +264,26 @@ def test_problems_of_own_rows_are_told_each_once(files: dict[str, Any], jsonl: W
     ]
 
 
+def test_own_rows_of_many_cells_are_read_once(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bool] = []
+    usual = Files.read
+
+    def counted(self: Files, *, need_output: bool = False) -> Any:
+        read.append(need_output)
+        return usual(self, need_output=need_output)
+
+    monkeypatch.setattr(Files, "read", counted)
+    recipes = [
+        recipe(files, seed=seed, method=m) for seed in range(3) for m in ("zero_shot", *LEARNING)
+    ]
+    assert problems_of_rows(recipes) == []
+    assert len(read) < len(recipes)
+    assert sorted(set(read)) == [False, True]
+    assert read.count(True) <= 2  # with a context and without
+
+
 def test_problems_of_a_task_s_rows_are_found_with_one_reading(
     labelled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
