@@ -140,7 +140,8 @@ def _scores(found: Group, score: SetSummary) -> tuple[TableCell, ...]:
         _maybe(score.kl, _fine),
         _maybe(score.agreement, percent),
         _maybe(found.drift, _fine),
-        _maybe(score.teacher, percent),
+        # A teacher that answers with text has a row of its own.
+        NOTHING if score.written else _maybe(score.teacher, percent),
         _singles(score.single_contexts),
         TableCell(_predicted(score), max(score.predicted.values(), default=0.0)),
     )
