@@ -95,8 +95,8 @@ class Writer:
         stored = keep(path, lambda: self._write(rows, decoding))
         if stored.reused:
             self.recorder.reused.add("generate")
-        # The stored cost is that of all processes, so only the main process counts it. It is all that
-        # these completions have ever cost: a run that resumes has part of it in its sums.
+        # The stored cost is that of all processes, so only the main process counts it. It is all
+        # that these completions have ever cost: a run that resumes has part of it in its sums.
         spent = stored.spent if processes.is_main() else Recorder().spent("generate")
         self.recorder.put("generate", spent)
         return stored.completions
