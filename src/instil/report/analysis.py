@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
@@ -11,7 +10,7 @@ from instil.methods import MethodName
 from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.paired import PairTest, paired_tests
 from instil.report.read import Marks, Study, read_marks
-from instil.results.schema import Completions, Domain
+from instil.results.schema import Completions, Domain, break_even
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Comparison:
     def break_even(self) -> int | None:
         """Number of queries that pay back the student's cost; None if a query saves no time."""
         saved = self.seconds_saved
-        return math.ceil(self.student.spent / saved) if saved and saved > 0 else None
+        return None if saved is None else break_even(self.student.spent, saved)
 
 
 @dataclass(frozen=True)

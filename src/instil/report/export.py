@@ -136,9 +136,9 @@ def _rows(cell: Cell, varied: list[str]) -> Iterator[dict[str, Any]]:
     }
     about |= {key: value for key, value in settings.items() if key not in about}
     costs = _costs(cell)
-    for who, scores in (("method", cell.scores), ("teacher", cell.teacher)):
+    for scored, scores in (("method", cell.scores), ("teacher", cell.teacher)):
         for score in scores:
-            yield about | {"who": who} | _score(score, labels=bool(cell.labels)) | costs
+            yield about | {"who": scored} | _score(score, labels=bool(cell.labels)) | costs
 
 
 def _setting(cell: Cell, key: str) -> Any:

@@ -27,7 +27,7 @@ from instil.report.numerals import (
     whole_percent,
 )
 from instil.report.paired import Outcome, PairTest
-from instil.results.schema import Completions
+from instil.results.schema import Completions, recovery
 
 Tone = Literal["good", "short", "open"]
 KEPT = 0.9
@@ -284,7 +284,8 @@ def _by_recovery(analysis: Analysis, facts: SetFacts) -> Verdict | None:
         f"On {rows}: zero-shot {_score(zero)}, in-context {_score(context)}, "
         f"the student {_score(student)}."
     )
-    if gain <= 0:
+    recovered = recovery(zero_shot=zero.mean, in_context=context.mean, student=student.mean)
+    if recovered is None:
         verb = "reduces accuracy" if prompt == "worse" else "does not increase accuracy"
         return Verdict(
             tone="open",
@@ -294,14 +295,13 @@ def _by_recovery(analysis: Analysis, facts: SetFacts) -> Verdict | None:
             figure_caption="in-context accuracy minus zero-shot accuracy",
             evidence=(evidence, _beside(analysis, facts, found.student, found.zero_shot)),
         )
-    recovery = (student.mean - zero.mean) / gain
-    tone, label, headline = _kept(recovery, points(gain), rows, prompt, untrained)
+    tone, label, headline = _by_share(recovered, points(gain), rows, prompt, untrained)
     doubt = "This gain is so uncertain that a share of it says little."
     return Verdict(
         tone=tone,
         label=label,
         headline=headline,
-        figure=whole_percent(recovery),
+        figure=whole_percent(recovered),
         figure_caption="recovery: (student \N{MINUS SIGN} zero-shot) / "
         "(in-context \N{MINUS SIGN} zero-shot)",
         evidence=(
@@ -312,9 +312,10 @@ def _by_recovery(analysis: Analysis, facts: SetFacts) -> Verdict | None:
     )
 
 
-def _kept(
-    recovery: float, gain: str, rows: str, prompt: Outcome, untrained: Outcome
+def _by_share(
+    share: float, gain: str, rows: str, prompt: Outcome, untrained: Outcome
 ) -> tuple[Tone, str, str]:
+    """Tone, label and headline of a verdict on the share of the prompt's gain."""
     if prompt == "level":
         headline = f"Undecided on {rows}: the prompt’s gain of {gain} is not significant."
         return "open", "Undecided", headline
@@ -324,11 +325,11 @@ def _kept(
             "Worse than zero-shot",
             "The student is worse than the model without training.",
         )
-    if recovery <= 0:
+    if share <= 0:
         headline = "The student recovers nothing of the prompt’s gain."
         return "short", "Not recovered", headline
-    recovered = whole_percent(recovery) if recovery < 1 else f"all ({whole_percent(recovery)})"
-    if recovery < KEPT:
+    recovered = whole_percent(share) if share < 1 else f"all ({whole_percent(share)})"
+    if share < KEPT:
         headline = f"The student recovers only {recovered} of the prompt’s gain."
         return "short", "Partly recovered", headline
     headline = f"The student recovers {recovered} of the prompt’s gain"

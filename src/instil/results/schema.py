@@ -256,6 +256,28 @@ class RowsFacts(Strict):
     sha256: str = Field(description="Digest of their inputs and outputs, in their order.")
 
 
+def recovery(*, zero_shot: float, in_context: float, student: float) -> float | None:
+    """Returns the share of the context's gain that the student recovers; None without a gain.
+
+    Args:
+        zero_shot: Accuracy without the context.
+        in_context: Accuracy with the context.
+        student: Accuracy of the student.
+    """
+    gain = in_context - zero_shot
+    return (student - zero_shot) / gain if gain > 0 else None
+
+
+def break_even(spent: float, saved: float) -> int | None:
+    """Returns the number of queries that pay back the student's cost; None if none do.
+
+    Args:
+        spent: Seconds to make the student.
+        saved: Seconds saved per query, compared with in-context.
+    """
+    return math.ceil(spent / saved) if saved > 0 else None
+
+
 class Results(JsonFile):
     """The content of `results.json`."""
 
@@ -326,9 +348,9 @@ class Results(JsonFile):
         """Share of the context's gain in accuracy that the student recovers."""
         zero_shot, in_context = self._accuracy("zero_shot"), self._accuracy("in_context")
         student = self._accuracy(self.method) if self.training else None
-        if zero_shot is None or in_context is None or student is None or in_context <= zero_shot:
+        if zero_shot is None or in_context is None or student is None:
             return None
-        return (student - zero_shot) / (in_context - zero_shot)
+        return recovery(zero_shot=zero_shot, in_context=in_context, student=student)
 
     @computed_field(  # type: ignore[prop-decorator]
         description="Prompt tokens saved per query, compared with in-context; null without that "
@@ -357,7 +379,7 @@ class Results(JsonFile):
             return None
         saved = before.seconds_per_query - after.seconds_per_query
         spent = sum(self.phases[name].wall_seconds for name in SPENT if name in self.phases)
-        return math.ceil(spent / saved) if saved > 0 else None
+        return break_even(spent, saved)
 
     @property
     def method(self) -> MethodName:

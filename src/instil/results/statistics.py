@@ -24,12 +24,6 @@ def proportion(outcomes: Sequence[bool]) -> Proportion:
     return Proportion(value=share, low=low, high=high, n=len(outcomes))
 
 
-def recovery(*, zero_shot: float, in_context: float, distilled: float) -> float | None:
-    """Returns the share of the context's gain that the student recovers; None without a gain."""
-    gain = in_context - zero_shot
-    return (distilled - zero_shot) / gain if gain > 0 else None
-
-
 def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
     """Returns the expected calibration error (Naeini et al. 2015) over the bins of `reliability`.
 

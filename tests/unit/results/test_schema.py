@@ -21,6 +21,8 @@ from instil.results.schema import (
     MethodResult,
     Results,
     StudyIndex,
+    break_even,
+    recovery,
 )
 
 COMPUTED = ("recovery", "tokens_saved", "break_even_queries")
@@ -36,7 +38,7 @@ def answered(
 def distilled(
     student: int | None = 8, zero_shot: int | None = 2, in_context: int | None = 9, **more: Any
 ) -> Results:
-    """A student beside its baselines, which had so many of ten rows right."""
+    """A student beside its baselines; each number is its right answers in ten rows."""
     return results(
         answered("distillation", student),
         answered("zero_shot", zero_shot),
@@ -78,7 +80,7 @@ def test_what_is_computed_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("student", "zero_shot", "in_context", "recovery"),
+    ("student", "zero_shot", "in_context", "share"),
     [
         (9, 2, 9, 1.0),
         (2, 2, 9, 0.0),
@@ -92,10 +94,22 @@ def test_what_is_computed_is_not_read(tmp_path: Path) -> None:
     ],
 )
 def test_recovery_is_the_share_of_the_gain_that_the_student_keeps(
-    student: int | None, zero_shot: int | None, in_context: int | None, recovery: float | None
+    student: int | None, zero_shot: int | None, in_context: int | None, share: float | None
 ) -> None:
     got = distilled(student, zero_shot, in_context).recovery
-    assert got == (None if recovery is None else pytest.approx(recovery))
+    assert got == (None if share is None else pytest.approx(share))
+
+
+def test_recovery() -> None:
+    assert recovery(zero_shot=0.1, in_context=0.9, student=0.5) == pytest.approx(0.5)
+    assert recovery(zero_shot=0.5, in_context=0.5, student=0.9) is None
+    assert recovery(zero_shot=0.5, in_context=0.4, student=0.9) is None
+
+
+def test_break_even() -> None:
+    assert break_even(9.0, 2.0) == 5
+    assert break_even(9.0, 0.0) is None
+    assert break_even(9.0, -1.0) is None
 
 
 def test_recovery_is_of_the_first_set() -> None:

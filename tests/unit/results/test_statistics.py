@@ -13,7 +13,6 @@ from instil.results.statistics import (
     pooled,
     predicted_shares,
     proportion,
-    recovery,
     reliability,
     t_interval,
     wilson,
@@ -32,12 +31,6 @@ def test_the_interval_holds_the_value_and_stays_in_range(outcomes: list[bool]) -
     score = proportion(outcomes)
     assert 0 <= score.low <= score.value <= score.high <= 1
     assert score.n == len(outcomes)
-
-
-def test_recovery() -> None:
-    assert recovery(zero_shot=0.1, in_context=0.9, distilled=0.5) == pytest.approx(0.5)
-    assert recovery(zero_shot=0.5, in_context=0.5, distilled=0.9) is None
-    assert recovery(zero_shot=0.5, in_context=0.4, distilled=0.9) is None
 
 
 def test_t_interval_over_three_seeds() -> None:
