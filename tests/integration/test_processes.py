@@ -49,7 +49,7 @@ trainer.DistillationTrainer._step = step
 instil.cli.main()
 """
 
-# accelerate takes FSDP for accelerators only: it is told that the processor is one.
+# accelerate allows FSDP on accelerators only: make it take the processor for one.
 WITH_FSDP = """
 import os
 os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_TORCH_DEVICE": "cpu"}
@@ -407,7 +407,7 @@ def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> No
             )
             assert ours.training.trainable_parameters == theirs.training.trainable_parameters
         assert ours.shipped_bytes == theirs.shipped_bytes
-        # Each process reads the context; what one process has measured is told with the other's.
+        # Each process reads the context, and reports its own measurement beside the other's.
         assert ours.phases["evaluate"].tokens >= theirs.phases["evaluate"].tokens
 
 

@@ -108,7 +108,7 @@ def test_completions_are_scored_as_the_plain_forward_scores_them(
 
 
 def read(models: Models, names: list[MethodName], *, compare: bool) -> tuple[int, int, int]:
-    """Rows and tokens that are told, and how often the output layer has run."""
+    """Rows and tokens that are reported, and how often the output layer has run."""
     rows, told, calls = prepared(models), list[tuple[int, int]](), list[int]()
     hook = output_embeddings(models.student.network).register_forward_pre_hook(
         lambda module, args: calls.append(1)

@@ -18,7 +18,7 @@ V = 9
 
 
 def ragged(kept: Sequence[int], temperature: float = 1.0) -> tuple[list[Targets], Targets]:
-    """Targets of one token each that keep so many, and all of them together."""
+    """Targets of one token each, with `kept` tokens or fewer; and the same in one batch."""
     teacher = logits(len(kept), V)
     apart = [targets_of(teacher[n : n + 1], k, temperature) for n, k in enumerate(kept)]
     return apart, Targets.cat(apart)

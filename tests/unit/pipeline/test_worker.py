@@ -32,7 +32,7 @@ class Pipe:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Any]]:
-    """What a cell's process sends where its cell ends as it is told."""
+    """What a cell's process sends when its cell ends in the given way."""
     monkeypatch.setattr(load, "quiet_libraries", lambda: None)
 
     def go(cell: Callable[..., object], *, broken: bool = False, **changes: Any) -> list[Any]:
