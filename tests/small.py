@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from instil.losses import ForwardKL
+from instil.models import proof
 from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
@@ -62,6 +63,16 @@ def plain_logits(network: Any, prompt: list[int], completion: list[int]) -> torc
     ids = torch.tensor([prompt + completion])
     logits = network(input_ids=ids).logits[0].float()
     return logits[len(prompt) - 1 : -1]
+
+
+def trust(network: torch.nn.Module) -> None:
+    """Lets every way to compute pass unproven, so that a test counts only what the work needs."""
+
+    class Every(dict[str, int]):
+        def get(self, *_: object) -> int:  # type: ignore[override]
+            return 64
+
+    proof._PROVEN[network] = Every()
 
 
 def models_of(model: LanguageModel, *, dropout: float = 0.0) -> Models:

@@ -19,6 +19,7 @@ from tests.small import (
     plain_logits,
     target_rows,
     train_on,
+    trust,
     weights,
 )
 
@@ -26,8 +27,6 @@ from instil.evaluation.drift import drift
 from instil.evaluation.fidelity import Fidelity, likelihoods
 from instil.losses import ForwardKL
 from instil.methods import METHODS
-from instil.models import packing
-from instil.models.attention import BOUNDS
 from instil.models.batch import collate, pack
 from instil.models.cache import SharedPrefix
 from instil.models.forward import completion_logits
@@ -42,7 +41,7 @@ from instil.targets.prediction import Targets
 from instil.targets.selection import Selection
 from instil.targets.store import StorePlan, build
 from instil.teacher.scorer import Scorer
-from instil.training import trainer
+from instil.training import collation, trainer
 
 
 def scored(
@@ -118,29 +117,12 @@ def test_packed_rows_predict_what_padded_rows_predict(any_model: LanguageModel) 
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-def test_a_model_that_mixes_packed_rows_is_found_out(any_model: LanguageModel) -> None:
-    pairs = pairs_of(any_model)
-    one, other = ((p.student_prompt, p.completion) for p in (pairs[0], pairs[-1]))
-    assert packing.keeps_apart(any_model.network, one, other)
-
-    def forget_the_mask(
-        module: Any, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
-        return args, {name: value for name, value in kwargs.items() if name != BOUNDS} | {
-            "attention_mask": None,
-            "position_ids": torch.arange(kwargs["input_ids"].shape[1])[None],
-        }
-
-    any_model.network.register_forward_pre_hook(forget_the_mask, with_kwargs=True)
-    assert not packing.keeps_apart(any_model.network, one, other)
-
-
 def test_training_on_packed_rows_ends_where_padded_rows_end(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = models_of(llama)
     train_on(packed, target_rows(packed), steps=4, batch_size=3)
-    monkeypatch.setattr(trainer, "keeps_apart", lambda network, one, other: False)
+    monkeypatch.setattr(collation, "packable", lambda network: False)
     padded = models_of(load(llama.name, dtype="float32"))
     train_on(padded, target_rows(padded), steps=4, batch_size=3)
     for name, value in weights(packed).items():
@@ -165,6 +147,7 @@ def test_shared_context_decodes_what_each_prompt_alone_decodes(any_model: Langua
 
 
 def test_a_prefix_is_computed_once(llama: LanguageModel) -> None:
+    trust(llama.network)
     prompts = [pair.teacher_prompt for pair in pairs_of(llama)]
     lengths: list[int] = []
     hook = llama.network.register_forward_pre_hook(

@@ -8,9 +8,8 @@ from importlib.resources import files
 import torch
 
 from instil.evaluation.fidelity import beside, summed_kl
-from instil.models.batch import collate
-from instil.models.forward import Logits
 from instil.models.load import LanguageModel
+from instil.models.reader import read_rows
 from instil.models.roles import Models
 from instil.results.schema import Drift
 from instil.system.progress import Advance
@@ -26,15 +25,15 @@ def drift(models: Models, *, advance: Advance) -> Drift:
         models: Teacher and student.
         advance: Is called with the progress.
     """
-    network, total, tokens = models.student.network, 0.0, 0
+    total, tokens = 0.0, 0
     for piece in _unrelated_text(models.student):
-        batch = collate([piece[:1]], [piece[1:]], pad_id=models.student.pad_id)
+        start, rest = piece[:1], piece[1:]
         with models.adapter(on=False):
-            base = Logits(network, batch)
-        for p_CV, (q_CV,), _ in beside(models, base, batch, [True]):
+            base = read_rows(models.student, [start], [rest])
+        for p_CV, (q_CV,), _ in beside(models, base, [(start, rest)], [True]):
             total += summed_kl(p_CV, q_CV)
-        tokens += len(batch.completion_N)
-        advance(1, 2 * batch.tokens)
+        tokens += len(rest)
+        advance(1, 2 * len(rest))
     return Drift(kl_to_base=total / tokens, tokens=tokens)
 
 

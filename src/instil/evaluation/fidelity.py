@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from instil.methods import Method
-from instil.models.batch import Batch, collate
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
-from instil.models.reader import Pass, Reader
+from instil.models.reader import Pass, Reader, read_rows
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
 from instil.results.schema import Fidelity
@@ -83,16 +82,16 @@ class _Asked:
         own, sums = 0.0, [_Sums() for _ in students]
         passes = _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts))
         for read in passes:
-            for_students = collate(
-                [self.rows.student_prompts[number] for number in read.rows],
-                [self.completions[number] for number in read.rows],
-                pad_id=models.student.pad_id,
-            )
+            for_students = [
+                (self.rows.student_prompts[number], self.completions[number])
+                for number in read.rows
+            ]
             for p_CV, of_students, gold_C in beside(models, read.logits, for_students, adapters):
                 own += _cross_entropy(p_CV, gold_C) if teachers else 0.0
                 for total, q_CV in zip(sums, of_students, strict=True):
                     total.add(p_CV, q_CV, gold_C)
-            self.advance(len(read.rows), read.batch.tokens + len(students) * for_students.tokens)
+            tokens = sum(len(prompt) + len(completion) - 1 for prompt, completion in for_students)
+            self.advance(len(read.rows), read.batch.tokens + len(students) * tokens)
         found = {method: Likelihood(own / self._tokens, None) for method in teachers}
         for method, total in zip(students, sums, strict=True):
             found[method] = total.over(self._tokens)
@@ -152,33 +151,38 @@ class _Sums:
 
 
 def beside(
-    models: Models, teacher: Logits, batch: Batch, adapters: Sequence[bool]
+    models: Models,
+    teacher: Logits,
+    rows: Sequence[tuple[list[int], list[int]]],
+    adapters: Sequence[bool],
 ) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
     """Yields the logits of teacher and student for the same tokens, a few tokens at a time.
 
     Args:
         models: Teacher and student.
-        teacher: Logits of the teacher for the completion tokens of the batch.
-        batch: Batch for the student.
+        teacher: Logits of the teacher for the completion tokens of the rows.
+        rows: Prompts of the student with their completions, in token ids.
         adapters: The student runs once per item, with its adapter on (True) or off (False).
 
     Yields:
         The teacher's logits, shape (C, V); the student's logits for each of `adapters`, shape
         (C, V); the token ids, shape (C,).
     """
+    prompts, completions = zip(*rows, strict=True)
     students = []
     for on in adapters:
         with models.adapter(on=on):
-            students.append(Logits(models.student.network, batch))
+            students.append(read_rows(models.student, prompts, completions))
+    tokens_N = torch.tensor([token for completion in completions for token in completion])
     step = min(logits.positions for logits in (teacher, *students))
-    for start in range(0, len(batch.completion_N), step):
+    for start in range(0, len(tokens_N), step):
         end, of_students = start + step, []
         with models.adapter(on=False):
             p_CV = teacher.part(start, end)
         for on, student in zip(adapters, students, strict=True):
             with models.adapter(on=on):
                 of_students.append(student.part(start, end))
-        yield p_CV, of_students, batch.completion_N[start:end]
+        yield p_CV, of_students, tokens_N[start:end]
 
 
 def summed_kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> float:

@@ -25,14 +25,14 @@ class Batch:
     """Prompts with their completions for one forward pass, with N completion tokens in all.
 
     Padded (`collate`): B rows of at most L tokens. Packed (`pack`): all sequences one after another
-    in one row, B = 1.
+    in one row, B = 1. Alone (`alone`): one sequence, as plainly as a model can be called.
 
     Attributes:
         input_ids_BL: Token ids without the shared prefix.
         attention_mask: Padded: 1 for tokens that may be read, shape (B, prefix + L). Packed: 0 or
             -inf, added to the attention scores, shape (1, 1, L, prefix + L); a single 0 if only
-            `bounds` separates the sequences.
-        position_ids_BL: Position of each token in its full sequence.
+            `bounds` separates the sequences. Alone: None.
+        position_ids_BL: Position of each token in its full sequence. Alone: None.
         predicts_BL: True where the logits predict a completion token: one position before it.
         completion_N: The completion tokens, in the order in which `predicts_BL` selects their
             logits.
@@ -42,12 +42,26 @@ class Batch:
     """
 
     input_ids_BL: Tensor
-    attention_mask: Tensor
-    position_ids_BL: Tensor
+    attention_mask: Tensor | None
+    position_ids_BL: Tensor | None
     predicts_BL: Tensor
     completion_N: Tensor
     tokens: int
     bounds: Tensor | None = None
+
+
+def alone(prompt: list[int], completion: list[int]) -> Batch:
+    """One sequence without padding, prefix, mask or positions: what every model can read."""
+    ids_BL = torch.tensor([prompt + completion[:-1]])
+    predicts_BL = (torch.arange(ids_BL.shape[1]) >= len(prompt) - 1)[None]
+    return Batch(
+        input_ids_BL=ids_BL,
+        attention_mask=None,
+        position_ids_BL=None,
+        predicts_BL=predicts_BL,
+        completion_N=torch.tensor(completion),
+        tokens=ids_BL.shape[1],
+    )
 
 
 def collate(

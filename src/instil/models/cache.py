@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from instil.models.batch import shared_prefix
+from instil.models.proof import proven
 
 # Most tokens in the cache of one batch, over all rows. This bounds the memory of long prompts.
 MOST_CACHED_TOKENS = 16_384
@@ -36,38 +37,53 @@ def alike(prompts: Sequence[list[int]]) -> list[list[int]]:
     return list(groups.values()) if shared else [[*range(len(prompts))]]
 
 
+def packable(network: Any) -> bool:
+    """Whether every layer of a model keeps the keys and values of all tokens, and nothing else.
+
+    Only then can several sequences be packed into one row. Layers that slide a window along the
+    row, or carry a state, would mix the sequences.
+    """
+    layers = DynamicCache(config=network.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
 class SharedPrefix:
     """The leading tokens that all given prompts share, read by the model once.
 
     Args:
         network: A causal language model.
-        prompts: Full prompts in token ids.
-        padded_after: Whether padding comes between the prefix and the rest, as in decoding. Layers
-            with a sliding window would count the padding as text, so on a model with such layers
-            nothing is shared.
+        prompts: Full prompts in token ids. Fewer than two share nothing.
     """
 
     @torch.inference_mode()
-    def __init__(
-        self, network: Any, prompts: Sequence[list[int]], *, padded_after: bool = False
-    ) -> None:
+    def __init__(self, network: Any, prompts: Sequence[list[int]]) -> None:
         self.length = shared_prefix(prompts) if len(prompts) > 1 else 0
         self._cache = DynamicCache(config=network.config)
-        self.can_lend = all(type(layer) is DynamicLayer for layer in self._cache.layers)
-        slides = any(getattr(layer, "is_sliding", False) for layer in self._cache.layers)
-        copies = all(hasattr(layer, "batch_repeat_interleave") for layer in self._cache.layers)
-        if not copies or (slides and padded_after):
-            self.length = 0
-        if self.length:
+        self.slides = any(getattr(layer, "is_sliding", False) for layer in self._cache.layers)
+
+        def fill() -> DynamicCache:
             ids = torch.tensor([prompts[0][: self.length]], device=network.device)
             network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            return self._cache
+
+        if self.length:
+            kept = proven(
+                network,
+                "keep a shared prefix",
+                self.length,
+                fill,
+                lambda cache: cache.get_seq_length() == self.length,
+                instead="the context is read again for each row, which takes longer",
+            )
+            self.length = 0 if kept is None else self.length
 
     def cache(self, rows: int) -> DynamicCache | None:
         """A copy of the cache for a batch of `rows`; None if nothing is shared."""
         if not self.length:
             return None
         expanded = copy.deepcopy(self._cache)
-        expanded.batch_repeat_interleave(rows)
+        # Of all ways to repeat a cache, only this one repeats every kind of layer.
+        expanded.reorder_cache(torch.zeros(rows, dtype=torch.long))  # type: ignore[arg-type]
         return expanded
 
     @contextmanager

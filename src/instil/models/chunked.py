@@ -28,14 +28,18 @@ class Head:
     """A model's output layer, run as in the model's own forward pass.
 
     Attributes:
-        layer: Maps hidden states (N, D) to logits (N, V).
+        layer: Maps hidden states (N, D) to numbers of shape (N, V).
         vocabulary: V.
         autocast: The dtype that the model computes in; None: the weights' own dtype.
+        scale: The model multiplies these numbers by it.
+        cap: The model then keeps them between -cap and cap, by a hyperbolic tangent; None: no cap.
     """
 
     layer: torch.nn.Module
     vocabulary: int
     autocast: torch.dtype | None
+    scale: float = 1.0
+    cap: float | None = None
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
         """Logits, float32."""
@@ -43,6 +47,10 @@ class Head:
             hidden_ND.device.type, dtype=self.autocast, enabled=self.autocast is not None
         ):
             logits_NV: Tensor = self.layer(hidden_ND)
+            if self.scale != 1:
+                logits_NV = logits_NV * self.scale
+            if self.cap is not None:
+                logits_NV = torch.tanh(logits_NV / self.cap) * self.cap
         return logits_NV.float()
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,6 +15,16 @@ from transformers import PreTrainedModel
 
 from instil.models import attention
 from instil.models.chunked import Head
+
+# transformers' names for what some models do with the output layer's numbers: multiply or divide
+# them, or cap them.
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+CAPS = ("final_logit_softcapping", "logits_soft_cap")
+# Size of the logits on which a model is asked what it does with them. A cap shows on large numbers.
+PROBED_LOGIT = 64.0
+
+# By output layer: what the model does with its numbers. None: something else.
+_KNOWN: WeakKeyDictionary[torch.nn.Module, tuple[float, float | None] | None] = WeakKeyDictionary()
 
 
 def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
@@ -23,8 +35,12 @@ def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
         batch: A `Batch`.
         cache: Keys and values of the shared prefix, which is not in the batch.
     """
-    logits_NV: Tensor = _forward(network, batch, cache).logits
-    return logits_NV.float()
+    return model_logits(network, batch, cache=cache).float()
+
+
+def model_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
+    """The same logits in the dtype that the model gives."""
+    return _chosen(_forward(network, batch, cache).logits, batch)
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,7 @@ class Reading:
 
     Attributes:
         hidden_ND: Input of the output layer at the N positions that predict a completion token.
-        head: The output layer; None if the model changes the logits further, such as capping them.
+        head: The output layer; None if the model changes the logits in an unknown way.
         layers: Hidden states at the same positions: the output of the embeddings, then of each
             layer. Empty if they were not requested.
     """
@@ -46,6 +62,9 @@ class Reading:
 def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -> Reading:
     """Runs a model up to its output layer.
 
+    The output layer gets a single position. At first it also gets that position enlarged, which
+    shows whether the model scales or caps the logits as its configuration says.
+
     Args:
         network: The model; it may be wrapped for several processes.
         batch: A `Batch`.
@@ -54,36 +73,61 @@ def read(network: Any, batch: Any, *, cache: Any = None, layers: bool = False) -
     """
     inner = getattr(network, "module", network)
     layer, device = output_embeddings(inner), inner.device.type
-    seen: list[tuple[Tensor, torch.dtype | None]] = []
+    seen: list[tuple[Tensor, Tensor, torch.dtype | None]] = []
 
     def keep_first(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        seen.append((args[0], cast))
-        return (args[0][:1], *args[1:])
+        hidden_ND = _chosen(args[0], batch)
+        first_1D = hidden_ND[:1].detach()
+        if layer not in _KNOWN:
+            with torch.no_grad():
+                largest = float(module.forward(first_1D).abs().max())
+            enlarged_1D = first_1D * (PROBED_LOGIT / max(largest, 1e-3))
+            first_1D = torch.cat([first_1D, enlarged_1D])
+        seen.append((hidden_ND, first_1D, cast))
+        return (first_1D if args[0].dim() == 2 else first_1D[None], *args[1:])
 
     hook = layer.register_forward_pre_hook(keep_first)
     try:
         output = _forward(network, batch, cache, output_hidden_states=layers)
     finally:
         hook.remove()
-    hidden_ND, cast = seen[0]
-    first_V = output.logits[0].detach().float()
-    head = Head(layer, vocabulary=first_V.shape[-1], autocast=cast)
-    with torch.no_grad():
-        same = torch.allclose(head(hidden_ND[:1])[0], first_V, rtol=1e-3, atol=1e-4)
-    chosen = batch.predicts_BL.to(hidden_ND.device)
+    hidden_ND, first_1D, cast = seen[0]
+    logits_1V = output.logits.detach().float().flatten(0, -2)
+    head = Head(layer, vocabulary=logits_1V.shape[-1], autocast=cast)
+    if layer not in _KNOWN:
+        _KNOWN[layer] = _found(head, inner.config.get_text_config(), first_1D, logits_1V)
+    known = _KNOWN[layer]
     return Reading(
         hidden_ND,
-        head if same else None,
-        [states_BLD[chosen] for states_BLD in output.hidden_states] if layers else [],
+        None if known is None else replace(head, scale=known[0], cap=known[1]),
+        [_chosen(states_BLD, batch) for states_BLD in output.hidden_states] if layers else [],
     )
+
+
+@torch.no_grad()
+def _found(
+    head: Head, config: Any, hidden_2D: Tensor, logits_2V: Tensor
+) -> tuple[float, float | None] | None:
+    """The scale and the cap with which the output layer gives the model's own logits."""
+    scales, caps = (
+        [value for name in names if isinstance(value := getattr(config, name, None), int | float)]
+        for names in (SCALES, CAPS)
+    )
+    exact = hidden_2D.dtype == torch.float32 and head.autocast is None
+    tolerances_21 = (1e-4 if exact else 2e-2) * logits_2V.abs().amax(-1, keepdim=True)
+    for scale in (1.0, *scales, *(1 / scale for scale in scales if scale)):
+        for cap in (None, *caps):
+            made_2V = replace(head, scale=scale, cap=cap)(hidden_2D)
+            if ((made_2V - logits_2V).abs() <= tolerances_21).all():
+                return float(scale), cap
+    return None
 
 
 class Logits:
     """The logits (N, V), float32, that predict a batch's N completion tokens, computed in chunks.
 
-    If a model changes its logits after the output layer, such as capping them, they are computed
-    all at once.
+    If a model changes its logits in an unknown way, they are computed all at once.
 
     Args:
         network: The model; it may be wrapped for several processes.
@@ -105,11 +149,23 @@ class Logits:
                 return forward(network, batch, cache=keys_values)
 
         self._head: Head | None = None
-        if not whole:
+        layer = output_embeddings(getattr(network, "module", network))
+        if not whole and _KNOWN.get(layer, True) is not None:
             reading = run(read)
             self._head, self._states_ND = reading.head, reading.hidden_ND
         if self._head is None:
             self._states_ND = run(completion_logits)  # the logits themselves
+
+    @classmethod
+    def cat(cls, made: Sequence[Logits]) -> Logits:
+        """The logits of several batches of one model, one after another."""
+        joined = copy.copy(made[0])
+        joined._states_ND = torch.cat([one._states_ND for one in made])
+        return joined
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._states_ND)
 
     @property
     def positions(self) -> int:
@@ -133,16 +189,25 @@ class Logits:
 def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
     inner = getattr(network, "module", network)  # it is wrapped if there are several processes
     device, mask = inner.device, batch.attention_mask
-    return network(
-        input_ids=batch.input_ids_BL.to(device),
-        attention_mask=mask.to(device, inner.dtype if mask.is_floating_point() else None),
-        position_ids=batch.position_ids_BL.to(device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=batch.predicts_BL.to(device),
-        **({} if batch.bounds is None else {attention.BOUNDS: batch.bounds}),
-        **more,
-    )
+    if mask is None:  # alone: the completion is at the end
+        more |= {"logits_to_keep": len(batch.completion_N)}
+    else:
+        more |= {
+            "attention_mask": mask.to(device, inner.dtype if mask.is_floating_point() else None),
+            "position_ids": batch.position_ids_BL.to(device),
+            "past_key_values": cache,
+            "logits_to_keep": batch.predicts_BL.to(device),
+        }
+    if batch.bounds is not None:
+        more[attention.BOUNDS] = batch.bounds
+    return network(input_ids=batch.input_ids_BL.to(device), use_cache=cache is not None, **more)
+
+
+def _chosen(states: Tensor, batch: Any) -> Tensor:
+    """States (N, D) where a completion token is predicted, of a model that chose them or not."""
+    if states.dim() == 3 and states.shape[:2] == batch.predicts_BL.shape:
+        return states[batch.predicts_BL.to(states.device)]
+    return states.flatten(0, -2)
 
 
 def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:

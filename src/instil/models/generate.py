@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,8 +19,11 @@ from transformers import (
 
 from instil.models.cache import SharedPrefix, alike
 from instil.models.load import LanguageModel
+from instil.models.proof import COMPARED, agree, kind, proven, refused
 from instil.system.progress import Advance
 
+PADDED = kind([1, 2])
+UNPADDED = (kind([1]), kind([1, 1]))
 LEAST_DRAWN = 2.0**-24  # a float32 generator may return 0, and the noise would be infinite
 
 
@@ -104,23 +107,122 @@ def generate(
     done: dict[int, Generated] = {}
     rows = range(len(prompts)) if numbers is None else numbers
     for group in alike(prompts):
-        of_group = [prompts[i] for i in group]
-        prefix = SharedPrefix(model.network, of_group, padded_after=True)
-        advance(0, prefix.length)
-        for batch in prefix.batches(list(map(len, of_group)), batch_size=decoding.batch_size):
-            places = [group[i] for i in batch]
-            made = _complete(
+        for places, made, computed in _of_group(model, prompts, group, rows, ending, decoding):
+            done.update(zip(places, made, strict=True))
+            advance(len(places), computed)
+    return [done[i] for i in range(len(prompts))]
+
+
+def _way(rows: str, *, shared: bool) -> str:
+    """The name of a way to decode: the words after "the model cannot"."""
+    return f"decode {rows}" + (" after a shared prefix" if shared else "")
+
+
+def _refused(network: torch.nn.Module, *kinds: str, shared: bool) -> bool:
+    return any(refused(network, _way(rows, shared=shared)) for rows in kinds)
+
+
+def _instead(rows: str, *, shared: bool) -> str:
+    """What is done if it cannot."""
+    if rows == PADDED:
+        return "only rows of equal length are decoded together, which takes longer"
+    if shared:
+        return "the context is read again for each row, which takes longer"
+    return "every token reads the whole text again, which takes much longer"
+
+
+def _of_group(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    group: Sequence[int],
+    rows: Sequence[int],
+    ending: Ending,
+    decoding: Decoding,
+) -> Iterator[tuple[list[int], list[Generated], int]]:
+    """Completes the prompts of one context; yields places, completions and computed tokens."""
+    network, left = model.network, list(group)
+    prefix = SharedPrefix(network, [prompts[i] for i in group])
+    yield [], [], prefix.length
+    while left:
+        if prefix.length and _refused(network, *UNPADDED, shared=True):
+            prefix = SharedPrefix(network, [])
+        shared = prefix.length > 0
+        cached = shared or not _refused(network, *UNPADDED, shared=False)
+        # In a sliding window, padding after the prefix would count as text.
+        slides = shared and prefix.slides
+        padded = cached and not slides and not _refused(network, PADDED, shared=shared)
+        done: set[int] = set()
+        for places in _batches(prompts, left, prefix, decoding, padded=padded):
+            made = _proven(
                 model,
                 [prompts[i] for i in places],
                 prefix,
                 ending,
                 decoding,
                 numbers=[rows[i] for i in places],
+                cached=cached,
             )
-            done.update(zip(places, made, strict=True))
+            if made is None:  # the way was wrong; the rest goes another way
+                break
+            done.update(places)
             computed = sum(len(prompts[i]) - prefix.length for i in places)
-            advance(len(places), computed + sum(len(completion.ids) for completion in made))
-    return [done[i] for i in range(len(prompts))]
+            yield places, made, computed + sum(len(completion.ids) for completion in made)
+        left = [i for i in left if i not in done]
+
+
+def _batches(
+    prompts: Sequence[list[int]],
+    places: Sequence[int],
+    prefix: SharedPrefix,
+    decoding: Decoding,
+    *,
+    padded: bool,
+) -> Iterator[list[int]]:
+    """The rows that are decoded together: of similar length, or of equal length."""
+    lengths = [len(prompts[i]) + decoding.max_new_tokens for i in places]
+    groups: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        groups.setdefault(0 if padded else length, []).append(number)
+    for group in groups.values():
+        of_group = [lengths[number] for number in group]
+        for batch in prefix.batches(of_group, batch_size=decoding.batch_size):
+            yield [places[group[i]] for i in batch]
+
+
+def _proven(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    prefix: SharedPrefix,
+    ending: Ending,
+    decoding: Decoding,
+    *,
+    numbers: Sequence[int],
+    cached: bool,
+) -> list[Generated] | None:
+    """Completes one batch; None if the way is wrong for this model."""
+    seen = _Seen(sorted({0, len(prompts) - 1}))  # the shortest and the longest
+
+    def make() -> list[Generated]:
+        return _complete(
+            model, prompts, prefix, ending, decoding, numbers=numbers, cached=cached, seen=seen
+        )
+
+    def holds(made: list[Generated]) -> bool:
+        compared = [(prompts[i], made[i].ids[:COMPARED]) for i in seen.rows]
+        logits_NV = seen.logits([len(ids) for _, ids in compared])
+        return agree(model.network, compared, lambda start, end: logits_NV[start:end])
+
+    if not cached:  # the plain forward pass itself
+        return make()
+    rows, shared = kind(list(map(len, prompts))), prefix.length > 0
+    return proven(
+        model.network,
+        _way(rows, shared=shared),
+        max(map(len, prompts)) + decoding.max_new_tokens,
+        make,
+        holds,
+        instead=_instead(rows, shared=shared),
+    )
 
 
 def _complete(
@@ -131,6 +233,8 @@ def _complete(
     decoding: Decoding,
     *,
     numbers: Sequence[int],
+    cached: bool,
+    seen: _Seen,
 ) -> list[Generated]:
     """Completes one batch."""
     ids_BL, mask_BL = _pad_left(prompts, prefix.length, model.pad_id)
@@ -140,19 +244,22 @@ def _complete(
         ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
         past_key_values=prefix.cache(len(prompts)),
-        generation_config=_settings(model, ending, decoding),
-        logits_processor=LogitsProcessorList(noise),
+        generation_config=_settings(model, ending, decoding, cached=cached),
+        logits_processor=LogitsProcessorList([seen, *noise]),
         stopping_criteria=StoppingCriteriaList([_StopStrings(ending, width)]),
     )[:, width:]
     return [_trim(row, ending) for row in output_BT.tolist()]
 
 
-def _settings(model: LanguageModel, ending: Ending, decoding: Decoding) -> GenerationConfig:
+def _settings(
+    model: LanguageModel, ending: Ending, decoding: Decoding, *, cached: bool
+) -> GenerationConfig:
     return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=decoding.max_new_tokens,
         eos_token_id=list(ending.ids) or None,
         pad_token_id=model.pad_id,
         do_sample=False,  # `_Noise` does the sampling
+        use_cache=cached,
     )
 
 
@@ -171,6 +278,24 @@ def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[T
         mask_BL[i, :prefix] = 1
         mask_BL[i, length - len(rest) :] = 1
     return ids_BL, mask_BL
+
+
+class _Seen(LogitsProcessor):
+    """Keeps the first logits of some rows of a batch, as the model gave them."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+        self._steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if len(self._steps) < COMPARED:
+            self._steps.append(scores[self.rows].clone())
+        return scores
+
+    def logits(self, counts: Sequence[int]) -> Tensor:
+        """The first logits of each row, one row after another, shape (sum of counts, V)."""
+        steps_TRV = torch.stack(self._steps)
+        return torch.cat([steps_TRV[:count, row] for row, count in enumerate(counts)])
 
 
 class _Noise(LogitsProcessor):

@@ -1,16 +1,9 @@
-"""Packing: whether a model can read several sequences in one row, and how many."""
+"""Packing: how many sequences go into one row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import torch
-
-from instil.models.attention import reads_bounds
-from instil.models.batch import pack
-from instil.models.forward import completion_logits
 
 # Most tokens of a packed row: enough to keep the processor busy, and few enough that the
 # activations of a layer stay small.
@@ -18,8 +11,6 @@ PACKED_TOKENS = 768
 # Copying a shared prefix of this many tokens for every row costs more time than packing costs in
 # attention.
 LONG_PREFIX = 128
-# Tokens per side used to test whether one packed sequence leaks into the next.
-PROBED = 8
 
 
 def packs(lengths: Sequence[int], *, most: int = PACKED_TOKENS) -> Iterator[list[int]]:
@@ -59,36 +50,3 @@ def even_packs(lengths: Sequence[int], *, most: int) -> list[list[int]]:
         if max(tokens) <= most:
             return groups
     return [[number] for number in range(len(lengths))]
-
-
-@torch.inference_mode()
-def keeps_apart(
-    network: Any, first: tuple[list[int], list[int]], second: tuple[list[int], list[int]]
-) -> bool:
-    """Whether the model separates packed sequences.
-
-    The first sequence must not change the predictions for the second. Some layers do not separate
-    them: they carry a state along the row, or look back a fixed distance whatever the mask is.
-
-    Args:
-        network: In evaluation mode. In training mode the result is False.
-        first: A prompt and its completion, in token ids. Only the end of the prompt and the start
-            of the completion are used.
-        second: Another prompt with its completion.
-    """
-    first, second = (
-        (prompt[-PROBED:], completion[:PROBED]) for prompt, completion in (first, second)
-    )
-    if getattr(network.config.get_text_config(), "sliding_window", None) or network.training:
-        return False
-    changed = [token + 1 if token == 0 else token - 1 for token in first[0]]
-    for masked in {True, not reads_bounds(network)}:
-        before, after = (
-            completion_logits(
-                network, pack([prompt, second[0]], [first[1], second[1]], masked=masked)
-            )[len(first[1]) :]
-            for prompt in (first[0], changed)
-        )
-        if not torch.allclose(before, after, rtol=0, atol=1e-3 * float(before.abs().max())):
-            return False
-    return True

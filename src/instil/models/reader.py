@@ -5,19 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from instil.models.attention import reads_bounds
-from instil.models.batch import Batch, collate, pack
-from instil.models.cache import SharedPrefix, alike
+from instil.models.batch import Batch, alone, collate, pack
+from instil.models.cache import SharedPrefix, alike, packable
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
-from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, keeps_apart, packs
+from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, packs
+from instil.models.proof import agree, kind, proven, refused
 from instil.system import processes
 from instil.system.progress import Advance
+
+
+class Way(StrEnum):
+    """How rows share a forward pass, the fastest first. The words follow "the model cannot"."""
+
+    PACKED = "read {} packed into one"
+    SHARED = "continue {} from a shared prefix"
+    PADDED = "read {}"
+
+    @property
+    def instead(self) -> str:
+        """What is done when a model cannot do this."""
+        return {
+            Way.PACKED: "rows are padded, which takes longer",
+            Way.SHARED: "the context is read again for each row, which takes longer",
+            Way.PADDED: "rows are read one at a time, which takes longer",
+        }[self]
+
+    def of(self, lengths: Sequence[int]) -> str:
+        """The words for rows of these lengths."""
+        return self.format(kind(lengths))
+
+    def refused(self, network: torch.nn.Module) -> bool:
+        """Whether the model was found to do this wrong, with some kind of rows."""
+        return any(refused(network, self.of(lengths)) for lengths in ([1], [1, 1], [1, 2]))
 
 
 @dataclass(frozen=True)
@@ -89,7 +117,11 @@ class Reader:
         self._group_of = {row: group for group, of in enumerate(self._groups) for row in of}
         self._group = -1
         self._prefix: SharedPrefix | None = None
-        self._packed = False
+        self._packable = (
+            packing is not None
+            and (packing.masked or reads_bounds(model.network))
+            and packable(model.network)
+        )
 
     def read(self, numbers: Sequence[int] | None = None) -> Iterator[Pass]:
         """Yields forward passes, context by context.
@@ -105,11 +137,20 @@ class Reader:
             sorted(requested, key=lambda row: (of_group(row), row)), of_group
         ):
             # Do not give the prefix a local name: its keys and values would then stay in memory
-            # while the next prefix is read.
-            fresh = self._open(group)
-            for batch in self._batches(list(rows)):
-                yield self._pass(batch, fresh)
-                fresh = 0
+            # while the next prefix is read. The same holds for a pass.
+            fresh, left = self._open(group), list(rows)
+            while left:
+                done: set[int] = set()
+                for batch in self._batches(left):
+                    made = self._pass(batch, fresh)
+                    if made is None:  # the way was wrong; the rest goes another way
+                        self._read_prefix()
+                        break
+                    done.update(batch)
+                    fresh = 0
+                    yield made
+                    del made
+                left = [row for row in left if row not in done]
 
     def _open(self, group: int) -> int:
         """Reads the tokens that a context's prompts share.
@@ -119,32 +160,40 @@ class Reader:
         """
         if self._prefix is not None and group == self._group:
             return 0
-        self._group, self._prefix = group, None  # free the previous prefix first
-        network, of_group = self._model.network, self._groups[group]
-        self._prefix = SharedPrefix(network, [self._prompts[number] for number in of_group])
-        first, last = of_group[0], of_group[-1]
-        self._packed = (
-            self._packing is not None
-            and self._prefix.can_lend
-            and self._prefix.length >= self._packing.prefix
-            and (self._packing.masked or reads_bounds(network))
-            and keeps_apart(
-                network,
-                (self._prompts[first], self._completions[first][0]),
-                (self._prompts[last], self._completions[last][-1]),
-            )
-        )
+        self._group = group
+        return self._read_prefix()
+
+    def _read_prefix(self) -> int:
+        network, of_group = self._model.network, self._groups[self._group]
+        self._prefix = None  # free the previous prefix first
+        prompts = [self._prompts[number] for number in of_group]
+        self._prefix = SharedPrefix(network, prompts)
+        if self._way is Way.SHARED and Way.SHARED.refused(network):
+            self._prefix = SharedPrefix(network, [])
         return self._prefix.length
+
+    @property
+    def _way(self) -> Way:
+        """The fastest way that this model was not found to do wrong."""
+        network, packing, prefix = self._model.network, self._packing, self._prefix
+        assert prefix is not None
+        long_enough = packing is not None and prefix.length >= packing.prefix
+        if self._packable and long_enough and not Way.PACKED.refused(network):
+            return Way.PACKED
+        if prefix.length:
+            return Way.SHARED
+        return Way.PADDED
 
     def _batches(self, rows: list[int]) -> Iterator[list[int]]:
         """The rows of each forward pass."""
+        way = self._way
         assert self._prefix is not None
         shared, own, scored = self._prefix.length, [], []
         for number in rows:
             lengths = [len(completion) for completion in self._completions[number]]
             own.append((len(self._prompts[number]) - shared + max(lengths)) * len(lengths))
             scored.append(sum(lengths))
-        if self._packing is not None and self._packed:
+        if self._packing is not None and way is Way.PACKED:
             batches = packs(own, most=self._packing.tokens)
         else:
             whole = [shared + length for length in own]
@@ -153,24 +202,78 @@ class Reader:
             yield [rows[i] for i in batch]
 
     @torch.inference_mode()
-    def _pass(self, rows: list[int], fresh: int) -> Pass:
-        assert self._prefix is not None
-        prefix, network = self._prefix, self._model.network
+    def _pass(self, rows: list[int], fresh: int) -> Pass | None:
+        """Reads some rows; None if the way in which they were to be read is wrong for the model."""
+        way, network, prefix = self._way, self._model.network, self._prefix
+        assert prefix is not None
         prompts = [self._prompts[number] for number in rows for _ in self._completions[number]]
         completions = [completion for number in rows for completion in self._completions[number]]
-        if self._packed:
+        if way is Way.PACKED:
             masked = not reads_bounds(network)
             batch = pack(prompts, completions, prefix=prefix.length, masked=masked)
-            logits = Logits(network, batch, cache=prefix.lent, whole=self._whole)
         else:
             batch = collate(prompts, completions, pad_id=self._model.pad_id, prefix=prefix.length)
-            logits = Logits(
-                network,
-                batch,
-                cache=lambda: nullcontext(prefix.cache(len(prompts))),
-                whole=self._whole,
-            )
-        return Pass(rows, batch, logits, fresh)
+
+        def make() -> Logits:
+            packed = way is Way.PACKED
+            cache = prefix.lent if packed else lambda: nullcontext(prefix.cache(len(prompts)))
+            return Logits(network, batch, cache=cache, whole=self._whole)
+
+        if way is Way.PADDED:
+            made = read_rows(self._model, prompts, completions, whole=self._whole)
+            return Pass(rows, batch, made, fresh)
+        size = prefix.length + batch.input_ids_BL.shape[1]
+        logits = _proven(network, way, size, prompts, completions, make)
+        return None if logits is None else Pass(rows, batch, logits, fresh)
+
+
+def read_rows(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    *,
+    whole: bool = False,
+) -> Logits:
+    """The logits of rows that share no prefix, in one padded pass, or row by row.
+
+    Args:
+        model: The model. The caller turns an adapter on or off.
+        prompts: Full prompts in token ids.
+        completions: One completion per prompt.
+        whole: Compute all logits at once.
+    """
+    network, logits = model.network, None
+    if len(prompts) > 1:
+        batch = collate(prompts, completions, pad_id=model.pad_id)
+        logits = _proven(
+            network,
+            Way.PADDED,
+            batch.input_ids_BL.shape[1],
+            prompts,
+            completions,
+            lambda: Logits(network, batch, whole=whole),
+        )
+    if logits is not None:
+        return logits
+    rows = zip(prompts, completions, strict=True)
+    return Logits.cat([Logits(network, alone(*row), whole=whole) for row in rows])
+
+
+def _proven(
+    network: Any,
+    way: Way,
+    size: int,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    make: Callable[[], Logits],
+) -> Logits | None:
+    sequences = list(zip(prompts, completions, strict=True))
+
+    def holds(logits: Logits) -> bool:
+        return agree(network, sequences, logits.part)
+
+    rows = way.of([len(prompt) + len(completion) for prompt, completion in sequences])
+    return proven(network, rows, size, make, holds, instead=way.instead)
 
 
 def read_labels(

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from instil.models.batch import Batch, collate
 from instil.models.cache import SharedPrefix
-from instil.models.forward import read
+from instil.models.forward import completion_logits, read
 from instil.models.load import LanguageModel
+from instil.models.proof import agree, proven
+from instil.models.reader import Way
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,27 @@ class OnlineTeacher:
             prompts: All teacher prompts, in token ids.
             alone: Makes a context manager in which an adapter on the model is off.
         """
+        network = model.network
+        ends = sorted(prompts, key=len)
+        rows = [(prompt, prompt[-1:]) for prompt in (ends[0], ends[-1])]
+
+        def make(prefix: SharedPrefix) -> Tensor:
+            batch = collate(*zip(*rows, strict=True), pad_id=model.pad_id, prefix=prefix.length)
+            return completion_logits(network, batch, cache=prefix.cache(len(rows)))
+
         with alone():
-            return cls(model, alone, SharedPrefix(model.network, prompts))
+            prefix = SharedPrefix(network, prompts)
+            if prefix.length:
+                made = proven(
+                    network,
+                    Way.SHARED.of(list(map(len, (ends[0], ends[-1])))),
+                    len(ends[-1]),
+                    lambda: make(prefix),
+                    lambda made_2V: agree(network, rows, lambda start, end: made_2V[start:end]),
+                    instead=Way.SHARED.instead,
+                )
+                prefix = SharedPrefix(network, []) if made is None else prefix
+            return cls(model, alone, prefix)
 
     def collate(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
         """A batch of teacher prompts with their completions."""

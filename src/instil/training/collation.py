@@ -8,9 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
-from instil.models.attention import LENGTHS
+from instil.errors import TuningError
+from instil.models.attention import LENGTHS, reads_bounds
 from instil.models.batch import Batch, collate, pack, shared_prefix
+from instil.models.cache import packable
+from instil.models.forward import Logits
 from instil.models.packing import even_packs
+from instil.models.proof import agree, proven
 from instil.system import processes
 
 # Most tokens of a pack with a mask, where attention grows with the square of the length.
@@ -70,11 +74,13 @@ class Part:
 
     Attributes:
         batch: For the student.
+        sequences: The prompts and completions of the batch, in token ids.
         targets: For the completions; None if the loss needs no targets.
         teacher: The same completions for an online teacher; None without an online teacher.
     """
 
     batch: Batch
+    sequences: list[tuple[list[int], list[int]]]
     targets: Any
     teacher: Batch | None
 
@@ -141,7 +147,8 @@ class Collator:
         return even_packs(tokens, most=max(1, PASS_TOKENS - lead))
 
     def _part(self, rows: Sequence[Lesson], lead: int) -> Part:
-        prompts, completions = zip(*(pair for row in rows for pair in row.sequences), strict=True)
+        sequences = [pair for row in rows for pair in row.sequences]
+        prompts, completions = zip(*sequences, strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.packed and fits:
             multiple = LENGTHS if self.on_processor else 1
@@ -152,4 +159,53 @@ class Collator:
         teacher = None
         if self.online is not None:
             teacher = self.online.collate([row.teacher_prompt or [] for row in rows], completions)
-        return Part(batch, type(targets[0]).cat(targets) if targets else None, teacher)
+        return Part(batch, sequences, type(targets[0]).cat(targets) if targets else None, teacher)
+
+
+def proven_collator(
+    student: Any,
+    rows: Sequence[Lesson],
+    *,
+    batch_size: int,
+    pad_id: int,
+    online: HiddenStates | None,
+) -> Collator:
+    """Packs lessons if the student reads a packed batch as it reads each lesson alone, or pads them.
+
+    Args:
+        student: The model, in evaluation mode, before it is split among processes.
+        rows: All lessons.
+        batch_size: Lessons of a batch.
+        pad_id: Fills masked positions.
+        online: An online teacher, if there is one.
+
+    Raises:
+        TuningError: the student reads neither packed nor padded lessons right.
+    """
+    ways = {
+        "train on packed rows": "rows are padded, which takes longer",
+        "train on padded rows": "it cannot be trained",
+    }
+    for way, instead in ways.items():
+        packed = way == "train on packed rows"
+        if packed and not packable(student):
+            continue
+        masked = not reads_bounds(student)
+        collator = Collator(rows, pad_id, packed=packed, masked=masked, online=online)
+
+        def read(collator: Collator = collator) -> list[tuple[Part, Logits]]:
+            parts = collator(range(min(batch_size, len(rows))))["parts"]
+            fullest = max(parts, key=lambda part: len(part.sequences))
+            return [(part, Logits(student, part.batch)) for part in (fullest, parts[-1])]
+
+        def holds(made: list[tuple[Part, Logits]]) -> bool:
+            return all(agree(student, part.sequences, logits.part) for part, logits in made)
+
+        with torch.inference_mode():
+            if proven(student, way, 1, read, holds, instead=instead):
+                return collator
+    raise TuningError(
+        f"{type(student).__name__} cannot be trained on several rows at once",
+        got="other predictions for padded rows than for each row alone",
+        mend="use another model",
+    )

@@ -26,15 +26,13 @@ from typing_extensions import override
 from instil.errors import ConfigError, LaunchError, NotFiniteLossError
 from instil.losses import Objective
 from instil.losses.base import Loss
-from instil.models.attention import reads_bounds
 from instil.models.chunked import chunked_sum
 from instil.models.forward import completion_logits, read
-from instil.models.packing import keeps_apart
 from instil.recipe import sections
 from instil.system import processes
 from instil.system.progress import Advance, Display
 from instil.training.callbacks import Curves, Interrupt, Observe, Show
-from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part
+from instil.training.collation import HiddenStates, Lesson, Numbers, Part, proven_collator
 
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # per run; each holds only the adapter and its optimiser state
@@ -95,6 +93,7 @@ def train(
     Raises:
         ConfigError: a batch has fewer rows than there are processes.
         LaunchError: FSDP does not support the settings.
+        TuningError: the student cannot read several lessons at once.
         NotFiniteLossError: the loss became NaN or infinite.
         KeyboardInterrupt: Ctrl-C was pressed; a checkpoint of the last step was written before.
     """
@@ -113,12 +112,8 @@ def train(
             model=student,
             args=arguments,
             train_dataset=Numbers(len(rows)),
-            data_collator=Collator(
-                rows,
-                pad_id,
-                packed=keeps_apart(student, rows[0].sequences[0], rows[-1].sequences[0]),
-                masked=not reads_bounds(student),
-                online=online,
+            data_collator=proven_collator(
+                student, rows, batch_size=settings.batch_size, pad_id=pad_id, online=online
             ),
             callbacks=[
                 Show(bar, advance),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import byte_tokenizer
 from tests.small import pairs_of
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from instil.models import chunked
 from instil.models.batch import Batch, collate, pack
@@ -50,8 +51,9 @@ def test_the_output_layer_runs_on_one_position_and_is_left_as_it_was(
     layer = llama.network.get_output_embeddings()
     layer.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     hooks = len(layer._forward_pre_hooks)
-    read(llama.network, batch_of(llama, packed=False))
-    assert set(seen) == {1}
+    for _ in range(2):
+        read(llama.network, batch_of(llama, packed=False))
+    assert seen == [2, 2, 1]  # at first, an enlarged copy of the position is compared
     assert len(layer._forward_pre_hooks) == hooks
 
 
@@ -75,8 +77,8 @@ def test_layers_are_the_models_hidden_states_where_a_completion_token_is_predict
     assert at == len(batch.completion_N)
 
 
-def test_a_model_that_caps_its_logits_has_no_head() -> None:
-    network = Gemma2ForCausalLM(
+def gemma(cap: float | None) -> Gemma2ForCausalLM:
+    return Gemma2ForCausalLM(
         Gemma2Config(
             vocab_size=len(byte_tokenizer()),
             hidden_size=16,
@@ -85,18 +87,76 @@ def test_a_model_that_caps_its_logits_has_no_head() -> None:
             num_attention_heads=2,
             num_key_value_heads=1,
             head_dim=8,
-            initializer_range=0.2,
-            final_logit_softcapping=2.0,
+            final_logit_softcapping=cap,
         )
     ).eval()
+
+
+def granite(scaling: float) -> GraniteForCausalLM:
+    return GraniteForCausalLM(
+        GraniteConfig(
+            vocab_size=len(byte_tokenizer()),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            logits_scaling=scaling,
+        )
+    ).eval()
+
+
+SCALED = {
+    "Gemma-2": (lambda: gemma(30.0), 1.0, 30.0),  # these logits are below 1, so the cap is tiny
+    "Gemma-2 without a cap": (lambda: gemma(None), 1.0, None),
+    "Granite": (lambda: granite(3.0), 1 / 3, None),
+}
+
+
+@pytest.mark.parametrize("family", SCALED)
+def test_a_known_scale_or_cap_is_applied_to_a_few_positions_at_a_time(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, scale, cap = SCALED[family]
+    network = make()
+    monkeypatch.setattr(chunked, "MOST_LOGITS", 2 * len(byte_tokenizer()))
     batch = collate([[5, 9], [8, 8, 8]], [[6, 2, 4], [7, 2]], pad_id=0)
-    assert read(network, batch).head is None
+    head = read(network, batch).head
+    assert head is not None
+    assert (head.scale, head.cap) == (pytest.approx(scale), cap)
     with torch.no_grad():
         whole, asked = completion_logits(network, batch), Logits(network, batch)
-    assert asked.positions == len(batch.completion_N)
-    assert torch.equal(asked.part(1, 3), whole[1:3])
+        pieces = list(asked.chunks())
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_found_out_once() -> None:
+    """The configuration hides the cap, which changes these small logits by less than 0.1 %."""
+    network = gemma(30.0)
+    calls: list[int] = []
+    network.register_forward_pre_hook(lambda module, args: calls.append(1))
+    usual = network.config.final_logit_softcapping
+    network.config = copy.copy(network.config)
+    batch = collate([[5, 9], [8, 8, 8]], [[6, 2, 4], [7, 2]], pad_id=0)
+    forward = network.forward
+
+    def capped(*args: Any, **kwargs: Any) -> Any:
+        network.config.final_logit_softcapping = usual
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            network.config.final_logit_softcapping = None
+
+    network.forward = capped  # type: ignore[method-assign]
     network.config.final_logit_softcapping = None
-    assert read(network, batch).head is not None
+    with torch.no_grad():
+        whole, asked = completion_logits(network, batch), Logits(network, batch)
+        assert asked.positions == len(batch.completion_N)
+        assert torch.equal(asked.part(1, 3), whole[1:3])
+        assert len(calls) == 3
+        Logits(network, batch)
+        assert len(calls) == 4
 
 
 def test_an_error_inside_the_model_leaves_no_hook_behind(llama: LanguageModel) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.small import trust
 
 from instil.models.generate import Decoding, generate
 from instil.models.load import LanguageModel
@@ -20,6 +21,7 @@ def nothing(rows: int, tokens: int) -> None:
 
 def script(model: LanguageModel, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the model write `text`, whatever it reads."""
+    trust(model.network)
     ids = model.tokenizer(text)["input_ids"]
     steps = iter(ids)
 

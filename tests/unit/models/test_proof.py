@@ -1,0 +1,217 @@
+"""A faster way is used only where it gives what the plain forward pass gives."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.small import form_of, models_of, nothing, plain_logits, target_rows, train_on
+
+from instil.models.attention import BOUNDS
+from instil.models.generate import Decoding, generate
+from instil.models.load import LanguageModel
+from instil.models.proof import EXACT, proven, same
+from instil.models.reader import COMPLETIONS, Packing, Reader
+from instil.prompts.context import Context, FewShot
+from instil.training.collation import proven_collator
+
+CONTEXT = Context.of(FewShot([{"input": "zebra", "output": "1"}] * 4))
+QUERIES = ["a long query about one zebra", "two", "three of them", "4", "5 lynxes", "6"]
+ANSWERS = [[[40 + n, 50, 60][: 1 + n % 3]] for n in range(6)]
+
+Change = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def prompts_of(model: LanguageModel) -> list[list[int]]:
+    return [form_of(model).prompt_ids(query, CONTEXT) for query in QUERIES]
+
+
+def read(
+    model: LanguageModel, packing: Packing | None, caplog: pytest.LogCaptureFixture
+) -> tuple[int, int]:
+    """Reads all rows, checks every number, and returns rows per pass and the prefix's length."""
+    prompts = prompts_of(model)
+    expected = [plain_logits(model.network, p, a[0]) for p, a in zip(prompts, ANSWERS, strict=True)]
+    reader = Reader(model, prompts, ANSWERS, packing=packing, batch_size=4)
+    passes = list(reader.read())
+    assert sorted(row for one in passes for row in one.rows) == list(range(len(prompts)))
+    for one in passes:
+        with torch.inference_mode():
+            got_NV = torch.cat(list(one.logits.chunks()))
+        wanted_NV = torch.cat([expected[row] for row in one.rows])
+        torch.testing.assert_close(got_NV, wanted_NV, atol=1e-4, rtol=0)
+    assert reader._prefix is not None
+    return max(len(one.batch.input_ids_BL) for one in passes), reader._prefix.length
+
+
+def change(model: LanguageModel, how: Change) -> None:
+    """Changes what the model is called with."""
+    model.network.register_forward_pre_hook(how, with_kwargs=True)
+
+
+def forget_bounds(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """As a model that reads a packed row as one text."""
+    if kwargs.pop(BOUNDS, None) is not None:
+        kwargs |= {"attention_mask": None, "position_ids": None}
+    return args, kwargs
+
+
+def forget_cache(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """As a model that takes a cache and neither reads nor fills it."""
+    return args, kwargs | {"past_key_values": None}
+
+
+def forget_prefix(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """As a model that fills a cache, and counts positions from the start of each pass."""
+    if kwargs.get("past_key_values") is not None and len(kwargs["input_ids"]) > 1:
+        length = kwargs["input_ids"].shape[1]
+        kwargs["position_ids"] = torch.arange(length)[None].expand(len(kwargs["input_ids"]), -1)
+    return args, kwargs
+
+
+def forget_padding(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """As a model that refuses rows of different length."""
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and not mask.all():
+        raise ValueError("no padding, please")
+    return args, kwargs
+
+
+def test_a_sound_model_is_packed_after_its_prefix(
+    llama: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, prefix = read(llama, COMPLETIONS, caplog)
+    assert rows == 1
+    assert prefix > 20
+    assert not caplog.records
+
+
+def test_a_model_that_mixes_packed_rows_gets_padded_rows(
+    llama: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(llama, forget_bounds)
+    rows, prefix = read(llama, COMPLETIONS, caplog)
+    assert rows == 4
+    assert prefix > 20
+    (line,) = caplog.messages
+    assert line == (
+        "LlamaForCausalLM cannot read rows of different length packed into one (it gives "
+        "other numbers than a plain forward pass); rows are padded, which takes longer"
+    )
+
+
+@pytest.mark.parametrize("how", [forget_cache, forget_prefix])
+def test_a_model_that_cannot_continue_from_a_prefix_reads_the_context_again(
+    llama: LanguageModel, how: Change, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(llama, how)
+    _, prefix = read(llama, None, caplog)
+    assert prefix == 0
+    assert len(caplog.messages) == 1
+    assert "the context is read again for each row" in caplog.messages[0]
+    read(llama, None, caplog)
+    assert len(caplog.messages) == 1  # it is said once
+
+
+def test_a_model_that_cannot_read_padding_reads_row_by_row(
+    llama: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(llama, forget_padding)
+    read(llama, None, caplog)
+    assert "ValueError: no padding, please" in caplog.text
+    assert "rows are read one at a time" in caplog.text
+
+
+@pytest.mark.parametrize("how", [forget_cache, forget_prefix, forget_padding, forget_bounds])
+def test_every_model_decodes_what_whole_passes_say(llama: LanguageModel, how: Change) -> None:
+    prompts, form = prompts_of(llama), form_of(llama)
+    decoding = Decoding(max_new_tokens=6, batch_size=4)
+    plain = generate(copy.deepcopy(llama), prompts, form.ending, decoding, advance=nothing)
+    change(llama, how)
+    assert generate(llama, prompts, form.ending, decoding, advance=nothing) == plain
+    for prompt, completion in zip(prompts, plain, strict=True):
+        chosen = plain_logits(llama.network, prompt, completion.ids).argmax(-1)
+        assert chosen.tolist() == completion.ids
+
+
+def test_a_student_that_mixes_packed_lessons_trains_on_padded_ones(
+    llama: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = models_of(llama)
+    rows, mixing = target_rows(models), copy.deepcopy(models.student.network)
+    mixing.register_forward_pre_hook(forget_bounds, with_kwargs=True)
+    for network, packed in ((models.student.network, True), (mixing, False)):
+        collator = proven_collator(network, rows, batch_size=5, pad_id=0, online=None)
+        assert collator.packed == packed
+    assert "cannot train on packed rows" in caplog.text
+    assert train_on(models, rows, steps=2).steps == 2
+
+
+class Tried:
+    """A way that is right, or not, up to a size."""
+
+    def __init__(self) -> None:
+        self.network = torch.nn.Linear(1, 1)
+        self.compared: list[int] = []
+
+    def __call__(
+        self, size: int, *, right: bool = True, error: Exception | None = None
+    ) -> int | None:
+        def make() -> int:
+            if error is not None:
+                raise error
+            return size
+
+        def holds(made: int) -> bool:
+            self.compared.append(made)
+            return right
+
+        return proven(self.network, "juggle", size, make, holds, instead="it walks")
+
+
+def test_a_way_is_compared_again_only_when_the_size_has_doubled() -> None:
+    tried = Tried()
+    assert [tried(size) for size in (5, 7, 3, 8, 15, 9, 16)] == [5, 7, 3, 8, 15, 9, 16]
+    assert tried.compared == [5, 8, 16]
+
+
+def test_a_way_that_failed_is_never_tried_again() -> None:
+    tried = Tried()
+    assert tried(5) == 5
+    assert tried(9, right=False) is None
+    assert tried(5) is None
+    assert tried.compared == [5, 9]
+
+
+def test_an_error_of_a_proven_way_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    tried = Tried()
+    assert tried(5) == 5
+    with pytest.raises(RuntimeError, match="broken"):
+        tried(5, error=RuntimeError("broken"))
+    with caplog.at_level(logging.WARNING):
+        assert tried(9, error=RuntimeError("broken\nin detail")) is None
+    assert caplog.messages == ["Linear cannot juggle (RuntimeError: broken); it walks"]
+
+
+def test_too_little_memory_is_no_proof_against_a_way() -> None:
+    tried = Tried()
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(5, error=torch.OutOfMemoryError("no memory"))
+    assert tried(5) == 5
+
+
+def test_rounding_is_allowed_and_a_small_leak_is_not() -> None:
+    torch.manual_seed(0)
+    plain = torch.randn(8, 300) * 5
+    plain[:, 290:] = -torch.inf  # outcomes that cannot be
+    assert same(plain + torch.randn_like(plain) * 1e-5, plain, exact=True)
+    assert not same(plain + torch.randn_like(plain) * 30 * EXACT, plain, exact=True)
+    rounded = plain.to(torch.bfloat16).float()
+    assert same(rounded, plain, exact=False)
+    assert not same(rounded, plain, exact=True)
+    assert not same(plain.roll(1, 0), plain, exact=False)
+    assert not same(torch.full_like(plain, torch.nan), plain, exact=False)
