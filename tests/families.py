@@ -218,7 +218,10 @@ FAMILIES = [
     family("RWKV", "rwkv", attention_hidden_size=64, context_length=512),
     family("LFM 3", "lfm3", CONV),
     family("OLMo Hybrid", "olmo_hybrid", DELTA),
-    family("Kimi Linear", "kimi_linear", HEAD),
+    family("Kimi Linear", "kimi_linear", LATENT, num_experts=4, num_experts_per_token=2,
+           num_expert_group=1, linear_head_dim=16, linear_num_heads=4, model_max_length=512,
+           layer_types=["linear_attention", "full_attention"] * 2,
+           mlp_layer_types=["dense", "sparse", "sparse", "sparse"]),
     family("InternLM 3", "internlm3", HEAD),
     family("MiniCPM 3", "minicpm3", LATENT),
     family("Nemotron", "nemotron"),
@@ -428,3 +431,34 @@ def reloaded(student: LanguageModel, folder: Path, reference: Any) -> float:
     return max(
         apart(plain_logits(student.network, *row), plain_logits(again, *row)) for row in rows
     )
+
+
+# How far a number may be from the plainest way in float32: log-probabilities and logits in nats,
+# gradients as a share of their norm.
+MOST_APART = {"scoring": 1e-3, "decoding": 1e-3, "gradients": 1e-4, "reloaded": 1e-3}
+
+
+def row(one: Family, verdict: Verdict) -> str:
+    """The family's row of the table in the docs."""
+    cells = [one.title, f"`{one.kind}`", verdict.scoring, verdict.decoding, verdict.training]
+    return f"| {' | '.join(cells)} | {verdict.adapted} |"
+
+
+def main() -> None:
+    """Writes the table into the docs."""
+    page = Path(__file__).parent.parent / "docs/reference/model-families.md"
+    text = page.read_text(encoding="utf-8")
+    start, end = (text.index(mark) for mark in ("| --- |", "<!-- families:end -->"))
+    rows = []
+    for one in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            one.build(Path(folder))
+            rows.append(row(one, judge(Path(folder))))
+    start = text.index("\n", start) + 1
+    page.write_text(
+        text[:start] + "".join(f"{one}\n" for one in rows) + text[end:], encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main()
