@@ -23,9 +23,10 @@ from instil.models.forward import model_logits
 _LOG = logging.getLogger(__name__)
 
 # Largest difference between two ways in float32, as a share of the largest logit. Rounding makes
-# about 1e-6 of it.
+# about 1e-6.
 EXACT = 1e-4
-# Largest mean KL in bfloat16 and float16, nats per token. Rounding makes 0.001 to 0.005 of it.
+# Largest median KL in bfloat16 and float16, nats per token. Rounding makes 0.0003 to 0.003. The
+# median, because rounding may send a token to another expert, which changes all for that token.
 ROUNDED = 0.02
 # Most tokens that are compared per row.
 COMPARED = 16
@@ -127,4 +128,4 @@ def same(made_TV: Tensor, plain_TV: Tensor, *, exact: bool) -> bool:
     if exact:
         largest = plain_TV.abs().nan_to_num(posinf=0).max()
         return bool(apart_TV.abs().max() <= EXACT * max(1.0, float(largest)))
-    return bool((p_TV.exp() * apart_TV).sum(-1).mean() <= ROUNDED)
+    return bool((p_TV.exp() * apart_TV).sum(-1).median() <= ROUNDED)
