@@ -14,8 +14,8 @@ The rules are tried in this order, and the first rule that finds a number decide
 
 Numbers are exact decimals: `3.50` is `3.5`. Currency signs, units, `%` and emphasis around a number
 are ignored: `25%` is 25. The result of a marked calculation is used: `#### 9 eggs * 2 = 18 eggs` is
-18. A comma or a no-break space groups thousands; a normal space separates two numbers. `1/2` is one
-number, the quotient, and `2 1/2` is one number too. Number words (`million`) and powers of ten are
+18. A comma or a no-break space groups thousands, also as in `12,34,567`; a normal space separates
+two numbers. `1/2` is one number, the quotient, and `2 1/2` is one number too. Number words (`million`) and powers of ten are
 not read.
 """
 
@@ -35,7 +35,8 @@ _REWRITTEN = (
     (re.compile(r"\\(?=[$%])"), ""),
     (re.compile(r"\\text(?:bf)?(?=\{)"), ""),
 )
-_INTEGER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+"
+# Thousands are grouped as in 1,234,567 or, in India, as in 12,34,567.
+_INTEGER = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+"
 _NUMBER = (
     r"(?P<minus>(?<![\w)\]}%])-[$£€¥]?)?"  # not the minus sign in 48-24
     rf"(?:(?:(?P<mixed>{_INTEGER})[ ])?(?<![0-9]/)(?P<over>(?:{_INTEGER})(?:\.[0-9]+)?)/(?P<under>[0-9]+)(?![./]?[0-9])"
