@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from instil.errors import ContextError
 from instil.system.files import digest
 from instil.tasks.files import Files
-from instil.tasks.rows import Row, as_rows, read_rows, read_text
+from instil.tasks.rows import Row, as_rows, read_rows
+from instil.tasks.text_files import check_characters, read_text
 
 
 @dataclass(frozen=True, init=False)
@@ -70,6 +71,7 @@ class Context:
 
         Raises:
             ContextError: there is no part, a part is empty, or two parts are of the same kind.
+            DataFormatError: a text contains half a character.
         """
         parts = [parts] if isinstance(parts, ContextPart) else list(parts)
         made: dict[str, str | tuple[Row, ...]] = {}
@@ -87,6 +89,8 @@ class Context:
                 raise ContextError(
                     f"the {kind} part of the context is empty", mend="fill it or remove it"
                 )
+            if isinstance(value, str):
+                check_characters(value, f"the {kind} part of the context")
             made[kind] = value
         if not made:
             raise ContextError(

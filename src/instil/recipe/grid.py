@@ -21,7 +21,7 @@ from typing_extensions import override as overrides
 from instil.errors import ConfigError, InstilError
 from instil.recipe.canonical import cell_digest, effective
 from instil.recipe.recipe import Recipe, default_names
-from instil.tasks.rows import read_text
+from instil.tasks.text_files import read_text
 
 LONGEST_NAME = 80  # characters in the name of a cell's folder, without the digest
 FILE_ONLY = ("title", "description", "grid")

@@ -12,8 +12,9 @@ from typing_extensions import override
 from instil.errors import FieldError, did_you_mean
 from instil.tasks.base import PatternTask, TaskData, some
 from instil.tasks.pattern import names, render
-from instil.tasks.rows import Row, read_fields
-from instil.tasks.source import Fields, file_digest
+from instil.tasks.records import Fields, Records, needed, read_fields, shown
+from instil.tasks.rows import Row, make_rows
+from instil.tasks.source import file_digest
 from instil.tasks.verbalizer import Verbalizer
 
 
@@ -32,7 +33,7 @@ class ClassificationTask(PatternTask):
         return tuple(self.verbalizer)
 
     def _rows(
-        self, name: str, read: Fields, label_field: str, labels: Mapping[str, str | None]
+        self, name: str, read: Records, label_field: str, labels: Mapping[str, str | None]
     ) -> list[Row]:
         """Renders a set; leaves out rows whose label maps to None in `labels`."""
         if label_field in names(self.pattern):
@@ -40,12 +41,12 @@ class ClassificationTask(PatternTask):
                 f"the pattern contains the field {label_field!r}, which holds the label",
                 mend="remove it from the pattern: a prompt must not show its own answer",
             )
-        rows = []
-        for where, fields in read:
+
+        def made(fields: Fields, where: str) -> Row | None:
             label = _label(fields, where, label_field, labels)
-            if label is not None:
-                rows.append(Row(render(self.pattern, fields, where), label))
-        return some(rows, name)
+            return None if label is None else Row(render(self.pattern, fields, where), label)
+
+        return some(make_rows(read, made), name)
 
 
 class Classification(ClassificationTask):
@@ -95,7 +96,8 @@ class Classification(ClassificationTask):
     def _inputs(self, path: Path) -> list[Row]:
         read = read_fields(self._place(path))
         return some(
-            [Row(render(self.pattern, fields, where)) for where, fields in read], "unlabelled"
+            make_rows(read, lambda fields, where: Row(render(self.pattern, fields, where))),
+            "unlabelled",
         )
 
     def _read(self, name: str, path: Path) -> list[Row]:
@@ -114,23 +116,22 @@ class Classification(ClassificationTask):
         ]
 
 
-def _label(
-    fields: Mapping[str, object], where: str, name: str, labels: Mapping[str, str | None]
-) -> str | None:
-    if name not in fields:
-        raise FieldError(
-            f"{where}: there is no field {name!r}, which should hold the label",
-            got=f"fields {', '.join(map(repr, fields)) or 'none'}",
-            mend=f"set task.label to the name of the field; {did_you_mean(name, fields)}",
-        )
-    value = fields[name]
+def _label(fields: Fields, where: str, name: str, labels: Mapping[str, str | None]) -> str | None:
+    no_label = "the row has no label: use a split with labels, or delete the row"
+    value = needed(
+        fields,
+        name,
+        where,
+        role=", which should hold the label",
+        mend="set task.label to the name of the field",
+        fill=no_label,
+    )
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value) in labels:
         return labels[str(value)]
+    near = did_you_mean(str(value)[:80].removesuffix(".0"), labels)
     raise FieldError(
         f"{where}: the field {name!r} does not hold a label of this task",
-        got="null" if value is None else f"{type(value).__name__} {value!r}",
+        got=shown(value),
         allowed=", ".join(map(repr, labels)),
-        mend="the row has no label: use a split with labels, or delete the row"
-        if value in (None, -1, "")
-        else f"correct the label; {did_you_mean(str(value), labels)}",
+        mend=no_label if value in (-1, "") else f"correct the label; {near}",
     )

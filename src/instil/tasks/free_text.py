@@ -10,8 +10,9 @@ from pydantic import Field
 from instil.errors import FieldError
 from instil.tasks.base import PatternTask, TaskBase, some
 from instil.tasks.pattern import Pattern, names, render
-from instil.tasks.rows import Row
-from instil.tasks.source import Fields, TextSet
+from instil.tasks.records import Fields, Records, with_fields
+from instil.tasks.rows import Row, make_rows
+from instil.tasks.source import TextSet
 
 
 class FreeText(TaskBase):
@@ -63,20 +64,19 @@ class QuestionTask(FreeText, PatternTask):
             FieldError: answers cannot be compared with it.
         """
 
-    def _rows(self, name: str, read: Fields, known: TextSet) -> list[Row]:
+    def _rows(self, name: str, read: Records, known: TextSet) -> list[Row]:
         """Renders a set."""
         if shown := names(self.pattern) & names(known.answer):
             raise FieldError(
                 f"the pattern contains the field {min(shown)!r}, which holds the answer",
                 mend="remove it from the pattern: a prompt must not show its own answer",
             )
-        rows = []
-        for where, fields in read:
+
+        def made(fields: Fields, where: str) -> Row:
             question = render(known.question, fields, where)
-            rows.append(
-                Row(
-                    render(self.pattern, {**fields, "question": question}, where),
-                    self._output(render(known.answer, fields, where), where),
-                )
+            return Row(
+                render(self.pattern, with_fields(fields, {"question": question}), where),
+                self._output(render(known.answer, fields, where), where),
             )
-        return some(rows, name)
+
+        return some(make_rows(read, made), name)

@@ -24,7 +24,8 @@ from instil.tasks.base import TaskData
 from instil.tasks.free_text import QuestionTask
 from instil.tasks.numbers import final_number, same_number
 from instil.tasks.public_sets import NamedSets
-from instil.tasks.rows import Row, key, read_fields
+from instil.tasks.records import read_fields
+from instil.tasks.rows import Row, key
 from instil.tasks.source import Hub, TextSet, file_digest, read_set
 
 _EXEMPLARS = "gsm8k/cot_8shot.jsonl"

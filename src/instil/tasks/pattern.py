@@ -7,15 +7,18 @@ allowed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from string import Formatter
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-from instil.errors import FieldError, did_you_mean
-from instil.tasks.rows import check_characters
+from instil.errors import FieldError
+from instil.tasks.records import needed, shown
+from instil.tasks.text_files import check_characters
 
 
 def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
@@ -27,8 +30,8 @@ def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
         where: Place of the row (for example file and line), for error messages.
 
     Raises:
-        FieldError: a field of the pattern is missing, or is neither text nor a number, or all
-            fields are blank.
+        FieldError: a field of the pattern is missing, null or NaN, or is neither text nor a number, or
+            all fields are blank.
         DataFormatError: the text contains a lone surrogate (half a character).
     """
     pieces = _pieces(pattern)
@@ -57,20 +60,22 @@ def fill(pattern: str, text: str) -> str:
 
 
 def _value(fields: Mapping[str, object], name: str, where: str) -> str:
-    if name not in fields:
-        raise FieldError(
-            f"{where}: there is no field {name!r}, which the pattern contains",
-            got=f"fields {', '.join(map(repr, fields)) or 'none'}",
-            mend=f"rename or add the field; {did_you_mean(name, fields)}",
-        )
-    value = fields[name]
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
+    value = needed(fields, name, where, role=", which the pattern contains")
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise FieldError(
             f"{where}: the field {name!r} is neither text nor a number",
-            got="null" if value is None else f"{type(value).__name__} {value!r}",
+            got=shown(value),
             mend="write it as text, or delete the row",
         )
-    return str(value)
+    if isinstance(value, float) and math.isinf(value):
+        raise FieldError(
+            f"{where}: the field {name!r} is infinite",
+            got=str(value),
+            mend="write it as text, or delete the row",
+        )
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 @lru_cache(maxsize=64)

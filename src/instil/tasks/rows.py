@@ -1,16 +1,29 @@
-"""Rows of a task: reading them from files, and checking them."""
+"""Rows of a task: made of records, compared, and checked."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from instil.errors import DataFileError, DataFormatError, FieldError, OverlapError
 from instil.system import files
+from instil.tasks.records import Fields, is_missing, needed, read_fields, shown
+from instil.tasks.text_files import check_characters
+
+R = TypeVar("R")
+
+_NAMED = 5  # of the other rows that are wrong
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]"
+)
+"""Soft hyphens, characters of no width, marks of the direction, and variants of emoji."""
+_MEANT = ("<super>", "<sub>", "<fraction>", "<circle>")
+"""Kinds of compatibility characters that do not mean the same as plain ones: 2² is not 22."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,7 @@ class Row:
     output: str | None = None
 
 
-def read_rows(path: Path, *, need_output: bool) -> list[Row]:
+def read_rows(path: str | Path, *, need_output: bool) -> list[Row]:
     """Reads rows from JSON Lines (.jsonl), CSV with a header (.csv) or Parquet (.parquet).
 
     Args:
@@ -33,37 +46,45 @@ def read_rows(path: Path, *, need_output: bool) -> list[Row]:
         DataFormatError: the file is binary, wrongly encoded or cut off, or a line is malformed.
         FieldError: a row has no `input` or no needed `output`, or the field is empty.
     """
-    rows = [_row(fields, where, need_output=need_output) for where, fields in read_fields(path)]
+    rows = make_rows(
+        read_fields(Path(path)), lambda fields, where: _row(fields, where, need_output=need_output)
+    )
     if not rows:
         raise DataFileError(f"{path} contains no rows", mend="add at least one row")
     return rows
 
 
-def read_fields(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Reads the rows of a file with fields of any names.
+def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | None]) -> list[Row]:
+    """Makes rows of records.
 
     Args:
-        path: JSON Lines (.jsonl), CSV with a header (.csv) or Parquet (.parquet).
-
-    Returns:
-        For each row its place (file and line), for error messages, and its fields.
+        records: The place and the content of each record.
+        made: Makes a row of the content and the place; None to leave the record out.
 
     Raises:
-        DataFileError: the file is missing, empty or cannot be read.
-        DataFormatError: the file is binary, wrongly encoded or cut off, or a line is malformed.
-            This may be raised only during the iteration.
+        FieldError: a record is wrong. The message names some of the other wrong ones, too.
+        DataFormatError: the same, or the file is malformed.
     """
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataFormatError(
-            f"{path}: files of this type cannot be read",
-            got=f"the file extension {path.suffix!r}",
-            allowed=", ".join(readers),
-            mend="convert the file, or rename it so that its extension matches its content",
-        )
-    check_file(path)
-    return reader(path)
+    rows: list[Row] = []
+    wrong: list[tuple[str, FieldError | DataFormatError]] = []
+    for where, record in records:
+        try:
+            row = made(record, where)
+        except (FieldError, DataFormatError) as error:
+            wrong.append((where, error))
+            if not rows or len(wrong) > _NAMED:
+                break
+        else:
+            if row is not None:
+                rows.append(row)
+    if not wrong:
+        return rows
+    first = wrong[0][1]
+    others = [where.rpartition(", ")[2] for where, _ in wrong[1:]]
+    also = f" (also wrong: {', '.join(others)})" if others else ""
+    raise type(first)(
+        first.what + also, got=first.got, allowed=first.allowed, mend=first.mend
+    ) from None
 
 
 def as_rows(
@@ -72,86 +93,29 @@ def as_rows(
     """Converts `Row`s, mappings with `input` and `output`, or input texts into rows.
 
     Raises:
-        FieldError: a row has no `input` or no needed `output`, or the field is empty.
+        FieldError: these are not rows, or a row has no `input` or no needed `output`, or the
+            field is empty.
         DataFileError: there are no rows.
     """
-    made = []
-    for number, row in enumerate(rows, start=1):
-        fields: Mapping[str, object]
-        if isinstance(row, Row):
-            fields = {"input": row.input, "output": row.output}
-        elif isinstance(row, str):
-            fields = {"input": row}
-        else:
-            fields = row
-        made.append(_row(fields, f"{name}, row {number}", need_output=need_output))
+    if (
+        isinstance(rows, str | bytes | Mapping)
+        or not isinstance(rows, Iterable)
+        or hasattr(rows, "columns")  # a data frame, which iterates over the names of its columns
+    ):
+        raise FieldError(
+            f"{name}: a list of rows is expected",
+            got=shown(rows) if isinstance(rows, str | Path) else type(rows).__name__,
+            allowed="a list of texts, of mappings with `input` and `output`, or of `Row`s",
+            mend="read a file with instil.read_rows, turn a data frame into a list with "
+            "frame.to_dict('records')",
+        )
+    made = make_rows(
+        ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1)),
+        lambda row, where: _row(_fields(row, where), where, need_output=need_output),
+    )
     if not made:
         raise DataFileError(f"no rows are given for {name}", mend="add at least one row")
     return made
-
-
-def check_file(path: Path) -> None:
-    """Checks that a path is a file and not empty.
-
-    Raises:
-        DataFileError: the path is a folder, or the file is missing or empty.
-    """
-    if path.is_dir():
-        raise DataFileError(f"{path} is a folder", allowed="a file")
-    if not path.exists():
-        raise DataFileError(f"{path}: no such file", mend="check the path")
-    if path.stat().st_size == 0:
-        raise DataFileError(f"{path} is empty", mend="check the program that wrote it")
-
-
-def read_text(path: Path) -> str:
-    """Reads a text file as UTF-8, with or without a byte order mark.
-
-    Raises:
-        DataFileError: the file is missing, empty or cannot be read.
-        DataFormatError: the file is binary or not UTF-8.
-    """
-    check_file(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataFileError(f"{path} cannot be read", got=error.strerror or str(error)) from None
-    if b"\x00" in data:
-        line = data[: data.index(b"\x00")].count(b"\n") + 1
-        raise DataFormatError(
-            f"{path} is not UTF-8 text: it is binary or UTF-16",
-            got=f"a zero byte in line {line}",
-            allowed="UTF-8 text",
-            mend="save it as UTF-8 text",
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataFormatError(
-            f"{path}, line {line}: the text is not UTF-8",
-            got=f"byte 0x{data[error.start]:02x}",
-            allowed="UTF-8",
-            mend=f"convert it, for example: iconv -f latin1 -t utf-8 {path.name}",
-        ) from None
-
-
-def check_characters(text: str, what: str) -> None:
-    """Checks that a tokenizer can read a text.
-
-    Args:
-        text: The text.
-        what: What the text is, for the error message.
-
-    Raises:
-        DataFormatError: the text contains a lone surrogate (half a character).
-    """
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise DataFormatError(
-            f"{what} contains half a character",
-            got="a lone surrogate, for example from an emoji that was cut in two",
-            mend="correct the text",
-        )
 
 
 def check_overlap(
@@ -159,7 +123,7 @@ def check_overlap(
 ) -> None:
     """Checks that the student and the teacher have not seen the evaluation rows.
 
-    Inputs are compared without case and white space.
+    Inputs are compared by their `key`.
 
     Args:
         evaluation: The held-out rows.
@@ -172,12 +136,13 @@ def check_overlap(
     if allow:
         return
     for name, rows in others.items():
-        seen = {key(row) for row in rows}
+        seen = {key(row): number for number, row in reversed([*enumerate(rows, start=1)])}
         leaks = [number for number, row in enumerate(evaluation, start=1) if key(row) in seen]
         if leaks:
+            leak = evaluation[leaks[0] - 1]
             raise OverlapError(
                 f"{len(leaks)} of {len(evaluation)} evaluation rows are also among the {name}",
-                got=f"evaluation row {leaks[0]}: {evaluation[leaks[0] - 1].input!r}",
+                got=f"evaluation row {leaks[0]}: {leak.input!r}; row {seen[key(leak)]} of the {name}",
                 mend="remove them from one of the two, or pass --allow-overlap to evaluate on them anyway",
             )
 
@@ -188,29 +153,52 @@ def digest(rows: Iterable[Row]) -> str:
 
 
 def key(row: Row) -> str:
-    """A row's input without case and extra white space; equal for rows with the same input."""
-    return " ".join(row.input.casefold().split())
+    """What two inputs that look the same have in common; texts with equal keys are one input.
+
+    Case, extra white space and invisible characters are left out. Of a character with several
+    Unicode forms, such as `é` in one piece or in two, all forms are the same.
+    """
+    text = row.input
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_plain, _INVISIBLE.sub("", text))))
+    text = text.casefold()
+    # Folding the case may take a letter apart.
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
-def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
+@lru_cache(maxsize=4096)
+def _plain(letter: str) -> str:
+    """The plain form of a wide letter, a ligature and the like."""
+    kind = unicodedata.decomposition(letter).partition(" ")[0]
+    return letter if kind in _MEANT else unicodedata.normalize("NFKC", letter)
+
+
+def _fields(row: object, where: str) -> Fields:
+    if isinstance(row, Row):
+        return {"input": row.input, "output": row.output}
+    if isinstance(row, str):
+        return {"input": row}
+    if isinstance(row, Mapping):
+        return row
+    raise FieldError(
+        f"{where}: this is not a row",
+        got=shown(row),
+        allowed="a text, a mapping with `input` and `output`, or a `Row`",
+    )
+
+
+def _row(fields: Fields, where: str, *, need_output: bool) -> Row:
     values: dict[str, str] = {}
     for field in ("input", "output"):
-        value = fields.get(field)
-        if value is None and not (field == "input" or need_output):
+        if field == "output" and not need_output and is_missing(fields.get(field)):
             continue
-        if value is None:
-            raise FieldError(
-                f"{where}: there is no field {field!r}",
-                got=f"fields {', '.join(map(repr, fields)) or 'none'}",
-                allowed='{"input": "…", "output": "…"}' if need_output else '{"input": "…"}',
-                mend="rename or add the field",
-            )
+        value = needed(fields, field, where)
         if not isinstance(value, str):
             raise FieldError(
                 f"{where}: the field {field!r} is not text",
-                got=f"{type(value).__name__} {value!r}",
+                got=shown(value),
                 allowed="a string",
-                mend="put it in quotation marks",
+                mend="write it as text; in JSON, put it in quotation marks",
             )
         if not value.strip():
             if field == "output" and not need_output:  # an empty cell of a CSV
@@ -221,71 +209,3 @@ def _row(fields: Mapping[str, object], where: str, *, need_output: bool) -> Row:
         check_characters(value, f"{where}: the field {field!r}")
         values[field] = value
     return Row(values["input"], values.get("output"))
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    text = read_text(path)
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            cut = number == len(lines) and not text.endswith("\n")
-            raise DataFormatError(
-                f"{where}: the line is not a JSON object",
-                got=f"{error.msg} at column {error.colno}",
-                allowed='one JSON object per line, such as {"input": "…", "output": "…"}',
-                mend="the file seems to be cut off here; create it again"
-                if cut
-                else "correct the line",
-            ) from None
-        if not isinstance(fields, dict):
-            raise DataFormatError(
-                f"{where}: the line is not a JSON object",
-                got=type(fields).__name__,
-                allowed='one JSON object per line, such as {"input": "…", "output": "…"}',
-                mend="correct the line",
-            )
-        yield where, fields
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            where = f"{path}, line {line + 1}"
-            line = reader.line_num
-            if None in fields or None in fields.values():
-                raise DataFormatError(
-                    f"{where}: the number of cells differs from the header's",
-                    allowed=f"{len(reader.fieldnames or [])} cells",
-                    mend="put cells with commas in quotation marks; in the last line, the file may be cut off",
-                )
-            yield where, fields
-    except csv.Error as error:
-        raise DataFormatError(
-            f"{path}, line {line + 1}: malformed CSV",
-            got=str(error),
-            mend="close the quotation mark; if none is open, the file may be cut off",
-        ) from None
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataFormatError(
-            f"{path}: not a complete Parquet file",
-            got=str(error).splitlines()[0],
-            mend="the file may be cut off; create it again",
-        ) from None
-    for number, fields in enumerate(table.to_pylist(), start=1):
-        yield f"{path}, row {number}", fields

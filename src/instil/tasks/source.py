@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 from instil.errors import DataFileError, HubUnreachableError
 from instil.system.files import content_digest
-from instil.tasks.rows import check_file, read_fields
+from instil.tasks.records import Records, read_fields, with_fields
+from instil.tasks.text_files import check_file
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,7 @@ class TextSet(DataSet):
     answer: str = "{answer}"
 
 
-Fields = Iterator[tuple[str, Mapping[str, object]]]
-
-
-def read_set(name: str, data_set: DataSet, folder: Path | None) -> Fields:
+def read_set(name: str, data_set: DataSet, folder: Path | None) -> Records:
     """Reads a set, and renames its fields to the names in the task.
 
     Args:
@@ -91,7 +89,8 @@ def read_set(name: str, data_set: DataSet, folder: Path | None) -> Fields:
     else:
         rows, renamed = read_fields(_path(name, data_set, folder)), data_set.file_fields
     for where, fields in rows:
-        yield where, {**fields, **{o: fields[t] for o, t in renamed.items() if t in fields}}
+        ours = {our: fields[theirs] for our, theirs in renamed.items() if theirs in fields}
+        yield where, with_fields(fields, ours)
 
 
 def fingerprint(name: str, data_set: DataSet, folder: Path | None) -> object:
@@ -126,15 +125,18 @@ def _content(path: Path, size: int, changed: int) -> str:
 
 def _path(name: str, data_set: DataSet, folder: Path) -> Path:
     path = folder / data_set.file
-    if not path.exists():
+    try:
+        check_file(path)
+    except DataFileError as error:
         raise DataFileError(
-            f"{path}: no such file; it should hold the set {name!r}",
+            f"{error.what}; it should hold the set {name!r}",
+            got=error.got,
             mend=f"put the file there, or remove task.folder to read {data_set.hub.id} from the hub",
-        )
+        ) from None
     return path
 
 
-def _read_hub(name: str, hub: Hub) -> Fields:
+def _read_hub(name: str, hub: Hub) -> Records:
     # Imported here because it takes a second, and local files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instil.errors import ContextError, FieldError
+from instil.errors import ContextError, DataFormatError, FieldError
 from instil.prompts.context import Context, Document, FewShot, Instruction
 from instil.tasks.files import Files
 from instil.tasks.rows import Row
@@ -45,6 +45,11 @@ def test_nothing_and_two_of_a_kind_and_empty_parts_are_refused() -> None:
         Context.of([Instruction("a"), Instruction("b")])
     with pytest.raises(ContextError, match="instruction part of the context is empty"):
         Context.of(Instruction(" \n"))
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(DataFormatError, match="document part of the context contains half a char"):
+        Context.of(Document("cut \ud83d"))
 
 
 def test_reading_from_files(

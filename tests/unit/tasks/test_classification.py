@@ -78,7 +78,11 @@ def test_labels_may_be_whole_numbers(tmp_path: Path) -> None:
             {"kind": "bill"},
             "line 1.*'kind' does not hold a label.*'bill'.*'billing', 'fault'.*did you",
         ),
-        ({"kind": None}, "has no label"),
+        ({"kind": None}, "'kind' is null: its value is missing; mend: the row has no label"),
+        ({"kind": float("nan")}, "'kind' is NaN: its value is missing; mend: the row has no label"),
+        ({"kind": ["fault"]}, "got: list"),
+        ({"kind": "x" * 900}, r"got: str 'x+\.\.\.x+'; allowed"),
+        ({"kind": "fault", "body": None}, "line 1: the field 'body' is null"),
         ({"kind": -1}, "has no label"),
         ({"kind": True}, "bool True"),
         ({"kin": "fault"}, "no field 'kind'.*did you mean 'kin'"),
@@ -91,6 +95,34 @@ def test_a_row_at_fault_is_named(folder: Path, row: dict[str, object], words: st
         del fields["subject"]
     (folder / "train.jsonl").write_text(json.dumps(fields))
     with pytest.raises(FieldError, match=words):
+        task(folder).read()
+
+
+def test_a_whole_number_with_a_point_is_no_label_but_the_label_is_named(folder: Path) -> None:
+    (folder / "train.jsonl").write_text('{"subject": "x", "body": "y", "kind": 1.0}')
+    with pytest.raises(FieldError, match=r"got: float 1\.0; allowed: '0', '1'; .*mean '1'"):
+        task(folder, verbalizer={0: "Bill", 1: "Fault"}).read()
+
+
+def test_only_the_fields_that_are_needed_are_read(folder: Path) -> None:
+    broken = pa.array([b"Caf\xe9"], pa.binary()).view(pa.string())
+    table = pa.table({name: ["fault"] for name in ("subject", "body", "kind")} | {"note": broken})
+    pq.write_table(table, folder / "other.parquet")
+    (folder / "train.jsonl").write_text(
+        '{"subject": "x", "body": 12.50, "kind": "fault", "id": %s, "note": NaN}\n' % ("1" * 5000)
+    )
+    (folder / "eval.csv").write_text("subject,,body,kind,note,note,\na,,b,fault,,,\n")
+    read = task(folder, unlabelled="other.parquet").read()
+    assert read.train == [Row("x: 12.5\nKind:", "fault")]
+    assert read.in_domain == {"eval": [Row("a: b\nKind:", "fault")]}
+    assert read.out_of_domain == {"other": [Row("fault: fault\nKind:", "fault")]}
+    assert read.inputs == [Row("fault: fault\nKind:")]
+
+
+def test_all_wrong_rows_are_named(folder: Path) -> None:
+    lines = [*map(json.dumps, ROWS), '{"subject": NaN, "body": "b", "kind": "fault"}'] * 2
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    with pytest.raises(FieldError, match=r"train.jsonl, line 3: .* NaN: .*\(also wrong: line 6\)"):
         task(folder).read()
 
 

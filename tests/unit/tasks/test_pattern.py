@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,6 +13,13 @@ PATTERN = TypeAdapter(Pattern)
 
 def test_fields_are_written_in_and_double_braces_are_braces() -> None:
     assert render("{{{a}}} {b c}{a}", {"a": "x", "b c": 2, "other": None}, "row 1") == "{x} 2x"
+
+
+def test_numbers_are_written_as_they_are() -> None:
+    assert render("{a}", {"a": 1.5}, "row 1") == "1.5"
+    assert render("{a}", {"a": Decimal("1.50")}, "row 1") == "1.50"
+    assert render("{a}", {"a": Decimal("1" * 5000)}, "row 1") == "1" * 5000
+    assert render("{a} {b}", {"a": "nan", "b": "null"}, "row 1") == "nan null"
 
 
 def test_braces_in_a_value_stay_as_they_are() -> None:
@@ -42,7 +51,10 @@ def test_anything_but_plain_names_is_refused(pattern: str, words: str) -> None:
     [
         ({"txet": "a"}, "file, line 3: there is no field 'text'.*did you mean 'txet'"),
         ({"a": "b", "c": "d"}, "known: 'a', 'c'"),
-        ({"text": None}, "got: null"),
+        ({"text": None}, "line 3: the field 'text' is null: its value is missing"),
+        ({"text": float("nan")}, "line 3: the field 'text' is NaN: its value is missing"),
+        ({"text": float("inf")}, "the field 'text' is infinite; got: inf"),
+        ({"text": True}, "neither text nor a number; got: bool True"),
         ({"text": ["a"]}, "got: list"),
         ({"text": " \n"}, "the fields of the pattern are empty"),
     ],
