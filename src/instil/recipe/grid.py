@@ -25,6 +25,8 @@ from instil.tasks.text_files import read_text
 
 LONGEST_NAME = 80  # characters in the name of a cell's folder, without the digest
 FILE_ONLY = ("title", "description", "grid")
+# Dates that do not exist and integers of thousands of digits are ValueErrors.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class RecipeFile(Recipe):
@@ -97,9 +99,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
         DataFileError: the file is missing, empty or cannot be read.
         ConfigError: it is not a YAML mapping; the message names the line.
     """
+    text = read_text(path)
     try:
-        settings = yaml.load(read_text(path), Loader=_Loader)
-    except yaml.YAMLError as error:
+        settings = yaml.load(text, Loader=_Loader)
+    except _NOT_YAML as error:
         raise ConfigError(
             f"{path} is not YAML",
             got=" ".join(str(error).replace('in "<unicode string>", ', "in ").split()),
@@ -134,7 +137,7 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except _NOT_YAML as error:
             raise ConfigError(
                 f"--set {change}: the value is not YAML", got=" ".join(str(error).split())
             ) from None

@@ -203,13 +203,23 @@ def test_draws_that_a_loss_does_not_take_settle_nothing(objective: Any, cells: i
     assert len(plan(settings | {"method": "distillation"}).cells) == cells
 
 
-@pytest.mark.parametrize("change", ["seed", "=1", "seed=[1"])
+@pytest.mark.parametrize("change", ["seed", "=1", "seed=[1", "seed=2024-02-30"])
 def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         override(base, [change])
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: b: c", "not YAML"), ("- 1", "not a mapping")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: b: c", "not YAML"),
+        ("- 1", "not a mapping"),
+        ("title: 2024-02-30", "not YAML; got: day is out of range"),
+        ("seed: " + "1" * 5000, "not YAML; got: Exceeds the limit"),
+        ("a: " + "[" * 5000, "not YAML; got: maximum recursion depth"),
+    ],
+    ids=["colons", "list", "date", "digits", "depth"],
+)
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
