@@ -159,6 +159,8 @@ def _split(recipe: Recipe, task: Files, given: Given, validation: int) -> Drawn:
         seed=recipe.seed,
         allow_overlap=task.allow_overlap,
     )
+    for judged in rows.sets:
+        task.check_gold(judged.name, judged.rows)
     inputs, watched = held_out_rows(rows.inputs, validation, seed=f"{recipe.seed} validation")
     return Drawn(training=inputs, pool=[], validation=watched, sets=rows.sets, left_out=0)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from instil.errors import ConfigError, did_you_mean
+from instil.errors import ConfigError, FieldError, did_you_mean
 from instil.tasks.base import TaskData
 from instil.tasks.free_text import FreeText
 from instil.tasks.metrics import METRICS
-from instil.tasks.rows import read_rows
+from instil.tasks.numbers import final_number
+from instil.tasks.rows import Row, read_rows
 from instil.tasks.source import file_digest
 
 ROWS = "evaluation rows"
@@ -88,6 +90,24 @@ class Files(FreeText):
     def right(self, written: str, gold_output: str) -> bool:
         """Whether the answer is right according to the task's metric."""
         return METRICS[self.metric](written, gold_output)
+
+    def check_gold(self, name: str, rows: Sequence[Row]) -> None:
+        """Checks that an answer to each evaluation row can be right.
+
+        Args:
+            name: Name of the set, for the error message.
+            rows: Its rows.
+
+        Raises:
+            FieldError: answers are compared by their number, and a gold output has none.
+        """
+        for number, row in enumerate(rows, start=1):
+            if self.metric == "number" and row.output and final_number(row.output) is None:
+                raise FieldError(
+                    f"{name}, row {number}: the output has no number, so no answer can be right",
+                    got=repr(row.output[-80:]),
+                    mend="correct or delete the row, or leave out the metric `number`",
+                )
 
     def result(self, text: str) -> str:
         """The answer without white space at its start and end."""

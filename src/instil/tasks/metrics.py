@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unicodedata import normalize
 
 from instil.tasks.numbers import same_number
 
@@ -36,8 +37,11 @@ def metric(name: str) -> Callable[[Metric], Metric]:
 
 @metric("exact_match")
 def exact_match(written: str, gold: str) -> bool:
-    """Whether two texts are equal, without white space at their start and end."""
-    return written.strip() == gold.strip()
+    """Whether two texts are equal, without white space at their start and end.
+
+    Forms of Unicode that are the same character, such as `é` in one piece or in two, are equal.
+    """
+    return normalize("NFC", written.strip()) == normalize("NFC", gold.strip())
 
 
 @metric("number")

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +21,10 @@ _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]"
 )
 """Soft hyphens, characters of no width, marks of the direction, and variants of emoji."""
-_MEANT = ("<super>", "<sub>", "<fraction>", "<circle>")
-"""Kinds of compatibility characters that do not mean the same as plain ones: 2² is not 22."""
+_MEANT = re.compile(
+    "([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189\u2460-\u2473]+)"
+)
+"""Superscripts, subscripts, fractions and numbers in circles. Plain digits mean something else."""
 
 
 @dataclass(frozen=True)
@@ -160,17 +161,11 @@ def key(row: Row) -> str:
     """
     text = row.input
     if not text.isascii():
-        text = unicodedata.normalize("NFC", "".join(map(_plain, _INVISIBLE.sub("", text))))
-    text = text.casefold()
+        pieces = _MEANT.split(_INVISIBLE.sub("", text))  # every other one is what _MEANT found
+        pieces[::2] = [unicodedata.normalize("NFKC", piece) for piece in pieces[::2]]
+        text = "".join(pieces)
     # Folding the case may take a letter apart.
-    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
-
-
-@lru_cache(maxsize=4096)
-def _plain(letter: str) -> str:
-    """The plain form of a wide letter, a ligature and the like."""
-    kind = unicodedata.decomposition(letter).partition(" ")[0]
-    return letter if kind in _MEANT else unicodedata.normalize("NFKC", letter)
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
 def _fields(row: object, where: str) -> Fields:
@@ -200,7 +195,7 @@ def _row(fields: Fields, where: str, *, need_output: bool) -> Row:
                 allowed="a string",
                 mend="write it as text; in JSON, put it in quotation marks",
             )
-        if not value.strip():
+        if not _INVISIBLE.sub("", value).strip():
             if field == "output" and not need_output:  # an empty cell of a CSV
                 continue
             raise FieldError(

@@ -150,6 +150,17 @@ def test_a_row_that_is_learnt_or_shown_is_not_judged_on(files: dict[str, Any]) -
         CellRows.of(recipe(leaking | {"allow_overlap": True}))
 
 
+def test_rows_that_no_answer_can_be_right_on_are_refused(
+    files: dict[str, Any], jsonl: Write
+) -> None:
+    words = str(jsonl("words.jsonl", [{"input": "six", "output": "seven"}]))
+    numbers = files | {"metric": "number"}
+    CellRows.of(recipe(numbers))
+    CellRows.of(recipe(files | {"eval": words}))
+    with pytest.raises(FieldError, match="evaluation rows, row 1: the output has no number"):
+        CellRows.of(recipe(numbers | {"eval": words}))
+
+
 @pytest.mark.parametrize(
     ("sections", "needed"),
     [

@@ -165,6 +165,14 @@ def test_the_metric_tells_a_right_answer(metric: str, written: str, right: bool)
     assert Files(metric=metric).right(written, "3") is right
 
 
+def test_a_gold_output_without_a_number_is_refused_where_numbers_count() -> None:
+    rows = [Row("a", "7"), Row("b"), Row("c", "seven")]
+    with pytest.raises(FieldError, match=r"far, row 3: the output has no number.*; got: 'seven'"):
+        Files(metric="number").check_gold("far", rows)
+    Files(metric="number").check_gold("far", rows[:2])
+    Files().check_gold("far", rows)
+
+
 def test_an_answer_is_compared_whole() -> None:
     assert Files().result("  It is\n3 \n") == "It is\n3"
 

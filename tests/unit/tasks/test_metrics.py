@@ -11,6 +11,12 @@ def test_exact_match_minds_case_but_not_outer_space() -> None:
     assert not exact_match("paris", "Paris")
 
 
+def test_exact_match_does_not_mind_the_form_of_a_character() -> None:
+    assert exact_match("Caf\u00e9", "Cafe\u0301")
+    assert not exact_match("Cafe", "Cafe\u0301")
+    assert not exact_match("10²", "102")
+
+
 def test_metrics_are_known_by_name() -> None:
     assert METRICS["exact_match"] is exact_match
     assert METRICS["number"]("so it is 6\n#### 6", "#### 6.0")

@@ -81,6 +81,12 @@ BAD_FILES = {
     ),
     "misnamed field": ("x.csv", b"question,answer\na,b\n", FieldError, "'question', 'answer'"),
     "empty field": ("x.jsonl", b'{"input": " ", "output": "b"}\n', FieldError, "'input' is empty"),
+    "invisible field": (
+        "x.jsonl",
+        '{"input": "\u200b \ufeff", "output": "b"}\n'.encode(),
+        FieldError,
+        "'input' is empty",
+    ),
     "half an emoji": (
         "x.jsonl",
         b'{"input": "a", "output": "\\ud83d"}\n',
