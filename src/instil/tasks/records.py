@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import re
 import reprlib
 from collections import ChainMap, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from instil.errors import DataFormatError, FieldError, did_you_mean
-from instil.tasks.text_files import check_file, read_bytes, read_text
+from instil.tasks.text_files import check_file, read_bytes, read_exact_text, read_text
 
 Fields = Mapping[str, object]
 """The fields of a record by name."""
@@ -164,9 +163,8 @@ def shown(value: object) -> str:
 
 
 def _read_jsonl(path: Path) -> Records:
-    text = read_text(path)
-    # Not splitlines: a JSON string may contain U+2028 and the like, but none of these.
-    lines = re.split("\r\n|\r|\n", text)
+    # Not splitlines: a JSON string may contain U+2028 and the like.
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         line = line.lstrip("\ufeff")  # files that were joined have byte order marks inside
         if not line.strip():
@@ -237,7 +235,9 @@ def _over_several_lines(line: str) -> str:
 
 def _read_csv(path: Path) -> Records:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(read_text(path).lstrip("\ufeff"), newline=""), strict=True)
+    reader = csv.reader(
+        io.StringIO(read_exact_text(path).lstrip("\ufeff"), newline=""), strict=True
+    )
     header: list[str] = []
     line = 0  # the last one that was read
     try:

@@ -84,7 +84,17 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Reads a text file as UTF-8, with or without a byte order mark.
+    r"""Reads a text file as UTF-8, with or without a byte order mark; lines end in \n.
+
+    Raises:
+        DataFileError: the file is missing, empty or cannot be read.
+        DataFormatError: the file is binary or not UTF-8.
+    """
+    return _LINE_END.sub("\n", read_exact_text(path))
+
+
+def read_exact_text(path: Path) -> str:
+    """Reads a text file as `read_text` does, but leaves the line ends as they are.
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.

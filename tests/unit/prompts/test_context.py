@@ -47,6 +47,11 @@ def test_nothing_and_two_of_a_kind_and_empty_parts_are_refused() -> None:
         Context.of(Instruction(" \n"))
 
 
+def test_line_ends_of_a_file_are_no_part_of_the_context(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"One.\r\nTwo.\r\n")
+    assert Context.read(Files(instruction=tmp_path / "x.txt")).instruction == "One.\nTwo."
+
+
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(DataFormatError, match="document part of the context contains half a char"):
         Context.of(Document("cut \ud83d"))

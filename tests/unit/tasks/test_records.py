@@ -76,6 +76,10 @@ def test_lines_may_end_in_any_way(tmp_path: Path, end: str) -> None:
     assert records(tmp_path / "x.csv", end.join(lines) + end) == expected
 
 
+def test_a_cell_of_a_csv_keeps_its_line_ends(tmp_path: Path) -> None:
+    assert records(tmp_path / "x.csv", 'a,b\r\n"1\r\n2\n3",4\r\n')[0]["a"] == "1\r\n2\n3"
+
+
 def test_byte_order_marks_of_joined_files_are_passed_over(tmp_path: Path) -> None:
     line = '\ufeff{"a": "1"}\n'
     assert records(tmp_path / "x.jsonl", line + line + "\ufeff\n") == [{"a": "1"}] * 2

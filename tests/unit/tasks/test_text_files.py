@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from instil.errors import DataFileError, DataFormatError
-from instil.tasks.text_files import check_characters, check_file, read_text
+from instil.tasks.text_files import check_characters, check_file, read_exact_text, read_text
 
 CURLY = "name,remark\nx,The “red” one – Anna’s\n"
 
@@ -27,8 +27,15 @@ def refusal(path: Path, content: bytes) -> str:
 
 def test_a_byte_order_mark_at_the_start_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    path.write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\r\n")
-    assert read_text(path) == "a\n\ufeffb\r\n"
+    path.write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n")
+    assert read_text(path) == "a\n\ufeffb\n"
+
+
+def test_lines_end_the_same_on_all_systems(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("1\r\n2\r3\n\r\n4\u2028\u0085".encode())
+    assert read_text(path) == "1\n2\n3\n\n4\u2028\u0085"
+    assert read_exact_text(path) == "1\r\n2\r3\n\r\n4\u2028\u0085"
 
 
 @pytest.mark.parametrize(
