@@ -174,7 +174,7 @@ def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
         if not task.local:
             continue
         own = isinstance(task, Files)
-        key = (task.model_dump_json(), own and needs_gold(recipe), own and reads_context(recipe))
+        key = (repr(task), own and needs_gold(recipe), own and reads_context(recipe))
         try:
             if key not in data:
                 data[key] = Given.read(recipe, task) if isinstance(task, Files) else task.read()

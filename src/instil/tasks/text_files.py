@@ -36,11 +36,16 @@ def check_file(path: Path) -> None:
     """Checks that a path is a file and not empty.
 
     Raises:
-        DataFileError: the path is a folder or a pipe, or the file is missing, empty or out of
-            reach.
+        DataFileError: the path is a folder or a pipe, its name is not UTF-8, or the file is
+            missing, empty or out of reach.
     """
     try:
+        str(path).encode()  # a run's files name this one
         state = path.stat()
+    except UnicodeEncodeError:
+        raise DataFileError(
+            f"{str(path)!r}: the name of the file is not UTF-8", mend="rename the file"
+        ) from None
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte
         home = str(path).startswith("~")
         raise DataFileError(

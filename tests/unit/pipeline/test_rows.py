@@ -265,6 +265,7 @@ def test_problems_of_own_rows_are_told_each_once(files: dict[str, Any], jsonl: W
         *(recipe(bare, method=method) for method in ("zero_shot", *LEARNING)),
         *(recipe(leaking, seed=seed) for seed in range(2)),
         recipe({"name": "files"}),
+        recipe(files | {"inputs": "caf\udce9.jsonl"}),
         recipe(files),
     ]
     told = problems_of_rows(recipes)
@@ -272,6 +273,7 @@ def test_problems_of_own_rows_are_told_each_once(files: dict[str, Any], jsonl: W
         "bare.jsonl, line 1: there is no field 'output'",
         "12 of 12 evaluation rows are also among the training inputs",
         "the task `files` needs inputs",
+        "'caf\\udce9.jsonl': the name of the file is not UTF-8",
     ]
 
 

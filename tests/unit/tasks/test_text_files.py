@@ -128,6 +128,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, words: st
         ("empty", "is empty"),
         (".", "is a folder"),
         ("pipe", "is a pipe or a device"),
+        ("caf\udce9", r"'caf\\udce9': the name of the file is not UTF-8; mend: rename"),
     ],
 )
 def test_a_path_without_a_file_that_can_be_read_is_told(
