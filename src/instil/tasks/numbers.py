@@ -15,8 +15,8 @@ The rules are tried in this order, and the first rule that finds a number decide
 Numbers are exact decimals: `3.50` is `3.5`. Currency signs, units, `%` and emphasis around a number
 are ignored: `25%` is 25. The result of a marked calculation is used: `#### 9 eggs * 2 = 18 eggs` is
 18. A comma or a no-break space groups thousands, also as in `12,34,567`; a normal space separates
-two numbers. `1/2` is one number, the quotient, and `2 1/2` is one number too. Number words (`million`) and powers of ten are
-not read.
+two numbers. `1/2` is one number, the quotient, and `2 1/2` is one number too. Number words
+(`million`) and powers of ten are not read.
 """
 
 from __future__ import annotations

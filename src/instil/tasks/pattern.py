@@ -30,8 +30,8 @@ def render(pattern: str, fields: Mapping[str, object], where: str) -> str:
         where: Place of the row (for example file and line), for error messages.
 
     Raises:
-        FieldError: a field of the pattern is missing, null or NaN, or is neither text nor a number, or
-            all fields are blank.
+        FieldError: a field of the pattern is missing, null or NaN, or is neither text nor a number,
+            or all fields are blank.
         DataFormatError: the text contains a lone surrogate (half a character).
     """
     pieces = _pieces(pattern)

@@ -284,7 +284,8 @@ def _check_cells(cells: list[str], header: list[str], where: str) -> None:
             allowed=f"{len(header)} cells",
             mend="remove the commas at the end of the line"
             if more and not any(more)
-            else "put cells with commas in quotation marks; in the last line, the file may be cut off",
+            else "put cells with commas in quotation marks; "
+            "in the last line, the file may be cut off",
         )
     again = [cells[0].removeprefix("\ufeff"), *cells[1:]]
     if again == header and (len(header) > 1 or again != cells):

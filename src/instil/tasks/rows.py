@@ -73,7 +73,7 @@ def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | N
             row = made(record, where)
         except (FieldError, DataFormatError) as error:
             wrong.append((where, error))
-            if not rows or len(wrong) > _NAMED:
+            if len(wrong) > _NAMED:
                 break
         else:
             if row is not None:
@@ -82,7 +82,8 @@ def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | N
         return rows
     first = wrong[0][1]
     others = [where.rpartition(", ")[2] for where, _ in wrong[1:]]
-    also = f" (also wrong: {', '.join(others)})" if others else ""
+    # If all rows are wrong, the first one says enough.
+    also = f" (also wrong: {', '.join(others)})" if others and rows else ""
     raise type(first)(
         first.what + also, got=first.got, allowed=first.allowed, mend=first.mend
     ) from None
@@ -143,7 +144,8 @@ def check_overlap(
             leak = evaluation[leaks[0] - 1]
             raise OverlapError(
                 f"{len(leaks)} of {len(evaluation)} evaluation rows are also among the {name}",
-                got=f"evaluation row {leaks[0]}: {leak.input!r}; row {seen[key(leak)]} of the {name}",
+                got=f"evaluation row {leaks[0]}: {leak.input!r}; "
+                f"row {seen[key(leak)]} of the {name}",
                 mend="remove them from one of the two, or pass --allow-overlap to evaluate on them anyway",
             )
 

@@ -129,6 +129,7 @@ def test_other_wrong_rows_are_named_with_the_first_unless_all_are_wrong(tmp_path
     good, bad = '{"input": "a"}\n', '{"input": null}\n'
     for content, also in (
         (good + bad + good + bad + bad, r"line 2: the field .* \(also wrong: line 4, line 5\);"),
+        (bad + good + bad, r"line 1: the field .* \(also wrong: line 3\);"),
         (good + bad * 9, r"also wrong: line 3, line 4, line 5, line 6, line 7\);"),
         (bad * 9, "line 1: the field 'input' is null: its value is missing; mend"),
     ):
