@@ -407,7 +407,7 @@ def trained(
     network.eval()
     network.zero_grad()
     adapted = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in learnt})
-    way = "packed" if collator.packed else "padded"
+    way = collator.together.name.lower()
     error = (wrong / whole) ** 0.5
     return ", ".join(adapted), way, error, LanguageModel(**vars(model) | {"network": network})
 

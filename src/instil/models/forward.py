@@ -35,12 +35,7 @@ def completion_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
         batch: A `Batch`.
         cache: Keys and values of the shared prefix, which is not in the batch.
     """
-    return model_logits(network, batch, cache=cache).float()
-
-
-def model_logits(network: Any, batch: Any, *, cache: Any = None) -> Tensor:
-    """The same logits in the dtype that the model gives."""
-    return _chosen(_forward(network, batch, cache).logits, batch)
+    return _chosen(_forward(network, batch, cache).logits, batch).float()
 
 
 @dataclass(frozen=True)

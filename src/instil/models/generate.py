@@ -19,11 +19,18 @@ from transformers import (
 
 from instil.models.cache import SharedPrefix, alike
 from instil.models.load import LanguageModel
-from instil.models.proof import COMPARED, agree, kind, proven, refused
+from instil.models.proof import (
+    COMPARED,
+    DIFFERENT,
+    EQUAL,
+    SINGLE,
+    agree,
+    kind,
+    proven,
+    refused,
+)
 from instil.system.progress import Advance
 
-PADDED = kind([1, 2])
-UNPADDED = (kind([1]), kind([1, 1]))
 LEAST_DRAWN = 2.0**-24  # a float32 generator may return 0, and the noise would be infinite
 
 
@@ -119,12 +126,12 @@ def _way(rows: str, *, shared: bool) -> str:
 
 
 def _refused(network: torch.nn.Module, *kinds: str, shared: bool) -> bool:
-    return any(refused(network, _way(rows, shared=shared)) for rows in kinds)
+    return refused(network, *(_way(rows, shared=shared) for rows in kinds))
 
 
 def _instead(rows: str, *, shared: bool) -> str:
     """What is done if it cannot."""
-    if rows == PADDED:
+    if rows == DIFFERENT:
         return "only rows of equal length are decoded together, which takes longer"
     if shared:
         return "the context is read again for each row, which takes longer"
@@ -141,16 +148,17 @@ def _of_group(
 ) -> Iterator[tuple[list[int], list[Generated], int]]:
     """Completes the prompts of one context; yields places, completions and computed tokens."""
     network, left = model.network, list(group)
-    prefix = SharedPrefix(network, [prompts[i] for i in group])
+    shares = not _refused(network, SINGLE, EQUAL, shared=True)
+    prefix = SharedPrefix(network, [prompts[i] for i in group] if shares else [])
     yield [], [], prefix.length
     while left:
-        if prefix.length and _refused(network, *UNPADDED, shared=True):
+        if prefix.length and _refused(network, SINGLE, EQUAL, shared=True):
             prefix = SharedPrefix(network, [])
         shared = prefix.length > 0
-        cached = shared or not _refused(network, *UNPADDED, shared=False)
+        cached = shared or not _refused(network, SINGLE, EQUAL, shared=False)
         # In a sliding window, padding after the prefix would count as text.
         slides = shared and prefix.slides
-        padded = cached and not slides and not _refused(network, PADDED, shared=shared)
+        padded = cached and not slides and not _refused(network, DIFFERENT, shared=shared)
         done: set[int] = set()
         for places in _batches(prompts, left, prefix, decoding, padded=padded):
             made = _proven(
@@ -208,8 +216,15 @@ def _proven(
         )
 
     def holds(made: list[Generated]) -> bool:
-        compared = [(prompts[i], made[i].ids[:COMPARED]) for i in seen.rows]
-        logits_NV = seen.logits([len(ids) for _, ids in compared])
+        compared, steps_TV = list[tuple[list[int], list[int]]](), list[Tensor]()
+        for place, i in enumerate(seen.rows):
+            ids = made[i].ids
+            for end in sorted({min(COMPARED, len(ids)), len(ids)}):
+                start = max(0, end - COMPARED)
+                if seen.steps.keys() >= set(range(start, end)):
+                    compared.append((prompts[i] + ids[:start], ids[start:end]))
+                    steps_TV += [seen.steps[step][place] for step in range(start, end)]
+        logits_NV = torch.stack(steps_TV)
         return agree(model.network, compared, lambda start, end: logits_NV[start:end])
 
     if not cached:  # the plain forward pass itself
@@ -281,21 +296,24 @@ def _pad_left(prompts: Sequence[list[int]], prefix: int, pad_id: int) -> tuple[T
 
 
 class _Seen(LogitsProcessor):
-    """Keeps the first logits of some rows of a batch, as the model gave them."""
+    """Keeps the first and the last logits of some rows of a batch, as the model gave them.
+
+    Attributes:
+        rows: The rows.
+        steps: Number of a decoded token -> logits of the rows, shape (rows, V).
+    """
 
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = rows
-        self._steps: list[Tensor] = []
+        self.steps: dict[int, Tensor] = {}
+        self._next = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if len(self._steps) < COMPARED:
-            self._steps.append(scores[self.rows].clone())
+        self.steps[self._next] = scores[self.rows].clone()
+        if self._next >= 2 * COMPARED:
+            del self.steps[self._next - COMPARED]
+        self._next += 1
         return scores
-
-    def logits(self, counts: Sequence[int]) -> Tensor:
-        """The first logits of each row, one row after another, shape (sum of counts, V)."""
-        steps_TRV = torch.stack(self._steps)
-        return torch.cat([steps_TRV[:count, row] for row, count in enumerate(counts)])
 
 
 class _Noise(LogitsProcessor):

@@ -9,6 +9,7 @@ the model, on rows of that pass. A way that fails is not used, and the run says 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from instil.models.batch import alone
-from instil.models.forward import model_logits
+from instil.models.forward import completion_logits, output_embeddings
+from instil.system import processes
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,21 +33,27 @@ ROUNDED = 0.02
 # Most tokens that are compared per row.
 COMPARED = 16
 
+# Completions of fewer tokens prove too little in low precision.
+FEW = 8
+# Kinds of rows. Each is proven by itself: a single row proves nothing for several.
+SINGLE, EQUAL, DIFFERENT = KINDS = "a row", "rows of equal length", "rows of different length"
+
 Made = TypeVar("Made")
-# By model and way: the largest pass that was proven, as a power of two; 0: the way is wrong.
+# By model and way: the size that was proven, see `_step`.
 _PROVEN: WeakKeyDictionary[torch.nn.Module, dict[str, int]] = WeakKeyDictionary()
+_WRONG: WeakKeyDictionary[torch.nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def kind(lengths: Sequence[int]) -> str:
-    """What rows of these lengths are together. Each kind is proven by itself."""
+    """What kind of rows those of these lengths are together."""
     if len(lengths) == 1:
-        return "a row"
-    return "rows of different length" if len(set(lengths)) > 1 else "rows of equal length"
+        return SINGLE
+    return DIFFERENT if len(set(lengths)) > 1 else EQUAL
 
 
-def refused(network: torch.nn.Module, way: str) -> bool:
-    """Whether this way was tried with this model, and was wrong."""
-    return _PROVEN.get(network, {}).get(way) == 0
+def refused(network: torch.nn.Module, *ways: str) -> bool:
+    """Whether one of these ways was tried with this model, and was wrong."""
+    return not _WRONG.get(network, set()).isdisjoint(ways)
 
 
 def proven(
@@ -63,7 +71,7 @@ def proven(
         network: The model.
         way: What is done, in words that follow "the model cannot".
         size: Length of the longest row or pack, in tokens. A way that was proven is proven again
-            when the size has doubled.
+            when the size has grown by half.
         make: Computes it. Its errors count as a failure of a way that is not proven yet.
         holds: Compares what was made with the plain forward pass.
         instead: What is done if the way is wrong, for the user.
@@ -71,25 +79,31 @@ def proven(
     Returns:
         What was made; None if the way is wrong for this model.
     """
-    known = _PROVEN.setdefault(network, {})
-    if known.get(way) == 0:
+    if refused(network, way):
         return None
-    if known.get(way, 0) >= size.bit_length():
+    known = _PROVEN.setdefault(network, {})
+    if known.get(way, 0) >= _step(size):
         return make()
     reason = "it gives other numbers than a plain forward pass"
     try:
         made = make()
         if holds(made):
-            known[way] = size.bit_length()
+            known[way] = _step(size)
             return made
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a model may raise anything when it is called in a new way
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error).lower():
+            raise
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    known[way] = 0
+    _WRONG.setdefault(network, set()).add(way)
     name = type(getattr(network, "get_base_model", lambda: network)()).__name__
-    _LOG.warning("%s cannot %s (%s); %s", name, way, reason, instead)
+    if processes.is_main():
+        _LOG.warning("%s cannot %s (%s); %s", name, way, reason, instead)
     return None
+
+
+def _step(size: int) -> int:
+    """The size in steps of 1.4 times."""
+    return math.ceil(2 * math.log2(max(1, size)))
 
 
 @torch.inference_mode()
@@ -100,8 +114,9 @@ def agree(
 ) -> bool:
     """Whether a batch's logits equal those of plain forward passes, but for rounding.
 
-    The shortest and the last sequence are compared: in padded rows the shortest has the most
-    padding, and in a packed row the last one has the most tokens before it.
+    Of more than four sequences, the first, the shortest and the last one are compared: in padded
+    rows the shortest has the most padding, and in a packed row the last one has the most tokens
+    before it.
 
     Args:
         network: The model, in evaluation mode.
@@ -110,15 +125,41 @@ def agree(
     """
     shortest = min(range(len(sequences)), key=lambda n: sum(map(len, sequences[n])))
     ends = list(accumulate(len(completion) for _, completion in sequences))
-    for number in {shortest, len(sequences) - 1}:
+    layer = output_embeddings(getattr(network, "module", network))
+    few = len(sequences) <= 4
+    for number in range(len(sequences)) if few else {0, shortest, len(sequences) - 1}:
         prompt, completion = sequences[number]
         before, compared = prompt + completion[:-COMPARED], completion[-COMPARED:]
-        plain_TV = model_logits(network, alone(before, compared))
+        computed_in: list[torch.dtype] = []  # autocast may compute in bfloat16
+        hook = layer.register_forward_hook(
+            lambda module, args, made, seen=computed_in: seen.append(made.dtype)
+        )
+        try:
+            plain_TV = completion_logits(network, alone(before, compared))
+        finally:
+            hook.remove()
+        if plain_TV.isnan().any():  # nothing to compare with; training refuses such a loss
+            continue
         made_TV = logits(ends[number] - len(compared), ends[number]).float()
-        exact = network.dtype == plain_TV.dtype == torch.float32  # autocast may compute in bfloat16
-        if made_TV.shape != plain_TV.shape or not same(made_TV, plain_TV.float(), exact=exact):
+        exact = network.dtype == computed_in[0] == torch.float32
+        if made_TV.shape != plain_TV.shape or not same(made_TV, plain_TV, exact=exact):
             return False
     return True
+
+
+def lengthened(
+    prompt: list[int], completion: list[int], *, least: int = 0
+) -> tuple[list[int], list[int]]:
+    """The same sequence with a longer completion, which takes tokens of the prompt.
+
+    Args:
+        prompt: Token ids.
+        completion: Token ids.
+        least: The prompt keeps more tokens than this.
+    """
+    moved = max(0, min(COMPARED - len(completion), len(prompt) - least - 1))
+    start = len(prompt) - moved
+    return prompt[:start], prompt[start:] + completion
 
 
 def same(made_TV: Tensor, plain_TV: Tensor, *, exact: bool) -> bool:
@@ -126,6 +167,7 @@ def same(made_TV: Tensor, plain_TV: Tensor, *, exact: bool) -> bool:
     p_TV, q_TV = plain_TV.log_softmax(-1), made_TV.log_softmax(-1)
     apart_TV = torch.where(p_TV == q_TV, 0, p_TV - q_TV)  # both may be -inf
     if exact:
-        largest = plain_TV.abs().nan_to_num(posinf=0).max()
+        largest = plain_TV.amax(-1).abs().max()  # a masked vocabulary may hold the least number
         return bool(apart_TV.abs().max() <= EXACT * max(1.0, float(largest)))
-    return bool((p_TV.exp() * apart_TV).sum(-1).median() <= ROUNDED)
+    kl_T = (p_TV.exp() * apart_TV).sum(-1)
+    return bool(kl_T.quantile(0.5, interpolation="higher") <= ROUNDED)

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from instil.models.cache import SharedPrefix, alike, packable
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
 from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, packs
-from instil.models.proof import agree, kind, proven, refused
+from instil.models.proof import FEW, KINDS, agree, kind, lengthened, proven, refused
 from instil.system import processes
 from instil.system.progress import Advance
 
@@ -27,8 +26,16 @@ class Way(StrEnum):
     """How rows share a forward pass, the fastest first. The words follow "the model cannot"."""
 
     PACKED = "read {} packed into one"
-    SHARED = "continue {} from a shared prefix"
-    PADDED = "read {}"
+    SHARED = "read {}"
+    PADDED = "read {} together"
+
+    def of(self, rows: str, *, prefix: bool) -> str:
+        """The words for a kind of rows, with or without a shared prefix before them."""
+        return self.format(rows) + (" after a shared prefix" if prefix else "")
+
+    def refused(self, network: torch.nn.Module, *, prefix: bool) -> bool:
+        """Whether the model was found to do this wrong, with some kind of rows."""
+        return refused(network, *(self.of(rows, prefix=prefix) for rows in KINDS))
 
     @property
     def instead(self) -> str:
@@ -38,14 +45,6 @@ class Way(StrEnum):
             Way.SHARED: "the context is read again for each row, which takes longer",
             Way.PADDED: "rows are read one at a time, which takes longer",
         }[self]
-
-    def of(self, lengths: Sequence[int]) -> str:
-        """The words for rows of these lengths."""
-        return self.format(kind(lengths))
-
-    def refused(self, network: torch.nn.Module) -> bool:
-        """Whether the model was found to do this wrong, with some kind of rows."""
-        return any(refused(network, self.of(lengths)) for lengths in ([1], [1, 1], [1, 2]))
 
 
 @dataclass(frozen=True)
@@ -166,9 +165,11 @@ class Reader:
     def _read_prefix(self) -> int:
         network, of_group = self._model.network, self._groups[self._group]
         self._prefix = None  # free the previous prefix first
+        packs = self._packable and not Way.PACKED.refused(network, prefix=True)
+        shares = packs or not Way.SHARED.refused(network, prefix=True)
         prompts = [self._prompts[number] for number in of_group]
-        self._prefix = SharedPrefix(network, prompts)
-        if self._way is Way.SHARED and Way.SHARED.refused(network):
+        self._prefix = SharedPrefix(network, prompts if shares else [])
+        if self._way is Way.SHARED and Way.SHARED.refused(network, prefix=True):
             self._prefix = SharedPrefix(network, [])
         return self._prefix.length
 
@@ -177,12 +178,11 @@ class Reader:
         """The fastest way that this model was not found to do wrong."""
         network, packing, prefix = self._model.network, self._packing, self._prefix
         assert prefix is not None
+        shared = prefix.length > 0
         long_enough = packing is not None and prefix.length >= packing.prefix
-        if self._packable and long_enough and not Way.PACKED.refused(network):
+        if self._packable and long_enough and not Way.PACKED.refused(network, prefix=shared):
             return Way.PACKED
-        if prefix.length:
-            return Way.SHARED
-        return Way.PADDED
+        return Way.SHARED if shared else Way.PADDED
 
     def _batches(self, rows: list[int]) -> Iterator[list[int]]:
         """The rows of each forward pass."""
@@ -208,22 +208,39 @@ class Reader:
         assert prefix is not None
         prompts = [self._prompts[number] for number in rows for _ in self._completions[number]]
         completions = [completion for number in rows for completion in self._completions[number]]
-        if way is Way.PACKED:
-            masked = not reads_bounds(network)
-            batch = pack(prompts, completions, prefix=prefix.length, masked=masked)
-        else:
-            batch = collate(prompts, completions, pad_id=self._model.pad_id, prefix=prefix.length)
+        packed, shared = way is Way.PACKED, prefix.length > 0
 
-        def make() -> Logits:
-            packed = way is Way.PACKED
+        def batch_of(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
+            if packed:
+                masked = not reads_bounds(network)
+                return pack(prompts, completions, prefix=prefix.length, masked=masked)
+            return collate(prompts, completions, pad_id=self._model.pad_id, prefix=prefix.length)
+
+        def read(batch: Batch) -> Logits:
             cache = prefix.lent if packed else lambda: nullcontext(prefix.cache(len(prompts)))
             return Logits(network, batch, cache=cache, whole=self._whole)
 
+        batch = batch_of(prompts, completions)
         if way is Way.PADDED:
             made = read_rows(self._model, prompts, completions, whole=self._whole)
             return Pass(rows, batch, made, fresh)
-        size = prefix.length + batch.input_ids_BL.shape[1]
-        logits = _proven(network, way, size, prompts, completions, make)
+
+        def holds(logits: Logits) -> bool:
+            sequences = list(zip(prompts, completions, strict=True))
+            if min(map(len, completions)) >= FEW:
+                return agree(network, sequences, logits.part)
+            longer = [lengthened(*sequence, least=prefix.length) for sequence in sequences]
+            return agree(network, longer, read(batch_of(*zip(*longer, strict=True))).part)
+
+        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+        logits = proven(
+            network,
+            way.of(kind(lengths), prefix=shared),
+            prefix.length + batch.input_ids_BL.shape[1],
+            lambda: read(batch),
+            holds,
+            instead=way.instead,
+        )
         return None if logits is None else Pass(rows, batch, logits, fresh)
 
 
@@ -242,38 +259,20 @@ def read_rows(
         completions: One completion per prompt.
         whole: Compute all logits at once.
     """
-    network, logits = model.network, None
+    network, sequences = model.network, list(zip(prompts, completions, strict=True))
     if len(prompts) > 1:
         batch = collate(prompts, completions, pad_id=model.pad_id)
-        logits = _proven(
+        logits = proven(
             network,
-            Way.PADDED,
+            Way.PADDED.of(kind([len(p) + len(c) for p, c in sequences]), prefix=False),
             batch.input_ids_BL.shape[1],
-            prompts,
-            completions,
             lambda: Logits(network, batch, whole=whole),
+            lambda logits: agree(network, sequences, logits.part),
+            instead=Way.PADDED.instead,
         )
-    if logits is not None:
-        return logits
-    rows = zip(prompts, completions, strict=True)
-    return Logits.cat([Logits(network, alone(*row), whole=whole) for row in rows])
-
-
-def _proven(
-    network: Any,
-    way: Way,
-    size: int,
-    prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
-    make: Callable[[], Logits],
-) -> Logits | None:
-    sequences = list(zip(prompts, completions, strict=True))
-
-    def holds(logits: Logits) -> bool:
-        return agree(network, sequences, logits.part)
-
-    rows = way.of([len(prompt) + len(completion) for prompt, completion in sequences])
-    return proven(network, rows, size, make, holds, instead=way.instead)
+        if logits is not None:
+            return logits
+    return Logits.cat([Logits(network, alone(*one), whole=whole) for one in sequences])
 
 
 def read_labels(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 from instil.errors import TuningError
 from instil.models.attention import LENGTHS, reads_bounds
-from instil.models.batch import Batch, collate, pack, shared_prefix
+from instil.models.batch import Batch, alone, collate, pack, shared_prefix
 from instil.models.cache import packable
 from instil.models.forward import Logits
 from instil.models.packing import even_packs
-from instil.models.proof import agree, proven
+from instil.models.proof import agree, lengthened, proven
 from instil.system import processes
 
 # Most tokens of a pack with a mask, where attention grows with the square of the length.
 LONGEST_PACK = 1024
 # Tokens of one pass on a processor: 384 are slower, and more only take more memory.
 PASS_TOKENS = 512
+# Most lessons whose lengths are looked at, to find long ones.
+SAMPLED = 256
 # Most tokens of a pack whose sequences are attended to one by one.
 MOST_PACKED = 16_384
 
@@ -48,10 +53,12 @@ class Lesson(Protocol):
 class HiddenStates(Protocol):
     """A teacher that runs during training, such as `instil.teacher.hidden_states.OnlineTeacher`."""
 
-    def collate(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Batch:
-        """A batch of teacher prompts with their completions."""
+    def collate(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]]
+    ) -> list[Batch]:
+        """Batches of teacher prompts with their completions."""
 
-    def hidden_states(self, batch: Batch) -> list[torch.Tensor]:
+    def hidden_states(self, batches: Sequence[Batch]) -> list[torch.Tensor]:
         """Hidden states (N, D) of every layer, at the positions that predict a completion token."""
 
 
@@ -82,7 +89,22 @@ class Part:
     batch: Batch
     sequences: list[tuple[list[int], list[int]]]
     targets: Any
-    teacher: Batch | None
+    teacher: list[Batch] | None
+
+
+class Together(StrEnum):
+    """How lessons share a forward pass, the fastest first. The words follow "the model cannot"."""
+
+    PACKED = "train on rows packed into one"
+    PADDED = "train on padded rows"
+    ALONE = "train on one row at a time"
+
+    @property
+    def instead(self) -> str:
+        """What is done when a model cannot do this."""
+        packed = self is Together.PACKED
+        rows = "rows are padded" if packed else "rows are trained on one at a time"
+        return f"{rows}, which takes longer"
 
 
 class Collator:
@@ -91,7 +113,7 @@ class Collator:
     Args:
         rows: All lessons.
         pad_id: Fills masked positions.
-        packed: Put several lessons into one row.
+        together: How lessons share a forward pass.
         masked: Separate the lessons of a packed row by a mask.
         online: An online teacher; the batches then also hold the lessons' teacher prompts.
     """
@@ -101,17 +123,18 @@ class Collator:
         rows: Sequence[Lesson],
         pad_id: int,
         *,
-        packed: bool,
+        together: Together,
         masked: bool,
         online: HiddenStates | None,
     ) -> None:
         self.rows = rows
         self.pad_id = pad_id
-        self.packed = packed
+        self.together = together
         self.masked = masked
         self.longest = LONGEST_PACK if masked else MOST_PACKED
         self.online = online
         # On a processor, small passes cost no more than large passes, but each new length costs.
+        packed = together is Together.PACKED
         self.on_processor = packed and not masked and not torch.accelerator.is_available()
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
@@ -135,12 +158,14 @@ class Collator:
 
     def _lead(self, rows: Sequence[Lesson]) -> int:
         """Number of leading tokens that all prompts share; a pack has them once."""
-        if not self.packed or self.masked:
+        if self.together is not Together.PACKED or self.masked:
             return 0
         return shared_prefix([prompt for row in rows for prompt, _ in row.sequences])
 
     def _groups(self, rows: Sequence[Lesson], lead: int) -> list[list[int]]:
         """The rows of each forward pass."""
+        if self.together is Together.ALONE:
+            return [[number] for number in range(len(rows))]
         if not self.on_processor:
             return [list(range(len(rows)))]
         tokens = [sum(len(p) - lead + len(c) for p, c in row.sequences) for row in rows]
@@ -150,7 +175,9 @@ class Collator:
         sequences = [pair for row in rows for pair in row.sequences]
         prompts, completions = zip(*sequences, strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
-        if self.packed and fits:
+        if self.together is Together.ALONE:
+            batch = alone(*sequences[0])
+        elif self.together is Together.PACKED and fits:
             multiple = LENGTHS if self.on_processor else 1
             batch = pack(prompts, completions, masked=self.masked, multiple=multiple, lead=lead)
         else:
@@ -162,6 +189,16 @@ class Collator:
         return Part(batch, sequences, type(targets[0]).cat(targets) if targets else None, teacher)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A lesson with longer completions, so that more of its tokens can be compared."""
+
+    sequences: list[tuple[list[int], list[int]]]
+    terms: int = 0
+    teacher_prompt: None = None
+    targets: None = None
+
+
 def proven_collator(
     student: Any,
     rows: Sequence[Lesson],
@@ -170,7 +207,7 @@ def proven_collator(
     pad_id: int,
     online: HiddenStates | None,
 ) -> Collator:
-    """Packs lessons if the student reads a packed batch as it reads each lesson alone, or pads them.
+    """The fastest collator whose batches the student reads as it reads each lesson alone.
 
     Args:
         student: The model, in evaluation mode, before it is split among processes.
@@ -180,32 +217,63 @@ def proven_collator(
         online: An online teacher, if there is one.
 
     Raises:
-        TuningError: the student reads neither packed nor padded lessons right.
+        TuningError: lessons of several sequences must be read together, and the student cannot.
     """
-    ways = {
-        "train on packed rows": "rows are padded, which takes longer",
-        "train on padded rows": "it cannot be trained",
-    }
-    for way, instead in ways.items():
-        packed = way == "train on packed rows"
-        if packed and not packable(student):
-            continue
-        masked = not reads_bounds(student)
-        collator = Collator(rows, pad_id, packed=packed, masked=masked, online=online)
+    masked = not reads_bounds(student)
+    some = [rows[i] for i in range(0, len(rows), math.ceil(len(rows) / SAMPLED))]
+    first = [rows[i] for i in range(min(batch_size, len(rows)))]
+    longest = sorted(some, key=lambda row: sum(len(p) + len(c) for p, c in row.sequences))
+    batches = [first, longest[-batch_size:]]
+    for together in (Together.PACKED, Together.PADDED):
+        packed = together is Together.PACKED
+        if (not packed or packable(student)) and all(
+            _right(student, batch, together, masked=masked, pad_id=pad_id) for batch in batches
+        ):
+            break
+    else:
+        together = Together.ALONE
+        if any(len(row.sequences) > 1 for row in some):
+            raise TuningError(
+                f"{type(student).__name__} cannot be trained on the labels of a row together",
+                got="other predictions for padded rows than for each row alone",
+                mend="use another model, or a task with written answers",
+            )
+    return Collator(rows, pad_id, together=together, masked=masked, online=online)
 
-        def read(collator: Collator = collator) -> list[tuple[Part, Logits]]:
-            parts = collator(range(min(batch_size, len(rows))))["parts"]
-            fullest = max(parts, key=lambda part: len(part.sequences))
-            return [(part, Logits(student, part.batch)) for part in (fullest, parts[-1])]
 
-        def holds(made: list[tuple[Part, Logits]]) -> bool:
-            return all(agree(student, part.sequences, logits.part) for part, logits in made)
+@torch.inference_mode()
+def _right(
+    student: Any,
+    lessons: Sequence[Lesson],
+    together: Together,
+    *,
+    masked: bool,
+    pad_id: int,
+) -> bool:
+    """Whether the student reads these lessons together as it reads each alone.
 
-        with torch.inference_mode():
-            if proven(student, way, 1, read, holds, instead=instead):
-                return collator
-    raise TuningError(
-        f"{type(student).__name__} cannot be trained on several rows at once",
-        got="other predictions for padded rows than for each row alone",
-        mend="use another model",
-    )
+    A pack that does not fit is padded. Then these lessons must be right when they are padded, and
+    some of them when they are packed.
+    """
+    trials = [_Trial([lengthened(*pair) for pair in row.sequences]) for row in lessons]
+    collator = Collator(trials, pad_id, together=together, masked=masked, online=None)
+    parts = collator(range(len(trials)))["parts"]
+    if together is Together.PACKED and any(len(part.batch.input_ids_BL) > 1 for part in parts):
+        fewer = lessons[: len(lessons) // 2]
+        right = partial(_right, student, masked=masked, pad_id=pad_id)
+        padded = len(fewer) > 1 and right(lessons, Together.PADDED)
+        return padded and right(fewer, Together.PACKED)
+    several = max(range(len(parts)), key=lambda n: len(parts[n].sequences))
+    chosen = [parts[n] for n in sorted({several, len(parts) - 1})]
+
+    def read() -> list[Logits]:
+        return [Logits(student, part.batch) for part in chosen]
+
+    def holds(made: list[Logits]) -> bool:
+        return all(
+            agree(student, part.sequences, logits.part)
+            for part, logits in zip(chosen, made, strict=True)
+        )
+
+    size = max(part.batch.tokens for part in chosen)
+    return proven(student, together, size, read, holds, instead=together.instead) is not None

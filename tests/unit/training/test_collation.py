@@ -16,7 +16,7 @@ from instil.models.packing import even_packs
 from instil.targets.prediction import TargetRow, Targets
 from instil.teacher.hidden_states import OnlineTeacher
 from instil.training import collation, trainer
-from instil.training.collation import Collator
+from instil.training.collation import Collator, Together
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -53,7 +53,8 @@ def collated(
     rows: list[TargetRow], *, packed: bool, masked: bool, online: OnlineTeacher | None = None
 ) -> dict[str, Any]:
     """All rows as one batch."""
-    collator = Collator(rows, 0, packed=packed, masked=masked, online=online)
+    together = Together.PACKED if packed else Together.PADDED
+    collator = Collator(rows, 0, together=together, masked=masked, online=online)
     return collator(range(len(rows)))
 
 
@@ -87,7 +88,7 @@ def test_each_part_has_the_targets_and_the_teachers_batch_of_its_own_rows(
     assert len(made["labels"]) == sum(map(len, learnt))
     seen: list[int] = []
     for part in made["parts"]:
-        assert torch.equal(part.batch.completion_N, part.teacher.completion_N)
+        assert torch.equal(part.batch.completion_N, part.teacher[0].completion_N)
         assert len(part.targets.ids_NK) == len(part.batch.completion_N)
         # The number of the row is its logits, and their log-sum-exp is log 4 more.
         seen += (part.targets.logsumexp_N - torch.tensor(4.0).log()).round().int().tolist()
