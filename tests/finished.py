@@ -15,6 +15,7 @@ from instil.results.schema import (
     ContextFacts,
     Drift,
     Fidelity,
+    Interval,
     MethodResult,
     PhaseCost,
     Prediction,
@@ -99,6 +100,7 @@ def run_results() -> Results:
         method_result("distillation", score(8, kl=0.125), drift=0.01),
         method_result("zero_shot", score(2, kl=1.5)),
         method_result("in_context", score(9, kl=0.0), tokens=50.0),
+        recovery_interval=Interval(low=0.471, high=1.25),
     )
 
 

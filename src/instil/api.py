@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from instil.errors import ConfigError, DataFileError, RecoveryError
+from instil.errors import ConfigError, DataFileError
 from instil.methods import MethodName
 from instil.prompts.context import Context, ContextPart
 from instil.recipe import changes, sections
 from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
 from instil.results.comparison import averages, best
+from instil.results.gate import Bound, check_recovery
 from instil.results.schema import (
     CELLS,
     FAILURE,
@@ -111,29 +112,20 @@ class Run:
             path = write_report(self.path)
         return path
 
-    def check_recovery(self, least: float) -> None:
+    def check_recovery(self, least: float, bound: Bound = "upper") -> None:
         """Raises an error if the student's recovery is too low.
 
         Args:
             least: The lowest recovery to accept.
+            bound: The number that must reach it: the `upper` or the `lower` end of the 95 %
+                interval, or the `estimate` itself. `upper` refuses only a student that is clearly
+                worse, `lower` accepts only one that is clearly good enough.
 
         Raises:
-            RecoveryError: recovery is lower, or undefined.
+            ConfigError: `least` is not a finite number, or `bound` is unknown.
+            RecoveryError: the number is lower, or unknown.
         """
-        recovery = self.results.recovery
-        if recovery is None:
-            raise RecoveryError(
-                "recovery is undefined: the context gains no accuracy, or the rows have no outputs",
-                allowed=f"at least {least}",
-                mend="use a better context, or evaluation rows with outputs",
-            )
-        if recovery < least:
-            raise RecoveryError(
-                "the student is too far below the context that it replaces",
-                got=f"recovery {recovery:.3f}",
-                allowed=f"at least {least}",
-                mend="give more inputs or more steps; the report shows the different answers",
-            )
+        check_recovery(self.results, least, bound)
 
 
 @dataclass(frozen=True, init=False)

@@ -214,9 +214,11 @@ def test_load_opens_a_run(tmp_path: Path) -> None:
     assert run.adapter == tmp_path / "run" / "adapter"
     assert run.report() == tmp_path / "run" / "report.html"
     assert run == instil.Run(tmp_path / "run")
-    run.check_recovery(0.8)
-    with pytest.raises(RecoveryError, match=r"recovery 0\.857; allowed: at least 0\.9"):
-        run.check_recovery(0.9)
+    run.check_recovery(0.9)
+    with pytest.raises(
+        RecoveryError, match=r"recovery 0\.857, .*; allowed: a recovery of at least 0\.9"
+    ):
+        run.check_recovery(0.9, "estimate")
 
 
 def test_recovery_that_is_undefined_is_refused(tmp_path: Path) -> None:

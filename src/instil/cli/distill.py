@@ -25,6 +25,7 @@ from instil.system import processes
 
 if TYPE_CHECKING:
     from instil.api import Run
+    from instil.results.gate import Bound
     from instil.results.schema import MethodResult, Results
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
@@ -193,7 +194,19 @@ def distill(
         ),
     ] = [],  # noqa: B006
     min_recovery: Annotated[
-        float | None, _last(help="Exit with status 3 if recovery is below this value.")
+        float | None,
+        _last(
+            help="Exit with status 3 if recovery is clearly below this value: if even the upper "
+            "end of its 95 % interval is. See --recovery-bound."
+        ),
+    ] = None,
+    recovery_bound: Annotated[
+        str | None,
+        _last(
+            help="What must reach --min-recovery: upper or lower (an end of the 95 % interval), or "
+            "estimate (recovery itself). With lower, only a student passes that is clearly good "
+            "enough. Default: upper."
+        ),
     ] = None,
     quiet: Annotated[bool, quiet_option(LAST_PANEL)] = False,
     debug: Annotated[bool, debug_option(LAST_PANEL)] = False,
@@ -204,9 +217,10 @@ def distill(
     After an interruption (Ctrl-C), the same command resumes the run.
 
     Exit status: 0 the run is complete, 2 an input is wrong,
-    3 recovery is below --min-recovery.
+    3 recovery is below --min-recovery, or unknown.
     """
     with errors(debug):
+        bound = _bound(min_recovery, recovery_bound)
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
@@ -247,7 +261,7 @@ def distill(
         if processes.is_main():
             _print_run(run)
             if min_recovery is not None:
-                run.check_recovery(min_recovery)
+                run.check_recovery(min_recovery, bound)
 
 
 def demo(
@@ -368,8 +382,7 @@ def _print_run(run: Run) -> None:
 
 def _summary(results: Results) -> str:
     """Returns a line with recovery, KL to the teacher and drift, on the first set."""
-    recovery = "undefined" if results.recovery is None else f"{results.recovery:.3f}"
-    parts = [f"recovery {recovery}"]
+    parts = [f"recovery {_recovery(results)}"]
     student = results.methods[0]
     before, after = _kl(results.result("zero_shot")), _kl(student)
     if after is not None:
@@ -378,6 +391,31 @@ def _summary(results: Results) -> str:
     if student.drift is not None:
         parts.append(f"drift {student.drift.kl_to_base:.3f}")
     return "; ".join(parts)
+
+
+def _recovery(results: Results) -> str:
+    if results.recovery is None:
+        return "undefined"
+    interval = results.recovery_interval
+    spread = f"{interval.low:.3f} – {interval.high:.3f}" if interval else "no interval"
+    return f"{results.recovery:.3f} ({spread})"
+
+
+def _bound(least: float | None, bound: str | None) -> Bound:
+    """Checks `--min-recovery` and `--recovery-bound` before any work.
+
+    Raises:
+        ConfigError: one of them is wrong, or the bound has no value to reach.
+    """
+    from instil.results.gate import check_gate
+
+    if bound is not None and least is None:
+        raise ConfigError(
+            "--recovery-bound has no effect without --min-recovery",
+            got=bound,
+            mend="add --min-recovery, or leave the option out",
+        )
+    return check_gate(0 if least is None else least, bound or "upper")
 
 
 def _kl(result: MethodResult | None) -> float | None:

@@ -11,8 +11,10 @@ from typing import Any, Generic, TypeVar
 from instil.methods import METHODS, Method
 from instil.pipeline.rows import CellRows
 from instil.recipe.recipe import Recipe
+from instil.results.recovery import recovery_interval
 from instil.results.schema import (
     NO_MATTER,
+    Interval,
     MethodResult,
     PhaseCost,
     Prediction,
@@ -46,6 +48,25 @@ class Judged:
     methods: list[MethodResult]
     predictions: list[Prediction]
     teacher: list[SetScore]
+
+    @property
+    def recovery_interval(self) -> Interval | None:
+        """The interval of recovery on the first set; None without a student, baselines or outputs."""
+        student, first = self.methods[0].method, self.methods[0].scores[0].name
+        if not METHODS[student].learns:
+            return None
+        zero_shot, in_context, students = (
+            [
+                float(line.correct)
+                for line in self.predictions
+                if (line.set, line.method) == (first, name) and line.correct is not None
+            ]
+            for name in ("zero_shot", "in_context", student)
+        )
+        if not zero_shot or not in_context:
+            return None
+        found = recovery_interval(zero_shot, in_context, students)
+        return found and Interval(low=found[0], high=found[1])
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,7 @@ class Steps(ABC, Generic[Taught, Trained]):
             rows=self.rows_facts(),
             methods=judged.methods,
             teacher=judged.teacher,
+            recovery_interval=judged.recovery_interval,
             training=None if trained is None else self.training(trained),
             phases={
                 name: PhaseCost(**asdict(cost)) for name, cost in self.recorder.costs().items()

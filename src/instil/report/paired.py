@@ -11,6 +11,7 @@ from typing import Literal
 from instil.methods import METHODS
 from instil.report.groups import CONTROLS, TITLES, Group
 from instil.report.read import K, Mark, Marks
+from instil.results.recovery import recovery_interval
 from instil.results.statistics import holm, mcnemar
 
 SIGNIFICANT = 0.05
@@ -157,6 +158,32 @@ def _test(name: str, one: Group, other: Group, marks: Marks) -> PairTest | None:
         p=p,
         p_holm=p,
     )
+
+
+def recovery_bounds(
+    zero_shot: Group, in_context: Group, student: Group, name: str, marks: Marks
+) -> tuple[float, float] | None:
+    """The interval of a student's recovery on a set; see `recovery_interval`.
+
+    A row of several seeds counts as one row. Returns None if no predictions were stored, too.
+    """
+    others = [{c.seed: c.name for c in found.cells} for found in (zero_shot, in_context)]
+    sums: dict[tuple[str, str | None, int], list[int]] = {}
+    for cell in student.cells:
+        names = [*(cells.get(cell.seed, "") for cells in others), cell.name]
+        answers = [marks.get(found, {}).get(name, {}) for found in names]
+        if not all(_same_rows(answers[-1], theirs) for theirs in answers):
+            continue
+        seen: Counter[tuple[str, str | None]] = Counter()
+        for row in sorted(answers[-1]):
+            text = answers[-1][row][:2]
+            seen[text] += 1
+            if answers[-1][row].right is not None:
+                known = sums.setdefault((*text, seen[text]), [0, 0, 0])
+                for method, marked in enumerate(answers):
+                    known[method] += bool(marked[row].right)
+    zeros, contexts, students = zip(*sums.values(), strict=True) if sums else ((), (), ())
+    return recovery_interval(zeros, contexts, students)
 
 
 def _same_rows(ours: Mapping[int, Mark], theirs: Mapping[int, Mark]) -> bool:

@@ -26,8 +26,9 @@ from instil.report.numerals import (
     signed,
     whole_percent,
 )
-from instil.report.paired import Outcome, PairTest
-from instil.results.schema import Completions, recovery
+from instil.report.paired import Outcome, PairTest, recovery_bounds
+from instil.results.recovery import recovery
+from instil.results.schema import Completions
 
 Tone = Literal["good", "short", "open"]
 KEPT = 0.9
@@ -295,8 +296,10 @@ def _by_recovery(analysis: Analysis, facts: SetFacts) -> Verdict | None:
             figure_caption="in-context accuracy minus zero-shot accuracy",
             evidence=(evidence, _beside(analysis, facts, found.student, found.zero_shot)),
         )
-    tone, label, headline = _by_share(recovered, points(gain), rows, prompt, untrained)
+    bounds = recovery_bounds(*groups, facts.name, analysis.marks)
+    tone, label, headline = _by_share(recovered, bounds, points(gain), rows, prompt, untrained)
     doubt = "This gain is so uncertain that a share of it says little."
+    spread = bounds and f"The 95 % interval of recovery is {interval(*bounds)}."
     return Verdict(
         tone=tone,
         label=label,
@@ -307,13 +310,19 @@ def _by_recovery(analysis: Analysis, facts: SetFacts) -> Verdict | None:
         evidence=(
             evidence,
             _beside(analysis, facts, found.student, found.in_context),
+            *([spread] if spread else []),
             *([doubt] if prompt == "level" else []),
         ),
     )
 
 
 def _by_share(
-    share: float, gain: str, rows: str, prompt: Outcome, untrained: Outcome
+    share: float,
+    bounds: tuple[float, float] | None,
+    gain: str,
+    rows: str,
+    prompt: Outcome,
+    untrained: Outcome,
 ) -> tuple[Tone, str, str]:
     """Tone, label and headline of a verdict on the share of the prompt's gain."""
     if prompt == "level":
@@ -329,6 +338,12 @@ def _by_share(
         headline = "The student recovers nothing of the prompt’s gain."
         return "short", "Not recovered", headline
     recovered = whole_percent(share) if share < 1 else f"all ({whole_percent(share)})"
+    if share < KEPT and bounds and bounds[1] >= KEPT:
+        headline = (
+            f"The student recovers {recovered} of the prompt’s gain. On {rows} this is not clearly "
+            f"below {whole_percent(KEPT)}."
+        )
+        return "open", "Undecided", headline
     if share < KEPT:
         headline = f"The student recovers only {recovered} of the prompt’s gain."
         return "short", "Partly recovered", headline

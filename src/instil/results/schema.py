@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, computed_field, model_validator
 
 from instil.methods import METHODS, MethodName, Phase
+from instil.results.recovery import recovery
 from instil.system.files import JsonFile, Strict
 
 RESULTS, PREDICTIONS, FAILURE = "results.json", "predictions.jsonl", "failure.json"
@@ -45,6 +46,13 @@ class Proportion(Strict):
     low: float = Field(ge=0, le=1, description="Lower bound of the interval.")
     high: float = Field(ge=0, le=1, description="Upper bound of the interval.")
     n: int = Field(ge=1, description="Number of rows.")
+
+
+class Interval(Strict):
+    """A 95 % interval."""
+
+    low: float = Field(description="Lower bound.")
+    high: float = Field(description="Upper bound.")
 
 
 class SingleContext(Strict):
@@ -256,18 +264,6 @@ class RowsFacts(Strict):
     sha256: str = Field(description="Digest of their inputs and outputs, in their order.")
 
 
-def recovery(*, zero_shot: float, in_context: float, student: float) -> float | None:
-    """Returns the share of the context's gain that the student recovers; None without a gain.
-
-    Args:
-        zero_shot: Accuracy without the context.
-        in_context: Accuracy with the context.
-        student: Accuracy of the student.
-    """
-    gain = in_context - zero_shot
-    return (student - zero_shot) / gain if gain > 0 else None
-
-
 def break_even(spent: float, saved: float) -> int | None:
     """Returns the number of queries that pay back the student's cost; None if none do.
 
@@ -313,6 +309,11 @@ class Results(JsonFile):
         [],
         description="Distillation of labels only. Scores of the teacher on the same rows. For free "
         "text, see in_context among the methods.",
+    )
+    recovery_interval: Interval | None = Field(
+        None,
+        description="95 % interval of recovery, from a paired bootstrap over rows; null if recovery "
+        "is null, or if the context's gain is not clear of chance on these rows.",
     )
     training: Training | None = Field(
         None, description="Facts about the training; null without training."

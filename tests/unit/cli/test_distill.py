@@ -178,6 +178,48 @@ def test_falling_short_ends_with_status_three_and_keeps_the_run(
     assert (Path(command["--output"]) / "results.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [
+        (["--min-recovery", "1.2"], 0),
+        (["--min-recovery", "1.3"], 3),
+        (["--min-recovery", "0.8", "--recovery-bound", "estimate"], 0),
+        (["--min-recovery", "0.9", "--recovery-bound", "estimate"], 3),
+        (["--min-recovery", "0.4", "--recovery-bound", "lower"], 0),
+        (["--min-recovery", "0.5", "--recovery-bound", "lower"], 3),
+    ],
+)
+def test_the_gate_reads_the_bound_that_is_named(
+    command: dict[str, str],
+    cell: SimpleNamespace,
+    flags: list[str],
+    status: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run(command, *flags, capfd=capfd)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--min-recovery", "nan"], "got: nan; allowed: a finite number, such as 0.9"),
+        (["--min-recovery", "0.9", "--recovery-bound", "low"], "did you mean 'lower'?"),
+        (["--recovery-bound", "lower"], "has no effect without --min-recovery"),
+    ],
+)
+def test_a_wrong_gate_is_refused_before_any_work(
+    command: dict[str, str],
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    status, _, err = run(command, *flags, capfd=capfd)
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
 def _without_template(tmp_path: Path) -> str:
     return str(save_tiny(tmp_path / "no-template", "llama", chat=False))
 
@@ -500,7 +542,10 @@ def test_the_table_shows_every_method_and_what_it_costs(
         ["distillation", "0.800", "0.490 – 0.943", "20", "0.250"],
     ]
     assert "tiny, 3 demonstrations" in out
-    assert "recovery 0.857; KL to the teacher 1.500 -> 0.125 nats per token; drift 0.010\n" in out
+    assert (
+        "recovery 0.857 (0.471 – 1.250); KL to the teacher 1.500 -> 0.125 nats per token; drift 0.010\n"
+        in out
+    )
     assert f"adapter  {command['--output']}/adapter\n" in out
 
 

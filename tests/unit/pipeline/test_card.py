@@ -12,7 +12,15 @@ from tests.finished import method_result, results, score
 
 from instil.methods import METHODS, MethodName
 from instil.pipeline.card import render
-from instil.results.schema import ContextFacts, Message, MethodResult, Results, SentPrompt, SetScore
+from instil.results.schema import (
+    ContextFacts,
+    Interval,
+    Message,
+    MethodResult,
+    Results,
+    SentPrompt,
+    SetScore,
+)
 
 TURNS = [Message(role="system", content="Add."), Message(role="user", content="{input}")]
 LABELS = ["good", "bad"]
@@ -99,6 +107,7 @@ def test_a_student_of_own_rows(base: str) -> None:
         method_result("distillation", score(8, kl=0.125), drift=0.01),
         method_result("zero_shot", score(2, kl=1.5)),
         method_result("in_context", score(9, kl=0.0), tokens=50.0),
+        recovery_interval=Interval(low=0.471, high=1.25),
     )
     check_sound(card)
     assert "# A prompt, distilled\n" in card
@@ -113,7 +122,7 @@ def test_a_student_of_own_rows(base: str) -> None:
         "| zero-shot | words | 0.200 (0.057 to 0.510, n = 10) | 20 | 0.25 |",
         "| in-context | words | 0.900 (0.596 to 0.982, n = 10) | 50 | 0.25 |",
     ]
-    assert "- Recovery: 0.86.\n" in card
+    assert "- Recovery: 0.86 (95 % interval 0.47 to 1.25).\n" in card
     assert "on words: 0.125 nats per token (1.500 without the adapter).\n" in card
     assert "- Drift on unrelated text: 0.010 nats per token.\n" in card
     assert "The answer ends at `'\\n'`:\n\n```text\nQ: {input}\nA:\n```" in card
@@ -152,6 +161,15 @@ def test_recovery_is_told_where_the_context_gains_nothing(base: str) -> None:
         in card
     )
     assert "without the adapter" not in card
+
+
+def test_recovery_without_an_interval_says_why(base: str) -> None:
+    scores = zip(("distillation", "zero_shot", "in_context"), (8, 7, 8), strict=True)
+    card = text_card(base, *(method_result(name, score(right)) for name, right in scores))
+    assert (
+        "- Recovery: 1.00 (without an interval, because the context's gain is not clear of chance "
+        "on these rows).\n"
+    ) in card
 
 
 def test_several_sets_have_a_line_each(base: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,20 @@ def test_headline(
     verdict = opening(build_run(tmp_path / "run", right, n, stored=stored))
     assert plain(verdict.headline) == headline
     assert verdict.tone == tone
+
+
+def test_a_share_that_is_not_clearly_too_low_is_undecided(tmp_path: Path) -> None:
+    verdict = opening(build_run(tmp_path / "run", (10, 60, 53)))
+    assert plain(verdict.headline) == (
+        "The student recovers 86 % of the prompt's gain. On 100 held-out rows this is not clearly "
+        "below 90 %."
+    )
+    assert (verdict.tone, verdict.label) == ("open", "Undecided")
+    found = re.search(r"The 95 % interval of recovery is ([\d.]+)–([\d.]+) %\.", evidence(verdict))
+    assert found is not None
+    assert float(found[1]) < 86 < 90 <= float(found[2])
+    many = opening(build_run(tmp_path / "many", (100, 600, 530), 1000))
+    assert plain(many.headline) == "The student recovers only 86 % of the prompt's gain."
 
 
 def test_a_student_that_the_rows_do_not_separate_from_zero_shot(tmp_path: Path) -> None:

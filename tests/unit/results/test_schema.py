@@ -22,7 +22,6 @@ from instil.results.schema import (
     Results,
     StudyIndex,
     break_even,
-    recovery,
 )
 
 COMPUTED = ("recovery", "tokens_saved", "break_even_queries")
@@ -98,12 +97,6 @@ def test_recovery_is_the_share_of_the_gain_that_the_student_keeps(
 ) -> None:
     got = distilled(student, zero_shot, in_context).recovery
     assert got == (None if share is None else pytest.approx(share))
-
-
-def test_recovery() -> None:
-    assert recovery(zero_shot=0.1, in_context=0.9, student=0.5) == pytest.approx(0.5)
-    assert recovery(zero_shot=0.5, in_context=0.5, student=0.9) is None
-    assert recovery(zero_shot=0.5, in_context=0.4, student=0.9) is None
 
 
 def test_break_even() -> None:
