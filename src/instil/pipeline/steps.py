@@ -24,7 +24,7 @@ from instil.results.schema import (
     Training,
 )
 from instil.system.costs import Recorder
-from instil.system.environment import VERSION
+from instil.system.environment import ALGORITHM, VERSION
 from instil.system.files import digest
 from instil.system.progress import Display
 from instil.tasks.rows import digest as rows_digest
@@ -163,7 +163,7 @@ class Steps(ABC, Generic[Taught, Trained]):
                 "rows": {name: facts.sha256 for name, facts in self.rows_facts().items()},
                 "context": context and context.digest(),
                 "models": self.fingerprints,
-                "version": VERSION,
+                "version": [VERSION, ALGORITHM],
             }
         )
 

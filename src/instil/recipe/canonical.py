@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from instil.losses import Objective
-    from instil.recipe.sections import Teacher
+from functools import lru_cache
 from pathlib import Path
 
+from instil.errors import DataFileError
 from instil.losses import Objective
 from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.label_kl import LabelKL
@@ -17,8 +14,8 @@ from instil.models.tuning import LoRA
 from instil.recipe.recipe import Recipe
 from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
 from instil.results.schema import NO_MATTER
-from instil.system.environment import VERSION
-from instil.system.files import digest
+from instil.system.environment import ALGORITHM, VERSION
+from instil.system.files import digest, sampled_digest
 from instil.targets.selection import Selection
 from instil.tasks import Task
 from instil.tasks.files import Files
@@ -129,17 +126,40 @@ def _without_context(task: Task) -> Task:
 def cell_digest(recipe: Recipe) -> str:
     """Returns a short digest of everything that a cell's results depend on.
 
-    It covers the settings that change a result, the data, and the files of local models.
+    It covers the settings that change a result, the data, the files of local models, and the
+    version of instil's algorithm.
+
+    Raises:
+        DataFileError: a file of a local model cannot be read.
     """
     identity = {
         "models": [
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+            _files(Path(name))
             for name in (recipe.model, recipe.teacher.model)
             if name and Path(name).is_dir()
-            for path in sorted(Path(name).iterdir())
         ],
         "recipe": recipe.model_dump(mode="json", exclude=NO_MATTER),
         "task": recipe.task.digest(),
-        "version": VERSION,
+        "version": [VERSION, ALGORITHM],
     }
     return digest(identity)[:8]
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """Returns the name and a digest of each file in a folder."""
+    try:
+        states = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+        return [
+            (path.name, _content(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+            for path, state in states
+        ]
+    except OSError as error:
+        raise DataFileError(
+            f"the model {folder} cannot be read", got=f"{error.filename}: {error.strerror}"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _content(path: Path, size: int, *changed: int) -> str:
+    """The digest of a file in this state; cached, because a grid needs it for every cell."""
+    return sampled_digest(path)

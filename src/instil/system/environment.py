@@ -9,6 +9,13 @@ from importlib import metadata
 from pathlib import Path
 
 VERSION = metadata.version("instil")
+ALGORITHM = 2
+"""Version of what instil computes. It is part of the name of all stored work.
+
+Raise it in every change that makes instil compute other numbers from the same settings, models and
+rows: other prompts, ends of answers, completions, targets, label scores or training. Work that
+older code has stored is then not read, but computed again. A finished run is not affected.
+"""
 PACKAGES = (
     "instil",
     "torch",

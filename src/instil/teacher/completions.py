@@ -19,6 +19,7 @@ from instil.prompts.rendered import RenderedRows
 from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
+from instil.system.environment import ALGORITHM
 from instil.system.files import digest, digest_ids, written_whole
 from instil.system.progress import Display
 
@@ -89,7 +90,8 @@ class Writer:
         model, form = self.models.teacher, self.form
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [form.end_ids, form.stop, decoding.max_new_tokens]
-        asked = digest_ids([model.fingerprint, model.dtype, *drawn, *ends], rows.teacher_prompts)
+        made_by = [ALGORITHM, model.fingerprint, model.dtype]
+        asked = digest_ids([*made_by, *drawn, *ends], rows.teacher_prompts)
         name = f"completions-{asked[:32]}.json"
         path = (self.recipe.teacher.store or self.store) / name
         stored = keep(path, lambda: self._write(rows, decoding))

@@ -46,6 +46,7 @@ from instil.prompts.labels import LabelTokens, check_prompts
 from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
+from instil.system.environment import ALGORITHM
 from instil.system.files import digest, written_whole
 from instil.system.progress import Advance, Display
 from instil.targets.prediction import Targets
@@ -192,7 +193,8 @@ class LabelTeacher:
         prompts = [self.form.prompt_ids(q.input, c) for q, c in zip(queries, contexts, strict=True)]
         check_prompts(prompts, self.choices.completions, self.outline.window, what=what)
         wanted = [top_k, temperature] if top_k else []
-        settings = [self.outline.fingerprint, self.dtype, asdict(self.choices), *wanted]
+        made_by = [ALGORITHM, self.outline.fingerprint, self.dtype]
+        settings = [*made_by, asdict(self.choices), *wanted]
         fingerprint = digest([*settings, prompts])
         path = self.store / f"{fingerprint[:32]}.safetensors"
         known = fingerprint in self.counted

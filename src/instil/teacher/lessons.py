@@ -16,6 +16,7 @@ from instil.recipe.canonical import selection_of
 from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
+from instil.system.environment import ALGORITHM
 from instil.system.files import digest_ids
 from instil.system.progress import Display
 from instil.targets.prediction import TargetRow, Targets
@@ -55,7 +56,7 @@ class Teaching:
         """A fingerprint of all that the teacher's targets for these pairs depend on."""
         model, temperature = self.models.teacher, self.recipe.objective.temperature
         outcomes = [self.vocabulary, self.kept.model_dump()]
-        settings = [model.fingerprint, model.dtype, temperature, *outcomes]
+        settings = [ALGORITHM, model.fingerprint, model.dtype, temperature, *outcomes]
         return digest_ids(
             settings, (ids for pair in pairs for ids in (pair.teacher_prompt, pair.completion))
         )

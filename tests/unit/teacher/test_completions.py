@@ -252,3 +252,14 @@ def test_a_run_that_resumes_counts_its_teacher_once(
         costs.append(generated(attempt))
     assert costs[0][1] == (3 if learns else 1)
     assert costs == [costs[0]] * 3
+
+
+def test_completions_of_an_older_algorithm_are_not_read(
+    writer: Writes, rows: RenderedRows, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        writer().learnt(rows, max_new_tokens=LIMIT)
+    assert asked == [len(rows.rows)]
+    monkeypatch.setattr(completions, "ALGORITHM", completions.ALGORITHM + 1)
+    writer().learnt(rows, max_new_tokens=LIMIT)
+    assert asked == [len(rows.rows)] * 2

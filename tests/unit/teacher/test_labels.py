@@ -384,3 +384,12 @@ def test_a_reference_that_would_vanish_divides_all_the_same() -> None:
     calibrated = probabilities(said, log_reference(said))
     assert torch.isfinite(calibrated).all()
     assert calibrated[0, 1] > calibrated[1, 1]
+
+
+def test_predictions_of_an_older_algorithm_are_not_read(
+    teacher: Make, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(teacher(model_folders["llama"]))
+    assert score(teacher(model_folders["llama"]))[1]
+    monkeypatch.setattr(labels, "ALGORITHM", labels.ALGORITHM + 1)
+    assert not score(teacher(model_folders["llama"]))[1]

@@ -300,3 +300,11 @@ def test_a_run_that_goes_on_counts_its_teacher_once(
         costs.append(teaching.recorder.costs()["teach"])
     assert costs[0].tokens > 0
     assert costs[1] == costs[0]
+
+
+def test_targets_of_an_older_algorithm_are_not_read(
+    models: Models, pairs: list[AlignedPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = at_work(models).fingerprint(pairs)
+    monkeypatch.setattr("instil.teacher.lessons.ALGORITHM", -1)
+    assert at_work(models).fingerprint(pairs) != plain
