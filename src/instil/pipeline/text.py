@@ -230,6 +230,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 observe=watch.observe if watch else None,
                 at_steps=self.recipe.evaluation.at_steps,
                 curves=folder / callbacks.CURVES,
+                saved=self.recorder.keep,
             )
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         training = Training(

@@ -235,7 +235,7 @@ class Training(Section):
     )
     grad_accumulation: int = Field(1, ge=1, description="Forward passes per optimiser step.")
     warmup_share: float = Field(
-        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises from 0."
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."

@@ -60,8 +60,40 @@ class Cost:
     steps: int
 
 
+class _Running:
+    """A phase that runs. Its cost until now is added to a tally."""
+
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+        self._process = psutil.Process()
+        self._wall, self._cpu = time.perf_counter(), self._process.cpu_times()
+
+    def add_up(self) -> None:
+        """Adds what was spent since the last call."""
+        wall, cpu = time.perf_counter(), self._process.cpu_times()
+        self._tally.wall_seconds += wall - self._wall
+        self._tally.cpu_user_seconds += cpu.user - self._cpu.user
+        self._tally.cpu_system_seconds += cpu.system - self._cpu.system
+        self._wall, self._cpu = wall, cpu
+
+    def note_peaks(self, device: Any) -> None:
+        """Notes the accelerator's peaks since they were last reset."""
+        tally = self._tally
+        tally.peak_allocated_bytes = max(tally.peak_allocated_bytes, device.max_memory_allocated())
+        tally.peak_reserved_bytes = max(tally.peak_reserved_bytes, device.max_memory_reserved())
+
+
+_RUNNING: list[_Running] = []
+"""The phases that run in this process, the innermost one last."""
+
+
 class Recorder:
-    """Adds up the costs of each phase. A phase can be entered again, also after a resume."""
+    """Adds up the costs of each phase. A phase can be entered again, also after a resume.
+
+    A run that is killed loses the work since its last checkpoint. Its costs are lost with it, if
+    `keep` is called exactly when work is safe on disk. So a resumed run costs what it would have
+    cost without the interruption.
+    """
 
     def __init__(self) -> None:
         self.reused: set[Phase] = set()
@@ -72,16 +104,28 @@ class Recorder:
         self._path: Path | None = None
 
     def keep_at(self, path: Path) -> None:
-        """Stores the sums in a file, and adds the sums that an interrupted run stored there.
+        """Names the file for `keep`, and adds the sums that an interrupted run stored there.
 
-        If there are several processes, only the main one does this.
+        Loading is done again, so its earlier cost is left out. If there are several processes,
+        only the main one has a file.
         """
         if not processes.is_main():
             return
         self._path = path
         if path.exists():
             for name, earlier in json.loads(path.read_text(encoding="utf-8")).items():
-                self._tally(name).include(_Tally(**earlier))
+                if name != "load":
+                    self._tally(name).include(_Tally(**earlier))
+
+    def keep(self) -> None:
+        """Stores the sums until now in the file, if there is one. Call it when work is on disk."""
+        for running in _RUNNING:
+            running.add_up()
+        _take_peaks()
+        if self._path is not None and self._path.parent.exists():
+            tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
+            with written_whole(self._path) as work:
+                work.write_text(json.dumps(tallies), encoding="utf-8")
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -93,25 +137,18 @@ class Recorder:
         tally = self._tally(name)
         stop = threading.Event()
         sampler = threading.Thread(target=self._sample, args=(tally, stop), daemon=True)
-        before, start = self._process.cpu_times(), time.perf_counter()
-        device = _device_memory()
-        if device is not None:
-            device.reset_peak_memory_stats()
+        _take_peaks()  # until now, they are those of the phase around this one
+        running = _Running(tally)
+        _RUNNING.append(running)
         sampler.start()
         try:
             yield
         finally:
             stop.set()
             sampler.join()
-            after = self._process.cpu_times()
-            if device is not None:
-                peaks = (device.max_memory_allocated(), device.max_memory_reserved())
-                tally.peak_allocated_bytes = max(tally.peak_allocated_bytes, peaks[0])
-                tally.peak_reserved_bytes = max(tally.peak_reserved_bytes, peaks[1])
-            tally.wall_seconds += time.perf_counter() - start
-            tally.cpu_user_seconds += after.user - before.user
-            tally.cpu_system_seconds += after.system - before.system
-            self._keep()
+            running.add_up()
+            _take_peaks()
+            _RUNNING.remove(running)
 
     @contextmanager
     def instead(self, name: Phase, *, of: Phase) -> Iterator[Recorder]:
@@ -164,7 +201,7 @@ class Recorder:
             return
         for name, theirs in ((n, tally) for other in others for n, tally in other.items()):
             self._tally(name).include(replace(theirs, wall_seconds=0.0, steps=0))
-        self._keep()
+        self.keep()
 
     def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
         """Adds token positions and steps to a phase."""
@@ -202,12 +239,6 @@ class Recorder:
             for name, tally in self._tallies.items()
         }
 
-    def _keep(self) -> None:
-        if self._path is not None and self._path.parent.exists():
-            tallies = {name: asdict(tally) for name, tally in self._tallies.items()}
-            with written_whole(self._path) as work:
-                work.write_text(json.dumps(tallies), encoding="utf-8")
-
     def _tally(self, name: Phase) -> _Tally:
         return self._tallies.setdefault(name, _Tally())
 
@@ -225,6 +256,14 @@ def _give_back() -> None:
     """Returns freed memory to the system. After a teacher this is about 500 MB."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+def _take_peaks() -> None:
+    """Notes the accelerator's peaks for the innermost phase that runs, and resets them."""
+    if (device := _device_memory()) is not None:
+        for running in _RUNNING[-1:]:
+            running.note_peaks(device)
+        device.reset_peak_memory_stats()
 
 
 def _device_memory() -> Any:

@@ -123,6 +123,8 @@ class Teaching:
             )
 
             def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
+                if asked:  # the shard before this one is stored
+                    measured.keep()
                 asked.extend(numbers)
                 with measured.phase("teach"):
                     for number, targets in scorer.score(numbers):
@@ -130,6 +132,8 @@ class Teaching:
 
             built = build(path, plan=plan, score=score, advance=lambda rows, _: bar.advance(rows))
         measured.add_other_processes()
+        if asked:
+            measured.keep()
         if processes.is_main():
             known = measured
             if not asked:  # another run may have built the store while this run waited

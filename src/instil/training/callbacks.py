@@ -85,6 +85,23 @@ class Observe(TrainerCallback):
         self.student.train()
 
 
+class Saved(TrainerCallback):
+    """Tells that a checkpoint is complete on disk."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        """Calls the function."""
+        self.tell()
+
+
 def check_tensorboard(settings: Training) -> None:
     """Checks that TensorBoard is installed if training reports to it.
 

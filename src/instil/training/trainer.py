@@ -13,6 +13,8 @@ from accelerate.utils import parse_flag_from_env
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -31,8 +33,9 @@ from instil.models.forward import completion_logits, read
 from instil.recipe import sections
 from instil.system import processes
 from instil.system.progress import Advance, Display
-from instil.training.callbacks import Curves, Interrupt, Observe, Show
+from instil.training.callbacks import Curves, Interrupt, Observe, Saved, Show
 from instil.training.collation import HiddenStates, Lesson, Numbers, Part, proven_collator
+from instil.training.schedule import schedule
 
 STATE = "trainer_state.json"
 CHECKPOINTS = 4  # per run; each holds only the adapter and its optimiser state
@@ -67,6 +70,7 @@ def train(
     observe: Callable[[int], None] | None = None,
     at_steps: int | Sequence[int] | None = None,
     curves: Path | None = None,
+    saved: Callable[[], None] | None = None,
 ) -> TrainingReport:
     """Trains the student in place; resumes from the last checkpoint if there is one.
 
@@ -89,6 +93,7 @@ def train(
         at_steps: When to call `observe`: every N steps, or at the listed steps. It is also called
             before the first step and after the last step.
         curves: Folder for TensorBoard's files, if `settings` request them.
+        saved: Called after each checkpoint is written.
 
     Raises:
         ConfigError: a batch has fewer rows than there are processes.
@@ -119,9 +124,11 @@ def train(
                 Show(bar, advance),
                 interrupt,
                 *([Observe(student, observe, at_steps)] if observe and at_steps else []),
+                *([Saved(saved)] if saved else []),
                 *([Curves(curves)] if curves and settings.report_to == "tensorboard" else []),
             ],
             objective=objective,
+            settings=settings,
             advance=advance,
             online=online,
         )
@@ -184,8 +191,6 @@ def _arguments(
         gradient_accumulation_steps=settings.grad_accumulation,
         learning_rate=settings.learning_rate,
         max_steps=steps,
-        warmup_steps=math.ceil(settings.warmup_share * steps),
-        lr_scheduler_type=settings.schedule,
         weight_decay=settings.weight_decay,
         seed=seed,
         data_seed=seed,
@@ -229,12 +234,14 @@ class DistillationTrainer(Trainer):
         self,
         *,
         objective: Objective,
+        settings: sections.Training,
         advance: Advance,
         online: HiddenStates | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.objective: Loss = objective
+        self.settings = settings
         self.advance: Advance = advance
         self.online = online
         # Under FSDP the full output layer exists only during the model's forward pass.
@@ -252,6 +259,16 @@ class DistillationTrainer(Trainer):
             sampler.num_processes = 1
             sampler.process_index = 0
         return loader
+
+    @override
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optimizer | None = None
+    ) -> LRScheduler:
+        """Makes our own schedule; see `training.schedule`."""
+        if self.lr_scheduler is None:
+            chosen: Any = optimizer or self.optimizer
+            self.lr_scheduler = schedule(chosen, self.settings, num_training_steps)
+        return self.lr_scheduler
 
     @override
     def training_step(

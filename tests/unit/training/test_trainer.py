@@ -133,3 +133,17 @@ def test_a_model_that_caps_its_logits_learns_hidden_states_too(
         report = train_on(models, rows, steps=2, objective=objective, online=online)
         losses.append([loss for _, loss in report.loss])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_each_checkpoint_is_told_when_it_is_complete(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    models, seen = fresh(model_folders), []
+
+    def saved() -> None:
+        newest = max(tmp_path.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime_ns)
+        assert (newest / trainer.STATE).is_file()
+        seen.append(newest.name)
+
+    train_on(models, target_rows(models), steps=6, folder=tmp_path, saved=saved)
+    assert seen == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
