@@ -17,7 +17,7 @@ for package in {LIGHT}:
         importlib.import_module(module.name)
         loaded = {HEAVY} & set(sys.modules)
         assert not loaded, f'{{module.name}} loads {{loaded}}'
-import instil.losses, instil.models.tuning, instil.report, instil.cli
+import instil.losses, instil.models.tuning, instil.report, instil.cli, instil.pipeline.study
 assert not {HEAVY} & set(sys.modules), 'a face loads too much'
 """
 

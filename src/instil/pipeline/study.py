@@ -20,8 +20,6 @@ import yaml
 from filelock import FileLock, Timeout
 
 from instil.errors import InstilError, OutputError, OutputExistsError
-from instil.pipeline.cell import run_cell
-from instil.pipeline.worker import KILLED, in_process
 from instil.recipe.grid import Plan, PlannedCell
 from instil.recipe.recipe import Recipe
 from instil.results.schema import CELLS, FAILURE, INDEX, RESULTS, Failure, Results, StudyIndex
@@ -147,6 +145,7 @@ def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -
 
     recipe = Recipe.parse(processes.main_does(begin))
     from instil.models.load import quiet_libraries
+    from instil.pipeline.cell import run_cell
 
     quiet_libraries()
     try:
@@ -211,6 +210,9 @@ def _settled(recipe: Recipe, plan: Plan, output: Path) -> dict[str, Any]:
 def _run_apart(
     cell: PlannedCell, settings: dict[str, Any], output: Path, shown: StudyDisplay
 ) -> None:
+    # Imported here because it loads torch, and the list of the cells needs none.
+    from instil.pipeline.worker import KILLED, in_process
+
     folder = output / CELLS / cell.name
     work = folder.with_name(cell.name + ".partial")
     _clear(cell, folder, work)
