@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from instil.system.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from instil.targets.prediction import Targets
 
 
-class Loss(BaseModel):
+class Loss(Settings):
     """A loss.
 
     In addition to the members below, a loss has a `temperature`: a field if it compares
@@ -24,8 +26,6 @@ class Loss(BaseModel):
     Attributes:
         name: Identifies the loss in a recipe.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from instil.errors import TuningError
+from instil.system.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class LoRA(BaseModel):
+class LoRA(Settings):
     """Low-rank adapters on linear layers (Hu et al. 2021, arXiv:2106.09685)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     trains_base: ClassVar[bool] = False
 
     name: Literal["lora"] = "lora"
@@ -83,10 +83,9 @@ class LoRA(BaseModel):
         network.save_pretrained(folder / "adapter", save_embedding_layers=False)
 
 
-class Full(BaseModel):
+class Full(Settings):
     """All weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     trains_base: ClassVar[bool] = True
 
     name: Literal["full"] = "full"
@@ -109,10 +108,9 @@ class Full(BaseModel):
             network.save_pretrained(folder / "model")
 
 
-class BitFit(BaseModel):
+class BitFit(Settings):
     """Only bias terms (Ben Zaken et al. 2022, arXiv:2106.10199)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     trains_base: ClassVar[bool] = True
 
     name: Literal["bitfit"] = "bitfit"

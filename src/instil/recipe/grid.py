@@ -16,17 +16,15 @@ from typing import Any
 
 import yaml
 from pydantic import Field
-from typing_extensions import override as overrides
 
 from instil.errors import ConfigError, InstilError
 from instil.recipe.canonical import cell_digest, effective
 from instil.recipe.recipe import Recipe, default_names
+from instil.recipe.text import read_setting, read_yaml
 from instil.tasks.text_files import read_text
 
 LONGEST_NAME = 80  # characters in the name of a cell's folder, without the digest
 FILE_ONLY = ("title", "description", "grid")
-# Dates that do not exist and integers of thousands of digits are ValueErrors.
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class RecipeFile(Recipe):
@@ -75,23 +73,6 @@ class Plan:
     cells: list[PlannedCell]
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that occurs twice: YAML would silently ignore the first value."""
-
-    @overrides
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)  # merge keys (<<) are not applied yet
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} occurs twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return node
-
-
 def read_recipe(path: Path) -> dict[str, Any]:
     """Reads a recipe file's settings.
 
@@ -101,21 +82,26 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     text = read_text(path)
     try:
-        settings = yaml.load(text, Loader=_Loader)
-    except _NOT_YAML as error:
+        settings = read_yaml(text)
+    except yaml.YAMLError as error:
         raise ConfigError(
             f"{path} is not YAML",
-            got=" ".join(str(error).replace('in "<unicode string>", ', "in ").split()),
+            got=_told(error),
             mend="correct this line; text that contains ': ' or '#' needs quotation marks",
         ) from None
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{path} is not a mapping of settings",
-            got=type(settings).__name__,
+            got="nothing" if settings is None else type(settings).__name__,
             allowed="a mapping such as model: …, task: …",
             mend="copy an example; `instil recipes list` shows them",
         )
     return settings
+
+
+def _told(error: yaml.YAMLError) -> str:
+    """Returns what pyyaml says, in one line."""
+    return " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
 
 
 def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -136,10 +122,12 @@ def override(settings: Mapping[str, Any], changes: Sequence[str]) -> dict[str, A
                 allowed="for example --set training.max_steps=30",
             )
         try:
-            value = yaml.safe_load(text)
-        except _NOT_YAML as error:
+            value = read_setting(text)
+        except yaml.YAMLError as error:
             raise ConfigError(
-                f"--set {change}: the value is not YAML", got=" ".join(str(error).split())
+                f"--set {change}: the value is not YAML, or YAML would change it",
+                got=_told(error),
+                mend="put the value in quotation marks inside those of the shell",
             ) from None
         if key.startswith("grid."):
             for grid in _grids(changed.setdefault("grid", {})):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -13,6 +14,11 @@ from instil.errors import did_you_mean
 from instil.tasks.base import TaskBase
 from instil.tasks.files import Files
 
+_SHOWN = reprlib.Repr()
+"""Shows values in messages. It cuts those that are large or hold themselves."""
+_SHOWN.maxlevel = 3
+_SHOWN.maxdict = _SHOWN.maxlist = _SHOWN.maxtuple = 20
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 200
 _UNREAD_WITH_LABELS = (
     "prompt.pattern",
     "teacher.completions",
@@ -91,13 +97,23 @@ def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: ErrorDe
         case "missing":
             return f"{key}: is missing"
         case "union_tag_not_found":
-            return f"{key}: the key `name` is missing (got {value!r})"
+            return f"{key}: the key `name` is missing (got {_SHOWN.repr(value)})"
         case "literal_error":
             known = _quoted(context["expected"])
-            return f"{key}: unknown value {value!r}; {did_you_mean(str(value), known)}"
+            return f"{key}: unknown value {_SHOWN.repr(value)}; {did_you_mean(str(value), known)}"
+        case "setting":  # a problem of one key, found by its section
+            key = ".".join(_written(settings, [*location, context["key"]]))
+            return f"{key}: {context['message']} (got {_SHOWN.repr(context['value'])})"
+        case "string_type" if isinstance(value, bool | int | float | None):
+            return (
+                f"{key}: must be text (got {_SHOWN.repr(value)}); put text that YAML reads as a "
+                "number, a truth value or nothing in quotation marks"
+            )
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{key}: must be a section with keys of its own (got {_SHOWN.repr(value)})"
     message = error["msg"].removeprefix("Value error, ")
     # An error about several settings has no location. Its message names them.
-    return f"{key}: {message} (got {value!r})" if location else f"{key}: {message}"
+    return f"{key}: {message} (got {_SHOWN.repr(value)})" if location else f"{key}: {message}"
 
 
 def _quoted(text: str) -> list[str]:

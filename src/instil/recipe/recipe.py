@@ -30,6 +30,7 @@ from instil.recipe.sections import (
     Teacher,
     Training,
 )
+from instil.system.settings import MOST
 from instil.tasks import TASKS, Task
 from instil.tasks.classification import Classification
 from instil.tasks.files import Files
@@ -60,7 +61,7 @@ class Recipe(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the weights. auto: measure which is fastest."
     )
-    seed: int = Field(0, ge=0, description="Seed for all randomness.")
+    seed: int = Field(0, ge=0, le=MOST, description="Seed for all randomness.")
 
     @model_validator(mode="before")
     @classmethod

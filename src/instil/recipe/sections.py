@@ -6,22 +6,16 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
+
+from instil.system.settings import Settings
 
 # See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
 DEFAULT_STEPS = 60
 
 
-class Section(BaseModel):
+class Section(Settings):
     """A section of a recipe. It refuses unknown keys and is immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Demonstrations(Section):
@@ -222,7 +216,7 @@ class Training(Section):
     )
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
     epochs: float | None = Field(
-        None, gt=0, description="Passes over the training rows. null: see max_steps."
+        None, gt=0, le=1e6, description="Passes over the training rows. null: see max_steps."
     )
     max_steps: int | None = Field(
         None,

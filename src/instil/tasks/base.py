@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from instil.errors import DataFileError
 from instil.system.files import digest
+from instil.system.settings import Settings
 from instil.tasks.pattern import Pattern
 from instil.tasks.rows import Row
 
@@ -34,7 +35,7 @@ class TaskData:
     inputs: list[Row] | None = None
 
 
-class TaskBase(BaseModel, ABC):
+class TaskBase(Settings, ABC):
     """Where the rows come from, and which answers are right.
 
     Attributes:
@@ -42,7 +43,6 @@ class TaskBase(BaseModel, ABC):
         name: Name of the task in a recipe.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     answers: ClassVar[Literal["labels", "text"]]
 
     name: str
