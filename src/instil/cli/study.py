@@ -72,6 +72,10 @@ def validate(recipe: RecipeName, changes: Set = [], debug: Debug = False) -> Non
         problems = problems_of_rows(cell.recipe for cell in plan.cells)
         if problems:
             raise ConfigError.listing(problems)
+        if plan.unread:
+            from instil.recipe.canonical import unread_warning
+
+            typer.echo(f"warning: {unread_warning(plan.unread)}", err=True)
         typer.echo(f"{recipe}: {_counted(plan)}, no problem found")
 
 

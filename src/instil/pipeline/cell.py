@@ -16,6 +16,7 @@ from instil.pipeline.folder import Staging
 from instil.pipeline.record import SCRATCH
 from instil.pipeline.rows import Given
 from instil.pipeline.steps import Steps
+from instil.recipe.canonical import effective, unread_settings, unread_warning
 from instil.recipe.recipe import Recipe
 from instil.results.schema import Results
 from instil.system import processes
@@ -50,6 +51,8 @@ def run(
     """
     from instil.report import write_report
 
+    if unread := unread_settings(recipe, effective(recipe)):
+        display.warn(unread_warning(unread))
     staging = Staging(output, overwrite=overwrite)
     steps = _prepare(recipe, staging.path / SCRATCH / "targets", display, given)
     with staging.open(steps.identity, needed_bytes=steps.needed_bytes) as folder:

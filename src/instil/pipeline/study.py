@@ -20,6 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from instil.errors import InstilError, OutputError, OutputExistsError
+from instil.recipe.canonical import unread_warning
 from instil.recipe.grid import Plan, PlannedCell
 from instil.recipe.recipe import Recipe
 from instil.results.schema import CELLS, FAILURE, INDEX, RESULTS, Failure, Results, StudyIndex
@@ -97,6 +98,8 @@ def run(plan: Plan, output: Path, *, display: Display) -> Progressed:
         OutputError: another process works on this study, or the folder cannot be created.
         KeyboardInterrupt: Ctrl-C; the same call resumes the study.
     """
+    if plan.unread:
+        display.warn(unread_warning(plan.unread))
     if processes.count() > 1:
         _run_together(plan, output, display)
     else:

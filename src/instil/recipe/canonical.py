@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from instil.errors import DataFileError
 from instil.losses import Objective
@@ -11,7 +14,7 @@ from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA
-from instil.recipe.recipe import Recipe
+from instil.recipe.recipe import Recipe, default_names
 from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
 from instil.results.schema import NO_MATTER
 from instil.system.environment import ALGORITHM, VERSION
@@ -86,6 +89,8 @@ def effective(recipe: Recipe) -> Recipe:
         # With a context, the validation rows matter: demonstrations are drawn from the others.
         if not reads_context(recipe):
             evaluation |= {"at_steps": None, "validation_rows": Evaluation().validation_rows}
+    if recipe.evaluation.at_steps is None:
+        evaluation["validation_rows"] = Evaluation().validation_rows
     reset["evaluation"] = recipe.evaluation.model_copy(update=evaluation)
     if method.learns != "targets":
         reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
@@ -114,6 +119,41 @@ def effective(recipe: Recipe) -> Recipe:
             reset["demonstrations"] = Demonstrations(k=0, pool=pool)
         reset["teacher"] = recipe.teacher.model_copy(update=unread)
     return recipe.model_copy(update=reset)
+
+
+def unread_warning(keys: Sequence[str]) -> str:
+    """Returns a line that warns about settings that nothing reads."""
+    verb, them = ("is", "it") if len(keys) == 1 else ("are", "them")
+    return f"{', '.join(keys)} {verb} set, but with the other settings nothing reads {them}"
+
+
+def unread_settings(recipe: Recipe, used: Recipe) -> list[str]:
+    """Returns the keys that are set to other values than their defaults, and that nothing reads.
+
+    In a grid this is usual: zero-shot reads no learning rate. In a single run it may be a mistake.
+
+    Args:
+        recipe: All settings.
+        used: The recipe that `effective` makes of it.
+    """
+    usual = default_names({"task": recipe.task})
+    unread: list[str] = []
+    for section in Recipe.model_fields:
+        value, left = getattr(recipe, section), getattr(used, section)
+        if value == left or not isinstance(value, BaseModel):
+            continue
+        if type(value) is not type(left) and getattr(value, "name", "") != usual.get(section):
+            unread.append(section)
+            continue
+        fields = type(value).model_fields
+        unread += [
+            f"{section}.{key}"
+            for key in fields
+            if key in value.model_fields_set
+            and key not in ("name", "baselines")
+            and getattr(value, key) not in (fields[key].default, getattr(left, key, None))
+        ]
+    return unread
 
 
 def _without_context(task: Task) -> Task:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from instil.errors import ConfigError, InstilError
-from instil.recipe.canonical import cell_digest, effective
+from instil.recipe.canonical import cell_digest, effective, unread_settings
 from instil.recipe.recipe import Recipe, default_names
 from instil.recipe.text import read_setting, read_yaml
 from instil.tasks.text_files import read_text
@@ -64,6 +64,7 @@ class Plan:
         settings: Content of the recipe file, with the changes from the command line.
         varied: Keys of the grid.
         cells: Cells in the order of the grid.
+        unread: Keys that are set outside the grid, and that no cell reads.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Plan:
     settings: dict[str, Any]
     varied: list[str]
     cells: list[PlannedCell]
+    unread: list[str]
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -174,12 +176,14 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         if not isinstance(settings.get(name, ""), str)
     ]
     cells: dict[str, PlannedCell] = {}
+    unread: frozenset[str] | None = None
     # Keys with such a problem are left out, so that the rest is checked too.
     valid = [{k: v for k, v in grid.items() if isinstance(v, list) and v} for grid in grids]
     grid = _Grid(base, valid)
     for combination in _combinations(valid):
         found = grid.cell(combination)
         problems += found.problems
+        unread = found.unread if unread is None else unread & found.unread
         # An earlier combination may be the same run.
         if found.recipe is not None and found.digest is not None and found.digest not in cells:
             varied = {
@@ -197,6 +201,7 @@ def plan(settings: Mapping[str, Any]) -> Plan:
         settings=dict(settings),
         varied=list(dict.fromkeys(key for grid in grids for key in grid)),
         cells=list(cells.values()),
+        unread=[key for key in sorted(unread or ()) if varied_above(settings, key) is None],
     )
 
 
@@ -233,11 +238,13 @@ class _Found:
         recipe: Recipe with defaults for all that its method does not use. None: it is not valid.
         digest: Equal for combinations that are the same run. None: the recipe is not valid.
         problems: All problems of the recipe, one clause each.
+        unread: Keys that are set, and that it does not read.
     """
 
     recipe: Recipe | None
     digest: str | None
     problems: list[str]
+    unread: frozenset[str] = frozenset()
 
 
 class _Grid:
@@ -285,7 +292,9 @@ class _Grid:
             return _Found(None, None, problems)
         recipe = effective(parsed)
         try:
-            return _Found(recipe, cell_digest(recipe), [])
+            return _Found(
+                recipe, cell_digest(recipe), [], frozenset(unread_settings(parsed, recipe))
+            )
         except InstilError as error:  # a file that the recipe names is missing or wrong
             return _Found(recipe, None, [str(error)])
 

@@ -154,6 +154,16 @@ def test_without_evaluation_rows_some_inputs_are_held_out(
     assert results.training.rows == len(INPUTS) - 1
 
 
+def test_a_setting_that_nothing_reads_is_named(
+    command: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(command, "--set", "method=zero_shot", capfd=capfd)
+    assert status == 0
+    assert "warning: training.max_steps is set, but with the other settings nothing reads it" in err
+    command["--output"] += "-2"
+    assert "nothing reads" not in run(command, capfd=capfd)[2]
+
+
 def test_another_teacher_teaches(
     command: dict[str, str], model_folders: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

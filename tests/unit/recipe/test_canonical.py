@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instil.errors import DataFileError
 from instil.recipe import canonical
-from instil.recipe.canonical import cell_digest
+from instil.recipe.canonical import cell_digest, effective, unread_settings, unread_warning
+from instil.recipe.grid import override, plan
 from instil.recipe.recipe import Recipe
 
 
@@ -76,3 +78,54 @@ def test_a_model_that_cannot_be_read_is_named(model: Path, monkeypatch: pytest.M
         DataFileError, match=r"the model .*model cannot be read; got: .*config\.json"
     ):
         cell(model)
+
+
+FREE: dict[str, Any] = {"model": "tiny", "task": {"name": "gsm8k"}}
+LABELS: dict[str, Any] = {"model": "tiny", "task": {"name": "sentiment"}}
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "keys"),
+    [
+        (FREE, [], []),
+        (LABELS, [], []),
+        (FREE, ["training.max_steps=3", "tuning.r=4", "teacher.samples=1"], []),
+        (FREE, ["evaluation.baselines=[in_context, zero_shot]", "method=zero_shot"], []),
+        (FREE, ["method=zero_shot", "training.max_steps=3"], ["training.max_steps"]),
+        (FREE, ["method=zero_shot", "training.schedule=cosine"], []),  # the default
+        (FREE, ["method=zero_shot", "tuning.r=4"], ["tuning.r"]),
+        (FREE, ["method=zero_shot", "demonstrations.k=3"], ["demonstrations.k"]),
+        (FREE, ["method=in_context", "training.rows=30"], []),  # the demonstrations are others
+        (FREE, ["method=in_context", "training.epochs=3"], ["training.epochs"]),
+        (FREE, ["method=in_context", "objective={name: reverse_kl}"], ["objective"]),
+        (FREE, ["objective={name: cross_entropy}", "teacher.top_k=9"], ["teacher.top_k"]),
+        (FREE, ["objective.temperature=2", "teacher.mass_per_draw=0.1"], ["teacher.mass_per_draw"]),
+        (FREE, ["evaluation.validation_rows=9"], ["evaluation.validation_rows"]),
+        (FREE, ["evaluation.validation_rows=9", "evaluation.at_steps=5"], []),
+        (LABELS, ["method=in_context", "tuning={name: full}"], ["tuning"]),
+        (LABELS, ["objective.over=labels", "teacher.top_k=9"], ["teacher.top_k"]),
+        (
+            FREE,
+            ["method=pattern_fine_tuning", "teacher.samples=2", "teacher.sampling_temperature=1"],
+            ["teacher.samples", "teacher.sampling_temperature"],
+        ),
+    ],
+)
+def test_settings_that_nothing_reads_are_named(
+    base: dict[str, Any], changes: list[str], keys: list[str]
+) -> None:
+    recipe = Recipe.parse(override(base, changes))
+    assert unread_settings(recipe, effective(recipe)) == keys
+
+
+def test_the_warning_is_one_line() -> None:
+    assert unread_warning(["a.b"]).startswith("a.b is set, but")
+    assert unread_warning(["a.b", "c"]).startswith("a.b, c are set, but")
+
+
+def test_a_grid_may_leave_settings_unread_in_some_cells() -> None:
+    base = {**FREE, "training": {"max_steps": 3, "learning_rate": 0.1}}
+    both = {"method": ["zero_shot", "distillation"]}
+    assert plan({**base, "grid": both}).unread == []
+    alone = {"method": ["zero_shot", "in_context"], "training.learning_rate": [0.1, 0.2]}
+    assert plan({**base, "grid": alone}).unread == ["training.max_steps"]
