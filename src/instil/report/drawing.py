@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +110,10 @@ class Sketch:
             canvas = Canvas(figsize=(WIDTH, self.height), layout="constrained")
             self.draw(canvas, inks)
             undated = {"Date": None} if format == "svg" else {"CreationDate": None}
-            canvas.savefig(target, format=format, metadata=undated)
+            with warnings.catch_warnings():
+                # The text of an SVG is right without a glyph, and a long label may leave no room.
+                warnings.filterwarnings("ignore", "Glyph|constrained_layout", UserWarning)
+                canvas.savefig(target, format=format, metadata=undated)
 
 
 def _style(inks: dict[Ink, str]) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def to_csv(analysis: Analysis) -> str:
     written = io.StringIO()
     table = csv.DictWriter(written, columns or ["cell"], restval="", lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     return written.getvalue()
 
 
@@ -208,6 +208,9 @@ def _costs(cell: Cell) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """Returns a value of one cell. A spreadsheet must not read text as a formula."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
     if value is None or isinstance(value, str | int | float):
         return value
     return json.dumps(value, ensure_ascii=False, default=str)

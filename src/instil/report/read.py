@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from instil.errors import DataFileError, DataFormatError
 from instil.methods import METHODS, MethodName, Phase
@@ -30,9 +31,14 @@ from instil.results.schema import (
     StudyIndex,
     Training,
 )
-from instil.system.files import read_lines
+from instil.system.files import JsonFile, read_lines
 
+F = TypeVar("F", bound=JsonFile)
 K = "demonstrations.k"
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+"""Control characters except tab and line feed, other line ends, and what is no character."""
 UNCOMPARED = {"seed", "method", "task.name", "task.k", "tuning.name", "evaluation.baselines"} | {
     f"{section}.{key}" for section, keys in NO_MATTER.items() for key in keys
 }
@@ -209,6 +215,23 @@ class Study:
         return [line for line in _lines(cell.folder) if line.method == cell.method]
 
 
+def printable(value: Any) -> Any:
+    """Returns text without characters that XML, tables and figures cannot hold.
+
+    A replacement character takes their place. In lists and mappings, every text is replaced.
+    """
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value.replace("\r\n", "\n"))
+    if isinstance(value, Mapping):
+        return {printable(key): printable(inner) for key, inner in value.items()}
+    return list(map(printable, value)) if isinstance(value, list) else value
+
+
+def _shown(file: F) -> F:
+    """Returns the content of a file with printable text."""
+    return type(file).model_validate(printable(file.model_dump(mode="json")))
+
+
 def _lines(folder: Path) -> list[Prediction]:
     path = folder / PREDICTIONS
     if not path.is_file():
@@ -239,7 +262,7 @@ def read_study(paths: Sequence[Path]) -> Study:
     folders: dict[Path, str] = {}
     for path in paths:
         if (path / INDEX).is_file():
-            index = StudyIndex.read(path / INDEX)
+            index = _shown(StudyIndex.read(path / INDEX))
             indices.append(
                 index if index.title else index.model_copy(update={"title": path.resolve().name})
             )
@@ -286,7 +309,7 @@ def _join(indices: list[StudyIndex], folders: Mapping[Path, str], *, several: bo
     missing: list[str] = []
     for folder, name in folders.items():
         if (folder / RESULTS).is_file():
-            results = Results.read(folder / RESULTS)
+            results = _shown(Results.read(folder / RESULTS))
             for result in sorted(
                 results.methods, key=lambda found: list(METHODS).index(found.method)
             ):
@@ -294,7 +317,7 @@ def _join(indices: list[StudyIndex], folders: Mapping[Path, str], *, several: bo
                 unique = named if named not in cells else _unique(folder, named, cells)
                 cells[unique] = Cell(unique, folder, results, result)
         elif (folder / FAILURE).is_file():
-            failures.append(Failure.read(folder / FAILURE))
+            failures.append(_shown(Failure.read(folder / FAILURE)))
         else:
             missing.append(name)
     varied = list(dict.fromkeys(key for index in indices for key in index.varied))
@@ -389,14 +412,14 @@ def read_marks(study: Study) -> Marks:
             cell = by_method.get(line.method)
             if cell is None:
                 continue
-            name = line.set if tasks == 1 else f"{cell.task}: {line.set}"
+            name = printable(line.set if tasks == 1 else f"{cell.task}: {line.set}")
             marks[cell.name].setdefault(name, {})[line.row] = Mark(
-                sys.intern(line.input),
-                line.expected and sys.intern(line.expected),
-                sys.intern(line.predicted),
+                sys.intern(printable(line.input)),
+                line.expected and sys.intern(printable(line.expected)),
+                sys.intern(printable(line.predicted)),
                 line.correct,
                 line.probabilities.get(line.predicted, 0.0) if line.probabilities else None,
-                line.text,
+                printable(line.text),
             )
     return marks
 

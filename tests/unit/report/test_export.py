@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
 from tests.unit.report.runs import build_run
 from tests.unit.report.studies import build_study
 
+from instil.report import read_study
 from instil.report.analysis import Analysis, analyse
 from instil.report.export import latex, markdown, to_csv, to_latex, to_markdown
 
@@ -142,3 +144,13 @@ def test_tables_of_a_run_end_in_a_sum(tmp_path: Path) -> None:
     found = analyse(build_run(tmp_path / "run"))
     assert "| all phases | 338.4 |" in to_markdown(found)
     assert "all phases & 338.4 &" in to_latex(found)
+
+
+def test_a_text_is_no_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    folder = build_run(tmp_path / "run").cells[0].folder
+    results = json.loads((folder / "results.json").read_text())
+    results["model"] = "=1+1"
+    (folder / "results.json").write_text(json.dumps(results))
+    (line, *_) = csv.DictReader(io.StringIO(to_csv(analyse(read_study([folder])))))
+    assert line["model"] == "'=1+1"
+    assert float(line["seconds_per_query"]) > 0

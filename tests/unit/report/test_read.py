@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.report.runs import build_run, chat
-from tests.unit.report.studies import cell, study_of, write_study_folder
+from tests.unit.report.runs import answers, build_results, build_run, chat, first_rows
+from tests.unit.report.studies import cell, study_of, write_folder, write_study_folder
 
 from instil.errors import DataFileError, DataFormatError
 from instil.report import read_study
 from instil.report.analysis import analyse
+from instil.report.read import printable, read_marks
 from instil.report.verdict import caveats
 from instil.results.schema import INDEX, Failure, StudyIndex
 
@@ -140,3 +141,29 @@ def test_an_instruction_is_no_control_without_demonstrations(tmp_path: Path) -> 
         "In-context, instruction = b.txt",
         "Distillation, instruction = b.txt",
     ]
+
+
+def test_what_cannot_be_printed_is_replaced(tmp_path: Path) -> None:
+    odd = "a\x01\x85\u2028\ufeff\uffffb\r\nc"
+    lines = answers([first_rows(n, 6) for n in (5, 1, 6)])
+    lines = [line.model_copy(update={"set": odd, "input": f"{odd}{line.row}"}) for line in lines]
+    made = build_results(lines, model=odd)
+    named = [
+        method.model_copy(
+            update={"scores": [s.model_copy(update={"name": odd}) for s in method.scores]}
+        )
+        for method in made.methods
+    ]
+    write_folder(tmp_path / "run", made.model_copy(update={"methods": named}), lines)
+    study = read_study([tmp_path / "run"])
+    shown = "a" + "\ufffd" * 5 + "b\nc"
+    assert study.cells[0].model == shown
+    marks = read_marks(study)
+    for found in study.cells:
+        assert found.scores[0].name == shown
+        assert marks[found.name][shown][0].input == f"{shown}0"
+
+
+def test_text_of_every_script_stays() -> None:
+    text = "\u202eabc\u2066 \u0627\u0644 \U0001f600 a\tb\nc \u00a0 e\u0301 \u200d"
+    assert printable({text: [text, 1, None]}) == {text: [text, 1, None]}
