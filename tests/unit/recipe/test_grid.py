@@ -203,7 +203,7 @@ def test_draws_that_a_loss_does_not_take_settle_nothing(objective: Any, cells: i
     assert len(plan(settings | {"method": "distillation"}).cells) == cells
 
 
-@pytest.mark.parametrize("change", ["seed", "=1", "seed=[1", "seed=2024-02-30"])
+@pytest.mark.parametrize("change", ["seed", "=1", "seed=[1", "seed=010"])
 def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         override(base, [change])
@@ -214,11 +214,10 @@ def test_a_change_that_is_none_is_refused(base: dict[str, Any], change: str) -> 
     [
         ("a: b: c", "not YAML"),
         ("- 1", "not a mapping"),
-        ("title: 2024-02-30", "not YAML; got: day is out of range"),
-        ("seed: " + "1" * 5000, "not YAML; got: Exceeds the limit"),
-        ("a: " + "[" * 5000, "not YAML; got: maximum recursion depth"),
+        ("seed: " + "1" * 5000, "not YAML; got: '1{40}' is no value of type int"),
+        ("a: " + "[" * 5000, "not YAML; got: the text is nested too deeply"),
     ],
-    ids=["colons", "list", "date", "digits", "depth"],
+    ids=["colons", "list", "digits", "depth"],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "recipe.yaml"
