@@ -20,6 +20,7 @@ from pydantic import Field
 from instil.errors import ConfigError, InstilError
 from instil.recipe.canonical import cell_digest, effective, unread_settings
 from instil.recipe.recipe import Recipe, default_names
+from instil.recipe.sections import FORMAT_KEYS
 from instil.recipe.text import read_setting, read_yaml
 from instil.tasks.text_files import read_text
 
@@ -286,6 +287,8 @@ class _Grid:
                 _put(settings, key, completed(settings, key, combination[key]))
             except ConfigError as error:
                 problems.append(str(error))
+        if {"prompt", "prompt.format"} & set(self._tried):
+            settings["prompt"] = _of_its_format(settings.get("prompt", {}))
         parsed, found = Recipe.check(settings, file=RecipeFile)
         problems += found
         if parsed is None or problems:
@@ -297,6 +300,14 @@ class _Grid:
             )
         except InstilError as error:  # a file that the recipe names is missing or wrong
             return _Found(recipe, None, [str(error)])
+
+
+def _of_its_format(prompt: Any) -> Any:
+    """Returns a prompt section without the settings that the cells of the other format read."""
+    if not isinstance(prompt, dict):
+        return prompt
+    other = {"chat": "plain", "plain": "chat"}.get(str(prompt.get("format")), "")
+    return {key: v for key, v in prompt.items() if key not in FORMAT_KEYS.get(other, ())}
 
 
 def completed(settings: Mapping[str, Any], key: str, value: Any) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from instil.errors import did_you_mean
+from instil.recipe.sections import Prompt
 from instil.tasks.base import TaskBase
 from instil.tasks.files import Files
 
@@ -74,7 +75,21 @@ def unread(recipe: BaseModel, task: TaskBase) -> list[str]:
         if isinstance(value, BaseModel):
             value = value.model_dump(mode="json", exclude_defaults=True)
         problems.append(f"{key}: has no effect {kind} (got {value!r})")
-    return problems
+    return problems + _unread_in_format(cast(Any, recipe).prompt, task)
+
+
+def _unread_in_format(prompt: Prompt, task: TaskBase) -> list[str]:
+    """A clause for each setting of the other prompt format. With `auto`, the model decides."""
+    format = prompt.format
+    if format == "auto" and task.answers == "labels":
+        format = "plain"
+    if format == "auto":
+        return []
+    return [
+        f"prompt.{key}: has no effect in the {format} format (got {getattr(prompt, key)!r})"
+        for key in prompt.unread(format)
+        if key != "pattern" or isinstance(task, Files)  # other tasks refuse it already
+    ]
 
 
 def problem(recipe: type[BaseModel], settings: Mapping[str, Any], error: ErrorDetails) -> str:

@@ -13,6 +13,12 @@ from instil.system.settings import Settings
 # See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
 DEFAULT_STEPS = 60
 
+FORMAT_KEYS = {
+    "chat": ("chat_template_kwargs",),
+    "plain": ("pattern", "completion", "separator"),
+}
+"""Format of prompts -> the keys of `prompt` that only this format reads."""
+
 
 class Section(Settings):
     """A section of a recipe. It refuses unknown keys and is immutable."""
@@ -100,9 +106,23 @@ class Prompt(Section):
     def _has_output_and_stop(cls, value: str) -> str:
         if value.count("{output}") != 1:
             raise ValueError("must contain {output} exactly once")
-        if not value.partition("{output}")[2]:
+        before, _, after = value.partition("{output}")
+        if not after:
             raise ValueError("must contain text after {output}, because this text ends an answer")
+        if after in before:
+            raise ValueError(
+                f"the text before {{output}} must not contain {after!r}, because this text ends an "
+                "answer"
+            )
         return value
+
+    def unread(self, format: Literal["chat", "plain"]) -> list[str]:
+        """Returns the keys that are set and have no effect in a format."""
+        keys = FORMAT_KEYS["plain" if format == "chat" else "chat"]
+        set_here = self.model_dump(exclude_defaults=True)
+        if self.pattern == "{input}":  # what a task with its own pattern fills in
+            del set_here["pattern"]
+        return [key for key in keys if key in set_here]
 
 
 class Teacher(Section):

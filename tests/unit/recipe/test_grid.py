@@ -426,3 +426,17 @@ def test_labels_are_not_learnt_from_rows_without_any(
     plan(base | {"task": task})
     with pytest.raises(ConfigError, match=told):
         plan(base | {"task": task} | settings)
+
+
+def test_settings_of_a_prompt_format_are_for_its_cells_alone() -> None:
+    prompt = {"completion": "{output}#", "chat_template_kwargs": {"enable_thinking": False}}
+    settings = {"model": "m", "task": {"name": "gsm8k"}, "prompt": prompt}
+    plain, chat = plan(settings | {"grid": {"prompt.format": ["plain", "chat"]}}).cells
+    assert (plain.recipe.prompt.completion, plain.recipe.prompt.chat_template_kwargs) == (
+        "{output}#",
+        {},
+    )
+    assert chat.recipe.prompt.completion == " {output}\n"
+    assert chat.recipe.prompt.chat_template_kwargs == {"enable_thinking": False}
+    grid = {"prompt.format": ["plain", "chat"], "prompt.completion": ["{output}#", "{output}##"]}
+    assert len(plan(settings | {"grid": grid}).cells) == 3

@@ -122,3 +122,41 @@ def test_what_a_task_with_written_answers_does_not_read_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         Recipe.parse(WRITING | settings)
+
+
+FILES: dict[str, object] = {"model": "m", "task": {"name": "files"}}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (
+            {"format": "chat", "pattern": "{input}:", "completion": "{output}#"},
+            "prompt.pattern: has no effect in the chat format (got '{input}:'); "
+            "prompt.completion: has no effect in the chat format (got '{output}#')",
+        ),
+        ({"format": "chat", "separator": ""}, "prompt.separator: has no effect in the chat format"),
+        (
+            {"format": "plain", "chat_template_kwargs": {"enable_thinking": False}},
+            "prompt.chat_template_kwargs: has no effect in the plain format "
+            "(got {'enable_thinking': False})",
+        ),
+        ({"completion": "\n{output}\n"}, "the text before {output} must not contain '\\n'"),
+    ],
+)
+def test_settings_of_the_other_prompt_format_are_refused(
+    prompt: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe.parse(FILES | {"prompt": prompt})
+    assert words in str(caught.value)
+
+
+def test_the_prompt_format_auto_is_plain_for_labels() -> None:
+    labels = {"model": "m", "task": {"name": "sentiment"}}
+    arguments = {"chat_template_kwargs": {"enable_thinking": False}}
+    with pytest.raises(ConfigError, match="has no effect in the plain format"):
+        Recipe.parse(labels | {"prompt": arguments})
+    Recipe.parse(labels | {"prompt": arguments | {"format": "chat"}})
+    Recipe.parse(labels | {"prompt": {"completion": "{output}#"}})
+    Recipe.parse(FILES | {"prompt": arguments})  # the model decides
