@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,8 @@ def distill(
         ),
     ] = "auto",
     pattern: Annotated[
-        str | None, _prompt(help=r"Prompt of the plain format. Default: 'Q: {input}\nA:'.")
+        str | None,
+        _prompt(help=r"Prompt of the plain format; \n is a line break. Default: 'Q: {input}\nA:'."),
     ] = None,
     completion_pattern: Annotated[
         str | None, _prompt(help=r"Completion of the plain format. Default: ' {output}\n'.")
@@ -453,5 +455,11 @@ def _given(**settings: Any) -> dict[str, Any]:
 
 
 def _unescape(text: str | None) -> str | None:
-    r"""Replaces \n and \t by a line break and a tab, which are hard to type in a shell."""
-    return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t")
+    r"""Replaces \n and \t by a line break and a tab, which are hard to type in a shell.
+
+    A backslash before them keeps them as they are: `\\n` is a backslash and the letter n.
+    """
+    breaks = {"n": "\n", "t": "\t"}
+    return text and re.sub(
+        r"(\\?)(\\([nt]))", lambda found: found[2] if found[1] else breaks[found[3]], text
+    )

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,6 +53,7 @@ class Outline:
         tokenizer: The tokenizer, with a padding token.
         window: Longest sequence in tokens, or None if the model names no limit.
         fingerprint: Changes when the weights or the tokenizer may have changed.
+        end_ids: Token ids that the model's own files name as ends of a text or turn.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Outline:
     tokenizer: PreTrainedTokenizerBase
     window: int | None
     fingerprint: str
+    end_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def outline(name: str) -> Outline:
         tokenizer=tokenizer,
         window=getattr(network_config.get_text_config(), "max_position_embeddings", None),
         fingerprint=_fingerprint(source, network_config),
+        end_ids=_end_ids(source, network_config),
     )
 
 
@@ -321,6 +324,18 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (args[0].contiguous(), *args[1:])
+
+
+def _end_ids(source: str, network_config: PreTrainedConfig) -> tuple[int, ...]:
+    """The ends that config.json and generation_config.json name; there may be no such file."""
+    named: list[object] = [network_config.get_text_config()]
+    with suppress(OSError, ValueError):
+        named.append(GenerationConfig.from_pretrained(source))
+    found: set[int] = set()
+    for config in named:
+        ends = getattr(config, "eos_token_id", None)
+        found.update(ends if isinstance(ends, list | tuple) else [ends] if ends is not None else [])
+    return tuple(sorted(found))
 
 
 def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:

@@ -19,11 +19,14 @@ from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Phase
 from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
+from instil.pipeline.form import form_of
 from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.format import PromptFormat, prompt_format
+from instil.prompts.checks import Checks
+from instil.prompts.format import PromptFormat
 from instil.prompts.labels import HEAD, LabelTokens, check_prompts
+from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.results.schema import Drift, MethodResult, Prediction, SingleContext, Training
 from instil.system import processes
@@ -87,7 +90,7 @@ class LabelSteps(Steps[Taught, Trained]):
         with recorder.phase("load"):
             rows = CellRows.of(recipe)
             student = outline(recipe.model)
-            form = label_format(recipe, student)
+            form = form_of(recipe, student)
             tokens = LabelTokens.of(
                 cast(LabelTask, recipe.task).verbalizer, form, rows.drawn.training[0].input
             )
@@ -105,6 +108,7 @@ class LabelSteps(Steps[Taught, Trained]):
         if steps.method.learns:
             trainer.check(recipe.training, steps.objective, None)
         steps._check_student()
+        steps._check_text()
         if not steps.method.teacher:
             return steps
         with recorder.phase("load"):
@@ -412,6 +416,20 @@ class LabelSteps(Steps[Taught, Trained]):
             prompt_tokens=sum(s.prompt_tokens for s in scores),
         )
 
+    def _check_text(self) -> None:
+        """Checks that prompts hold what they should; warns of what the user should know."""
+        checks = Checks(self.form, written=False)
+        sets = self.rows.drawn.sets
+        for name, rows in [
+            ("training row", self.rows.drawn.training),
+            *((s.name, s.rows) for s in sets),
+        ]:
+            first = (
+                self.rows.contexts.contexts(0, rows[:1], name) if reads_context(self.recipe) else []
+            )
+            checks.rows(name, rows, (first or [self.rows.alone]) * len(rows))
+        checks.tell(self.display)
+
     def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:
         """Returns the student's prompts, in token ids."""
         contexts = [self.rows.alone] * len(rows)
@@ -482,10 +500,3 @@ def student_of(recipe: Recipe, head: str, labels: int) -> Reshaped:
         keep_layers=recipe.student.keep_layers,
         labels=labels if head == "classification" else None,
     )
-
-
-def label_format(recipe: Recipe, student: Outline) -> PromptFormat:
-    """Returns the format of the prompts. The task has already filled in its own pattern."""
-    chosen = "plain" if recipe.prompt.format == "auto" else recipe.prompt.format
-    settings = recipe.prompt.model_copy(update={"pattern": "{input}", "format": chosen})
-    return prompt_format(student.tokenizer, settings)

@@ -88,6 +88,8 @@ def sent_prompt(
         pattern=form.text(pattern, alone) if isinstance(form, PlainPrompt) else None,
         messages=messages and [Message.model_validate(message) for message in messages],
         template_kwargs=form.template_kwargs if isinstance(form, ChatPrompt) else {},
+        date=form.date and form.date.isoformat(),
+        thinking_end=form.thinks if words is None else None,
         stop=form.stop if words is None else [],
         end_ids=form.end_ids,
         max_new_tokens=max_new_tokens,

@@ -13,12 +13,12 @@ from instil.methods import METHODS
 from instil.models.generate import Decoding, generate
 from instil.models.load import LanguageModel, load
 from instil.models.roles import Reshaped
-from instil.pipeline.labels import label_format, student_of
+from instil.pipeline.form import form_of
+from instil.pipeline.labels import student_of
 from instil.pipeline.record import ADAPTER
 from instil.pipeline.rows import CellRows
-from instil.pipeline.text import prompt_settings
 from instil.prompts.context import Context
-from instil.prompts.format import PromptFormat, prompt_format
+from instil.prompts.format import PromptFormat
 from instil.prompts.labels import LabelTokens
 from instil.recipe.recipe import Recipe
 from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
@@ -66,12 +66,10 @@ class Student:
         if not results.labels:
             base = load(recipe.model, dtype=results.dtype)
             model = _with_adapter(base, folder)
-            return cls(
-                recipe, model, prompt_format(base.tokenizer, prompt_settings(recipe)), results
-            )
+            return cls(recipe, model, form_of(recipe, base), results)
         shape = student_of(recipe, method.head, len(results.labels))
         model = _trained(replace(shape, dtype=results.dtype), recipe, folder)
-        form = label_format(recipe, model)
+        form = form_of(recipe, model)
         tokens = None
         if method.head == "language_model":
             query = read_lines(Prediction, folder / PREDICTIONS)[0].input

@@ -21,14 +21,15 @@ from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch
+from instil.pipeline.form import form_of
 from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
 from instil.pipeline.rows import CellRows, Given, needs_gold
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.format import PromptFormat, prompt_format
+from instil.prompts.checks import Checks
+from instil.prompts.format import PromptFormat
 from instil.prompts.rendered import RenderedRows, Windows, completion_limit
 from instil.recipe.canonical import methods_of, reads_context, selection_of
 from instil.recipe.recipe import Recipe
-from instil.recipe.sections import Prompt
 from instil.results.schema import (
     Checkpoint,
     Completions,
@@ -104,14 +105,17 @@ class TextSteps(Steps[Taught | None, Trained]):
         with recorder.phase("load"):
             rows = CellRows.of(recipe, given)
             models = load_models(recipe, display)
-        form = prompt_format(models.student.tokenizer, prompt_settings(recipe))
+        form = form_of(recipe, models.student)
+        checks = Checks(form)
         own = isinstance(recipe.task, Files)
 
         def rendered(what: str, rows_of_set: Sequence[Row], *, gold: bool = True) -> RenderedRows:
             contexts: Any = rows.alone
             if reads_context(recipe):
                 contexts = rows.contexts.contexts(0, rows_of_set, what)
-            return RenderedRows.of(what, rows_of_set, form, contexts, gold=gold, student=rows.alone)
+            made = RenderedRows.of(what, rows_of_set, form, contexts, gold=gold, student=rows.alone)
+            checks.rows(what, made.rows, contexts, made.gold)
+            return made
 
         drawn = rows.drawn
         learnt = rendered(
@@ -139,11 +143,14 @@ class TextSteps(Steps[Taught | None, Trained]):
             demonstrations = rows.context.demonstrations
             known += [len(form.completion_ids(row)) for row in demonstrations]
             known += [len(ids) for _, of_set in sets for ids in of_set.gold if ids]
-        limit = recipe.teacher.max_new_tokens or completion_limit(asked, known, windows)
+        limit = recipe.teacher.max_new_tokens or completion_limit(
+            asked, known, windows, thinks=form.thinks is not None
+        )
         for of_set in answered:
             of_set.check(limit, windows)
         if method.learns:
             learnt.check(limit if recipe.teacher.completions == "teacher" else 0, windows)
+        checks.tell(display)
         return cls(
             recipe=recipe,
             rows=rows,
@@ -355,7 +362,7 @@ class TextSteps(Steps[Taught | None, Trained]):
     def _right(self, rows: RenderedRows, written: Sequence[str]) -> list[bool | None]:
         """Whether each answer is right; None if its row has no output."""
         return [
-            None if row.output is None else self.task.right(text, row.output)
+            None if row.output is None else self.task.right(text, self.form.spoken(row.output))
             for text, row in zip(written, rows.rows, strict=True)
         ]
 
@@ -423,7 +430,8 @@ class TextSteps(Steps[Taught | None, Trained]):
         right = self._right(rows, written)
         lines = []
         for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
-            expected = None if row.output is None else self.task.result(row.output)
+            gold = row.output and self.form.spoken(row.output)
+            expected = None if gold is None else self.task.result(gold)
             predicted = self.task.result(text)
             if correct and expected is not None:  # the same number may be written differently
                 predicted = expected
@@ -487,13 +495,6 @@ def load_models(recipe: Recipe, display: Display) -> Models:
         seed=recipe.seed,
         display=display,
     )
-
-
-def prompt_settings(recipe: Recipe) -> Prompt:
-    """Returns the prompt settings. A task with its own pattern has already filled it in."""
-    if isinstance(recipe.task, Files):
-        return recipe.prompt
-    return recipe.prompt.model_copy(update={"pattern": "{input}"})
 
 
 def _windows(models: Models) -> Windows:

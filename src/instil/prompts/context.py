@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from instil.system.files import digest
 from instil.tasks.files import Files
 from instil.tasks.rows import Row, as_rows, read_rows
 from instil.tasks.text_files import check_characters, read_text
+
+_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
 @dataclass(frozen=True, init=False)
@@ -84,7 +87,7 @@ class Context:
                     f"the context has two parts of the kind {type(part).__name__}",
                     allowed="one part of each kind",
                 )
-            value = part.demonstrations if isinstance(part, FewShot) else part.text.strip()
+            value = part.demonstrations if isinstance(part, FewShot) else _text(part)
             if not value:
                 raise ContextError(
                     f"the {kind} part of the context is empty", mend="fill it or remove it"
@@ -134,3 +137,17 @@ class Context:
 
 
 NO_CONTEXT = Context()
+
+
+def as_given(text: str) -> str:
+    """A text without the blank lines before it and the white space after it; indentation stays."""
+    return _BLANK_LINES.sub("", text).rstrip()
+
+
+def without_space(text: str) -> str:
+    """The text without a single space before it, which is no indentation."""
+    return text[1:] if text[:1] == " " and not text[1:2].isspace() else text
+
+
+def _text(part: Instruction | Document) -> str:
+    return without_space(as_given(part.text))

@@ -2,23 +2,30 @@
 
 A prompt is rendered as one text and tokenised as one text, as a user who sends it would do. A
 completion is tokenised once, and the same ids are appended to the teacher's and the student's
-prompt.
+prompt. Text that comes from data never becomes a control token.
 """
 
 from __future__ import annotations
 
+import bisect
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from datetime import date
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from instil.errors import ChatTemplateError, FieldError
+from instil.errors import ChatTemplateError, ConfigError, FieldError
 from instil.models.generate import Ending
-from instil.prompts.context import NO_CONTEXT, Context
+from instil.prompts import thinking
+from instil.prompts.context import NO_CONTEXT, Context, as_given, without_space
+from instil.prompts.template import ChatTemplate, Message
+from instil.prompts.tokens import Tokens, unmarked
 from instil.recipe import sections
 from instil.tasks.rows import Row
+
+QUESTION, ANSWER = "instil probe question", "instil probe answer"
 
 
 class PromptFormat(ABC):
@@ -28,18 +35,25 @@ class PromptFormat(ABC):
         name: `plain` or `chat`.
         stop: Strings that end an answer.
         end_ids: Token ids that end an answer.
+        tokens: Tokenises prompts and completions.
+        date: Date that prompts show as today's; None if they show none.
+        thinks: What ends the thinking of a model that may think before it answers; None if it does
+            not think.
     """
 
     name: str
     stop: list[str]
     end_ids: list[int]
+    tokens: Tokens
+    date: date | None = None
+    thinks: str | None = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     @abstractmethod
-    def text(self, query: str, context: Context = NO_CONTEXT) -> str:
-        """The prompt as text, up to where the completion begins."""
+    def _rendered(self, query: str, context: Context) -> str:
+        """The prompt as text, with marks around control tokens that the data spells."""
 
     @abstractmethod
     def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
@@ -53,194 +67,351 @@ class PromptFormat(ABC):
     def answer_ids(self, row: Row) -> list[int]:
         """The row's output as token ids after its prompt, without the tokens that end it."""
 
+    @abstractmethod
+    def decode(self, completion: list[int]) -> str:
+        """The answer in a completion: without thinking, special tokens and what ends it."""
+
+    def text(self, query: str, context: Context = NO_CONTEXT) -> str:
+        """The prompt as text, up to where the completion begins."""
+        return unmarked(self._rendered(query, context))
+
+    def spoken(self, output: str) -> str:
+        """The part of a gold output that answers are compared with."""
+        return output
+
     @property
     def ending(self) -> Ending:
         """The stop strings and token ids that end an answer."""
-        return Ending(self.stop, self.end_ids, lambda ids: str(self.tokenizer.decode(ids)))
+        return Ending(self.stop, self.end_ids, self.tokens.text)
 
-    def decode(self, completion: list[int]) -> str:
-        """The text of a completion up to the first stop string, without special tokens."""
-        text = str(self.tokenizer.decode(completion, skip_special_tokens=True))
+    def _before_stop(self, text: str) -> str:
         for stop in self.stop:
             text = text.partition(stop)[0]
-        return text.strip()
-
-    def _continuation(
-        self, prompt: str, prompt_ids: list[int], text: str, *, special: bool
-    ) -> list[int]:
-        """Token ids of `text` after `prompt`; tokenised alone if tokens would span the border."""
-        joined: list[int] = self.tokenizer(prompt + text, add_special_tokens=special)["input_ids"]
-        # Some tokenizers end every text with a special token, which must not be in the completion.
-        if (
-            joined[: len(prompt_ids)] == prompt_ids
-            and self.tokenizer.eos_token_id not in joined[len(prompt_ids) :]
-        ):
-            return joined[len(prompt_ids) :]
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return text
 
 
 class PlainPrompt(PromptFormat):
-    r"""A text pattern, by default `Q: {input}\nA:`; demonstrations use the same pattern."""
+    r"""A text pattern, by default `Q: {input}\nA:`; demonstrations use the same pattern.
+
+    Args:
+        tokenizer: The tokenizer.
+        pattern: Prompt, with `{input}`.
+        completion: Completion, with `{output}`; the text after it ends an answer.
+        separator: Text after each demonstration.
+        ends: Token ids that the model names as ends of a text.
+        own: Text of the task in every row. Control tokens that it spells remain tokens.
+    """
 
     name = "plain"
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, pattern: str, completion: str, separator: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pattern: str,
+        completion: str,
+        separator: str,
+        ends: Collection[int] = (),
+        own: str = "",
     ) -> None:
         super().__init__(tokenizer)
         self.separator = separator
         self.pattern = pattern
-        self.completion = completion
-        self.stop = [completion.partition("{output}")[2]]
-        self.end_ids = [i for i in [tokenizer.eos_token_id] if i is not None]
+        self.before, _, after = completion.partition("{output}")
+        self.stop = [after]
+        self.end_ids = _ends(tokenizer, ends)
+        self.tokens = Tokens(
+            tokenizer, ends=self.end_ids, own="\n".join((pattern, completion, separator, own))
+        )
 
     @override
-    def text(self, query: str, context: Context = NO_CONTEXT) -> str:
-        preamble = f"{context.preamble}\n\n" if context.preamble else ""
+    def _rendered(self, query: str, context: Context) -> str:
+        mark = self.tokens.marked
+        # The instruction is the user's own text for every prompt, as the pattern is.
+        parts = [context.document and mark(context.document), context.instruction]
+        preamble = "".join(f"{part}\n\n" for part in parts if part)
         shots = "".join(
-            self._prompt(row.input) + self._answer(row) + self.separator
+            self._prompt(row.input) + self._answer(row) + self.stop[0] + self.separator
             for row in context.demonstrations
         )
         return preamble + shots + self._prompt(query)
 
     @override
     def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
-        ids: list[int] = self.tokenizer(self.text(query, context))["input_ids"]
-        return ids
+        return self.tokens.ids(self._rendered(query, context), special=True)
 
     @override
     def completion_ids(self, row: Row) -> list[int]:
-        prompt = self.text(row.input)
-        return self._continuation(
-            prompt, self.prompt_ids(row.input), self._answer(row), special=True
-        )
+        return self._after_prompt(row, self._answer(row) + self.stop[0])
 
     @override
     def answer_ids(self, row: Row) -> list[int]:
-        before = self.completion.partition("{output}")[0]
-        prompt = self.text(row.input)
-        return self._continuation(
-            prompt, self.prompt_ids(row.input), before + (row.output or ""), special=True
-        )
+        return self._after_prompt(row, self.before + self.tokens.marked(row.output or ""))
+
+    @override
+    def decode(self, completion: list[int]) -> str:
+        text = self._before_stop(self.tokens.text(completion, skip_special=True))
+        return _shown(text.removeprefix(self.before))
+
+    @property
+    def splits_words(self) -> bool:
+        """Whether the prompt ends in white space that would be part of an answer's first token."""
+        prompt, text = self.text("query"), self.before + "answer"
+        spaced = prompt != prompt.rstrip(" \t")
+        return spaced and self.tokens.spans_border(prompt, text, special=True)
+
+    def _after_prompt(self, row: Row, text: str) -> list[int]:
+        prompt, ids = self._rendered(row.input, NO_CONTEXT), self.prompt_ids(row.input)
+        return self.tokens.continuation(prompt, ids, text, special=True)
 
     def _prompt(self, query: str) -> str:
-        return self.pattern.replace("{input}", query)
+        return self.pattern.replace("{input}", self.tokens.marked(query))
 
     def _answer(self, row: Row) -> str:
-        output = (row.output or "").strip()
-        if self.stop[0] in output:
+        """An output with the text before it. The space that both bring is written once."""
+        output, stop = as_given(row.output or ""), self.stop[0]
+        if self.before[-1:].isspace():
+            output = without_space(output)
+        if stop in output or (self.before + output + stop).find(stop) < len(self.before + output):
+            how = "contains" if stop in output else "ends in the beginning of"
             raise FieldError(
-                f"an output contains {self.stop[0]!r}, the text that ends an answer",
+                f"an output {how} {stop!r}, the text that ends an answer",
                 got=repr(output[:80]),
                 mend="pass --format chat, or another --completion-pattern",
             )
-        return self.completion.replace("{output}", output)
+        return self.before + self.tokens.marked(output)
 
 
 class ChatPrompt(PromptFormat):
-    """The chat template: demonstrations are turns, document and instruction the system turn."""
+    """The chat template: demonstrations are turns, document and instruction the system turn.
+
+    Args:
+        tokenizer: The tokenizer.
+        template_kwargs: Arguments of the chat template.
+        ends: Token ids that the model names as ends of a turn.
+        own: Text of the task in every row. Control tokens that it spells remain tokens.
+
+    Raises:
+        ChatTemplateError: there is no usable template.
+    """
 
     name = "chat"
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, template_kwargs: dict[str, Any]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template_kwargs: Mapping[str, Any],
+        ends: Collection[int] = (),
+        own: str = "",
     ) -> None:
         super().__init__(tokenizer)
-        if not tokenizer.chat_template:
-            raise ChatTemplateError(
-                "the format is chat, but the model has no chat template",
-                allowed="--format plain, or a model with a chat template",
-                mend="pass --format plain",
-            )
-        self.template_kwargs = template_kwargs
+        self.template_kwargs = dict(template_kwargs)
+        self.template = ChatTemplate(tokenizer, template_kwargs)
+        self.date = self.template.date
         self.stop = []
-        self.end_of_turn = self._end_of_turn()
-        self.end_ids = sorted(
-            {self.end_of_turn, *[i for i in [tokenizer.eos_token_id] if i is not None]}
-        )
+        self.end_ids = _ends(tokenizer, ends)
+        user, assistant = _turn("user", QUESTION), _turn("assistant", ANSWER)
+        prompt = self.template.render([user], generation_prompt=True)
+        whole = self.template.render([user, assistant], generation_prompt=False)
+        for text, what, mark in (
+            (prompt, "the user's turn", QUESTION),
+            (whole, "the assistant's turn", ANSWER),
+        ):
+            if mark not in text:
+                raise ChatTemplateError(
+                    f"the chat template leaves out {what}", mend="pass --format plain"
+                )
+        self.tokens = Tokens(tokenizer, ends=self.end_ids, template=prompt + whole, own=own)
+        self._tail = prompt.rpartition(QUESTION)[2]
+        self.closing = whole.rpartition(ANSWER)[2].strip()
+        self.end_of_turn = self._end_of_turn(user, assistant)
+        self.end_ids = sorted({*self.end_ids, *self.end_of_turn})
+        self._opened = thinking.opened(self._tail)
+        lead = whole[len(prompt) :].partition(ANSWER)[0] if whole.startswith(prompt) else ""
+        self.thinks = self._opened[1] if self._opened else thinking.closing_of(lead)
+        # The template may write a space before an answer. A template without a generation prompt
+        # even leaves it to the model to write the header of its turn.
+        header = self.tokens.ids("" if self.thinks else lead, special=False)
+        self._header = self.tokens.text(header, skip_special=True)
 
-    def messages(self, query: str, context: Context = NO_CONTEXT) -> list[dict[str, str]]:
+    def messages(self, query: str, context: Context = NO_CONTEXT) -> list[Message]:
         """The turns; the last one is the user's query."""
-        turns = [{"role": "system", "content": context.preamble}] if context.preamble else []
+        turns = [_turn("system", context.preamble)] if context.preamble else []
         for row in context.demonstrations:
-            turns.append({"role": "user", "content": row.input})
-            turns.append({"role": "assistant", "content": (row.output or "").strip()})
-        return [*turns, {"role": "user", "content": query}]
-
-    @override
-    def text(self, query: str, context: Context = NO_CONTEXT) -> str:
-        return self._render(self.messages(query, context), generation_prompt=True)
+            turns += [_turn("user", row.input), _turn("assistant", as_given(row.output or ""))]
+        return [*turns, _turn("user", query)]
 
     @override
     def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
         # The template adds the special tokens itself.
-        ids: list[int] = self.tokenizer(self.text(query, context), add_special_tokens=False)[
-            "input_ids"
-        ]
-        return ids
+        return self.tokens.ids(self._rendered(query, context), special=False)
 
     @override
     def completion_ids(self, row: Row) -> list[int]:
-        answer = (row.output or "").strip()
-        prompt, ids = self.text(row.input), self.prompt_ids(row.input)
-        turns = [*self.messages(row.input), {"role": "assistant", "content": answer}]
-        rendered = self._render(turns, generation_prompt=False)
-        if self.closing and rendered.startswith(prompt) and answer in rendered[len(prompt) :]:
-            # Use the answer as the template renders it: some templates put a space before it.
-            answer = rendered[len(prompt) :].rpartition(self.closing)[0]
-        return [*self._continuation(prompt, ids, answer, special=False), self.end_of_turn]
+        output = as_given(row.output or "")
+        if self.stop and self.stop[0] in output:
+            raise FieldError(
+                f"an output contains {self.stop[0]!r}, the text that ends a turn",
+                got=repr(output[:80]),
+                mend="delete the row, or pass --format plain",
+            )
+        body, closing = self._written(row, output)
+        return [*self._after_prompt(row, body + closing), *self.end_of_turn]
 
     @override
     def answer_ids(self, row: Row) -> list[int]:
-        return self.completion_ids(row)[:-1]
+        return self._after_prompt(row, self._written(row, (row.output or "").strip())[0])
 
-    def _render(self, messages: list[dict[str, str]], *, generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=generation_prompt,
-                **self.template_kwargs,
+    @override
+    def decode(self, completion: list[int]) -> str:
+        text = self.tokens.text(completion)
+        closing = thinking.closing_of(text, inside=self._opened is not None)
+        if closing is None:
+            answer = self.tokens.text(completion, skip_special=True)
+        else:  # the mark may be a special token, so it is looked for among the ids
+            count = text.count(closing)
+            number = bisect.bisect_left(
+                range(len(completion) + 1),
+                count,
+                key=lambda n: self.tokens.text(completion[:n]).count(closing),
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise ChatTemplateError(
-                "the chat template does not accept these turns",
-                got=f"roles {', '.join(m['role'] for m in messages)}; the template says: {error}",
-                mend="pass --format plain, or use a context without the turn that it does not accept",
-            ) from None
-        return str(text)
+            answer = self.tokens.text(completion[:number]).rpartition(closing)[2]
+            answer += self.tokens.text(completion[number:], skip_special=True)
+        answer = answer.removeprefix(self._header)
+        return _shown(self._before_stop(self.spoken(answer)))
 
-    def _end_of_turn(self) -> int:
-        """The token with which the template ends an assistant's turn."""
-        mark = "instil end of turn probe"
-        turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
-        self.closing = self._render(turns, generation_prompt=False).rpartition(mark)[2].strip()
-        ids = self.tokenizer(self.closing, add_special_tokens=False)["input_ids"]
+    @override
+    def spoken(self, output: str) -> str:
+        return thinking.spoken(output)
+
+    @override
+    def _rendered(self, query: str, context: Context) -> str:
+        return self.template.render(
+            self._marked(self.messages(query, context)), generation_prompt=True
+        )
+
+    def _marked(self, messages: list[Message]) -> list[Message]:
+        return [_turn(turn["role"], self.tokens.marked(turn["content"])) for turn in messages]
+
+    def _after_prompt(self, row: Row, text: str) -> list[int]:
+        prompt, ids = self._rendered(row.input, NO_CONTEXT), self.prompt_ids(row.input)
+        return self.tokens.continuation(prompt, ids, text, special=False)
+
+    def _written(self, row: Row, output: str) -> tuple[str, str]:
+        """What the model writes after the prompt, and the text that closes its turn.
+
+        It is what the template renders: some templates put a space or an empty thinking block
+        before an answer. White space that the template takes from the output is put back.
+        """
+        stop = "".join(self.stop)
+        turns = self._marked([*self.messages(row.input), _turn("assistant", output)])
+        output = turns[-1]["content"]
+        prompt = self.template.render(turns[:-1], generation_prompt=True)
+        whole = self.template.render(turns, generation_prompt=False)
+        if whole.startswith(prompt):
+            body = whole[len(prompt) :]
+            if self.closing:
+                body = body.rpartition(self.closing)[0]
+            answer = self.spoken(output)
+            if body.rstrip().endswith(answer.rstrip()):
+                return (body if self.closing else body.rstrip()), stop
+            if body.rstrip().endswith(answer.strip()):
+                lead = body.rstrip().removesuffix(answer.strip())
+                return lead + answer.rstrip(), stop
+        if self._opened:
+            return thinking.after_opening(self._tail, output), stop
+        return output, stop
+
+    def _end_of_turn(self, user: Message, assistant: Message) -> list[int]:
+        """The token with which a turn ends; none if it ends in text, which becomes a stop string."""
+        ids: list[int] = self.tokenizer(self.closing, add_special_tokens=False)["input_ids"]
+        added = self.tokenizer.added_tokens_decoder
+        if len(ids) == 1 or (ids and ids[0] in added):
+            return ids[:1]
         if ids:
-            return int(ids[0])
-        if self.tokenizer.eos_token_id is None:
+            found = [self.closing.find(token.content) for token in added.values()]
+            cut = min((place for place in found if place > 0), default=len(self.closing))
+            self.stop = [self.closing[:cut].rstrip()]
+            self.closing = self.stop[0]
+            return []
+        # The turn may end where the next one begins.
+        named = self.end_ids
+        try:
+            more = self.template.render([user, assistant, user], generation_prompt=False)
+        except ChatTemplateError:
+            more = ""
+        after = more.partition(ANSWER)[2].partition(QUESTION)[0].strip()
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        if ids and ids[0] in named:
+            return ids[:1]
+        if self.tokenizer.eos_token_id is None and not named:
             raise ChatTemplateError(
                 "the chat template does not end an assistant's turn, and the tokenizer has no end-of-text token",
                 mend="pass --format plain",
             )
-        return int(self.tokenizer.eos_token_id)
+        return [
+            int(
+                self.tokenizer.eos_token_id if self.tokenizer.eos_token_id is not None else named[0]
+            )
+        ]
 
 
-def prompt_format(tokenizer: PreTrainedTokenizerBase, settings: sections.Prompt) -> PromptFormat:
+def prompt_format(
+    tokenizer: PreTrainedTokenizerBase,
+    settings: sections.Prompt,
+    *,
+    ends: Collection[int] = (),
+    own: str = "",
+) -> PromptFormat:
     """Makes the prompt format; `auto` is chat if the tokenizer has a chat template.
+
+    Args:
+        tokenizer: The tokenizer.
+        settings: Settings of the format.
+        ends: Token ids that the model names as ends of a text or turn.
+        own: Text of the task in every row. Control tokens that it spells remain tokens.
 
     Raises:
         ChatTemplateError: the format is chat and there is no usable template.
+        ConfigError: a setting is only for the other format.
     """
     name = settings.format
     if name == "auto":
         name = "chat" if tokenizer.chat_template else "plain"
+        if unread := settings.unread(name):
+            raise ConfigError(
+                f"{', '.join(f'prompt.{key}' for key in unread)}: has no effect in the {name} "
+                f"format, which prompt.format: auto chooses for this model",
+                mend=f"pass --format {'plain' if name == 'chat' else 'chat'}, or leave it out",
+            )
     if name == "chat":
-        return ChatPrompt(tokenizer, template_kwargs=settings.chat_template_kwargs)
+        return ChatPrompt(
+            tokenizer, template_kwargs=settings.chat_template_kwargs, ends=ends, own=own
+        )
     return PlainPrompt(
         tokenizer,
         pattern=settings.pattern,
         completion=settings.completion,
         separator=settings.separator,
+        ends=ends,
+        own=own,
     )
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, named: Collection[int]) -> list[int]:
+    """The tokenizer's end-of-text token, and the added tokens that the model names as ends.
+
+    A configuration without this setting has a default number, which may be an ordinary token.
+    """
+    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    return sorted({*own, *(i for i in named if i in tokenizer.added_tokens_decoder)})
+
+
+def _shown(answer: str) -> str:
+    """An answer that a model wrote: its indentation is kept."""
+    return without_space(as_given(answer))

@@ -13,9 +13,16 @@ from instil.prompts.pair import AlignedPair, check_window
 from instil.tasks.rows import Row
 
 UNKNOWN_LENGTH = 256  # maximum tokens of an answer if no answer is known
+THOUGHT_LENGTH = 1024  # more tokens for what a model thinks before its answer
 
 
-def completion_limit(sets: Sequence[RenderedRows], known: Sequence[int], windows: Windows) -> int:
+def completion_limit(
+    sets: Sequence[RenderedRows],
+    known: Sequence[int],
+    windows: Windows,
+    *,
+    thinks: bool = False,
+) -> int:
     """The default for the maximum length of an answer, in tokens.
 
     It is about twice the longest known answer, or less if the windows are too small.
@@ -24,9 +31,12 @@ def completion_limit(sets: Sequence[RenderedRows], known: Sequence[int], windows
         sets: All rows that will be answered.
         known: Lengths of the known answers, in tokens.
         windows: Windows of the models.
+        thinks: Whether the model may think before it answers.
     """
     longest = max(known, default=0)
     limit = 2 * longest + 8 if known else UNKNOWN_LENGTH
+    if thinks:
+        limit += THOUGHT_LENGTH
     for window, prompts in (
         (windows.teacher, [ids for rows in sets for ids in rows.teacher_prompts]),
         (windows.student, [ids for rows in sets for ids in rows.student_prompts]),

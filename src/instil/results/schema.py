@@ -233,6 +233,15 @@ class SentPrompt(Strict):
         description="Turns to send, with `{input}` in place of the query; null for plain."
     )
     template_kwargs: dict[str, Any] = Field({}, description="Arguments of the chat template.")
+    date: str | None = Field(
+        None,
+        description="Date that the chat template showed as today's; null if it shows no date.",
+    )
+    thinking_end: str | None = Field(
+        None,
+        description="Text that ends what the model thinks before it answers; null if the chat "
+        "template lets it answer at once.",
+    )
     stop: list[str] = Field(description="Strings that end an answer.")
     end_ids: list[int] = Field(description="Token ids that end an answer.")
     max_new_tokens: int | None = Field(

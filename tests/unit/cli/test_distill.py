@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 import instil.pipeline
 from instil import cli
+from instil.cli.distill import _unescape
 from instil.recipe.recipe import Recipe
 from instil.results.schema import RESULTS, Message, Results
 from instil.tasks import Files
@@ -666,3 +668,58 @@ def test_importing_instil_does_no_work() -> None:
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     cli.app(["--version"], standalone_mode=False)
     assert re.fullmatch(r"\d+\.\d+\.\d+", capfd.readouterr().out.strip())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (r"Q: {input}\nA:\t", "Q: {input}\nA:\t"),
+        (r"a\\nb", r"a\nb"),
+        (r"C:\dir {input}", r"C:\dir {input}"),
+        (r"\\ {input}", r"\\ {input}"),
+        (None, None),
+    ],
+)
+def test_a_pattern_is_what_was_typed(typed: str | None, meant: str | None) -> None:
+    assert _unescape(typed) == meant
+
+
+def test_a_pattern_that_would_not_be_read_is_refused(
+    command: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command |= {"--format": "auto", "--pattern": "{input}:"}
+    status, out, err = run(command, capfd=capfd)
+    assert (status, out) == (2, "")
+    assert "ConfigError: prompt.pattern: has no effect in the chat format" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_without_effect_are_told(
+    command: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    command |= {"--objective": "cross_entropy", "--set": "teacher.top_k=64"}
+    status, _, err = run(command, "--quiet", capfd=capfd)
+    assert status == 0
+    assert "teacher.top_k: has no effect with the other settings of this run" in err.replace(
+        "\n", " "
+    )
+
+
+def test_a_template_without_a_system_turn_leaves_nothing_behind(
+    command: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(command["--model"], tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text(
+        "{% for m in messages if m['role'] != 'system' %}" + template.read_text().partition("%}")[2]
+    )
+    (tmp_path / "instruction.txt").write_text("Write the number.")
+    command |= {
+        "--model": str(model),
+        "--format": "chat",
+        "--instruction": str(tmp_path / "instruction.txt"),
+    }
+    status, out, err = run(command, capfd=capfd)
+    assert (status, out) == (2, "")
+    assert "the chat template leaves out the system turn" in err
+    assert not (tmp_path / "runs").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -140,3 +141,15 @@ def test_weights_that_change_change_the_fingerprint(
     content[-1] ^= 1
     weights.write_bytes(content)  # of the same size
     assert outline(str(copy)).fingerprint != before
+
+
+def test_the_ends_that_a_model_s_files_name_are_known(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folders["llama"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 0}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 2], "top_k": 5}')
+    assert outline(str(folder)).end_ids == (0, 2)
+    (folder / "generation_config.json").unlink()
+    assert outline(str(folder)).end_ids == (0,)

@@ -69,3 +69,9 @@ def test_reading_from_files(
         Context.read(Files(instruction=instruction, k=1))
     with pytest.raises(ContextError, match="no context"):
         Context.read(Files())
+
+
+def test_the_indentation_of_a_text_is_kept() -> None:
+    code = "\n  \n    def f():\n        return 1\n\n"
+    assert Context.of(Document(code)).document == "    def f():\n        return 1"
+    assert Context.of(Instruction("\tDo it.\r\n")).instruction == "\tDo it."
