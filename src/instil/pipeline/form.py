@@ -6,6 +6,7 @@ from instil.models.load import Outline
 from instil.prompts.format import PromptFormat, prompt_format
 from instil.recipe.recipe import Recipe
 from instil.tasks.base import PatternTask
+from instil.tasks.classification import ClassificationTask
 
 
 def form_of(recipe: Recipe, model: Outline) -> PromptFormat:
@@ -25,4 +26,6 @@ def form_of(recipe: Recipe, model: Outline) -> PromptFormat:
     if isinstance(task, PatternTask):
         settings = settings.model_copy(update={"pattern": "{input}"})
         own = task.prefix + task.pattern
+    if isinstance(task, ClassificationTask):
+        own += " ".join(word for words in task.verbalizer.values() for word in words)
     return prompt_format(model.tokenizer, settings, ends=model.end_ids, own=own)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -120,9 +121,11 @@ class PlainPrompt(PromptFormat):
         self.before, _, after = completion.partition("{output}")
         self.stop = [after]
         self.end_ids = _ends(tokenizer, ends)
-        self.tokens = Tokens(
-            tokenizer, ends=self.end_ids, own="\n".join((pattern, completion, separator, own))
-        )
+        around = ""
+        with suppress(ChatTemplateError):  # there may be no template
+            around = ChatTemplate(tokenizer, {}).around()
+        own = "\n".join((pattern, completion, separator, own))
+        self.tokens = Tokens(tokenizer, ends=self.end_ids, template=around, own=own)
 
     @override
     def _rendered(self, query: str, context: Context) -> str:
@@ -222,7 +225,8 @@ class ChatPrompt(PromptFormat):
                 raise ChatTemplateError(
                     f"the chat template leaves out {what}", mend="pass --format plain"
                 )
-        self.tokens = Tokens(tokenizer, ends=self.end_ids, template=prompt + whole, own=own)
+        around = self.template.around() + whole
+        self.tokens = Tokens(tokenizer, ends=self.end_ids, template=around, own=own)
         self._tail = prompt.rpartition(QUESTION)[2]
         self.closing = whole.rpartition(ANSWER)[2].strip()
         self.end_of_turn = self._end_of_turn(user, assistant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -88,6 +89,14 @@ class ChatTemplate:
                 mend="pass --format plain, or use a context without the turn that it does not accept",
             ) from None
         return str(text)
+
+    def around(self) -> str:
+        """What the template writes around turns of every role, with a generation prompt."""
+        turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+        for first in ([{"role": "system", "content": "x"}], []):
+            with suppress(ChatTemplateError):
+                return self.render([*first, *turns], generation_prompt=True)
+        return ""
 
     def reads(self, name: str) -> bool:
         """Whether the template contains this name."""

@@ -164,20 +164,14 @@ class Tokens:
         return [], []
 
     def _control(self, ends: Collection[int], template: str) -> Iterator[tuple[int, str]]:
-        named = [
-            text for text in self.tokenizer.special_tokens_map.values() if isinstance(text, str)
-        ]
+        special = self.tokenizer.special_tokens_map.values()
+        named = [token for token in special if isinstance(token, str)]
         for number, added in self.tokenizer.added_tokens_decoder.items():
             token = added.content
-            tag = _TAG.fullmatch(token) is not None
+            in_template = token in template and (added.special or _TAG.fullmatch(token))
             if (
-                token.strip()
+                (token in named or number in ends or in_template)
+                and token.strip()
                 and token not in _THOUGHTS
-                and (
-                    token in named
-                    or number in ends
-                    or (token in template and (added.special or tag))
-                    or (added.special and token[:2] == "<|" and tag)
-                )
             ):
                 yield number, token

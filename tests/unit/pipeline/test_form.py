@@ -10,6 +10,7 @@ from instil.models.load import Outline, outline
 from instil.pipeline.form import form_of
 from instil.prompts.format import PlainPrompt
 from instil.recipe.recipe import Recipe
+from instil.tasks.rows import Row
 
 
 @pytest.fixture
@@ -36,6 +37,19 @@ def test_a_task_fills_in_its_own_pattern(model: Outline) -> None:
     own = form_of(recipe("files", format="plain", pattern="{input}!"), model)
     assert isinstance(own, PlainPrompt)
     assert own.pattern == "{input}!"
+
+
+def test_the_words_of_labels_remain_tokens(model: Outline) -> None:
+    task = {
+        "pattern": "{text}",
+        "verbalizer": {"a": ["<|start|>"], "b": ["B"]},
+        "train": "a.jsonl",
+        "in_domain": {"here": "a.jsonl"},
+    }
+    for format in ("plain", "chat"):
+        form = form_of(recipe("classification", task, format=format), model)
+        ids = form.answer_ids(Row("x", "<|start|>"))
+        assert model.tokenizer.convert_tokens_to_ids("<|start|>") in ids
 
 
 def test_own_settings_of_the_other_format_are_refused(model: Outline) -> None:

@@ -17,7 +17,7 @@ pieces = st.lists(
 @given(parts=pieces)
 def test_text_from_data_becomes_no_control_token(parts: list[str]) -> None:
     text = "".join(parts)
-    tokens = Tokens(TOKENIZER)
+    tokens = Tokens(TOKENIZER, template="<|im_start|>")
     ids = tokens.ids("<|im_start|>" + tokens.marked(text) + "<|im_end|>", special=False)
     opening, closing = TOKENIZER.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert [i for i in ids if i in (opening, closing)] == [opening, closing]
