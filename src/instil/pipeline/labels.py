@@ -19,14 +19,12 @@ from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Phase
 from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
-from instil.pipeline.form import form_of
+from instil.pipeline.form import check_prompts_of, form_of
 from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.checks import Checks
 from instil.prompts.format import PromptFormat
 from instil.prompts.labels import HEAD, LabelTokens, check_prompts
-from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.results.schema import Drift, MethodResult, Prediction, SingleContext, Training
 from instil.system import processes
@@ -108,7 +106,7 @@ class LabelSteps(Steps[Taught, Trained]):
         if steps.method.learns:
             trainer.check(recipe.training, steps.objective, None)
         steps._check_student()
-        steps._check_text()
+        check_prompts_of(recipe, rows, form, display)
         if not steps.method.teacher:
             return steps
         with recorder.phase("load"):
@@ -415,20 +413,6 @@ class LabelSteps(Steps[Taught, Trained]):
             # Each query is sent once per context.
             prompt_tokens=sum(s.prompt_tokens for s in scores),
         )
-
-    def _check_text(self) -> None:
-        """Checks that prompts hold what they should; warns of what the user should know."""
-        checks = Checks(self.form, written=False)
-        sets = self.rows.drawn.sets
-        for name, rows in [
-            ("training row", self.rows.drawn.training),
-            *((s.name, s.rows) for s in sets),
-        ]:
-            first = (
-                self.rows.contexts.contexts(0, rows[:1], name) if reads_context(self.recipe) else []
-            )
-            checks.rows(name, rows, (first or [self.rows.alone]) * len(rows))
-        checks.tell(self.display)
 
     def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:
         """Returns the student's prompts, in token ids."""

@@ -276,3 +276,18 @@ def test_text_of_other_scripts_and_quotes_stays_as_it_is(base: str) -> None:
     (query,) = re.findall(r"^query = (.*)$", code, re.MULTILINE)
     assert ast.literal_eval(query) == '<b>"東京"</b>\n\\'
     assert "東京" in code
+
+
+def test_a_model_that_thinks_is_cut_after_its_thinking(base: str) -> None:
+    asked = chat(thinking_end="</think>", end_ids=[7], date="2024-07-26")
+    card = text_card(base, prompt=asked)
+    check_sound(card)
+    assert "The model may think first. Its answer is what follows `</think>`." in card
+    assert "writes today's date. In training and evaluation it was 2024-07-26." in card
+    code = snippet(card)
+    assert code is not None
+    assert 'answer = answer.rpartition("</think>")[2]' in code
+    assert "for end in tokenizer.convert_ids_to_tokens([7]):" in code
+    plain = text_card(base, prompt=chat())
+    assert "may think" not in plain
+    assert "today's date" not in plain
