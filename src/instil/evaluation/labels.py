@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from instil.methods import MethodName
+from instil.models.label_reader import read_labels
 from instil.models.load import LanguageModel
-from instil.models.reader import read_labels
 from instil.prompts.labels import HEAD, LabelTokens
 from instil.results.schema import Fidelity, Prediction, SetScore, SingleContext
 from instil.results.statistics import calibration_error, confusion, proportion
@@ -107,14 +107,17 @@ def label_logprobs(
         advance: Is called with the progress of this process.
     """
 
-    def make(logits_NV: Tensor) -> dict[str, Tensor]:
-        logprobs = logits_NV.log_softmax(-1) if tokens is None else tokens.logprobs(logits_NV)
+    def make(chunks: Iterator[Tensor]) -> dict[str, Tensor]:
+        if tokens is None:
+            logprobs = torch.cat([logits_CV.log_softmax(-1) for logits_CV in chunks])
+        else:
+            logprobs = tokens.logprobs(chunks)
         return {"logprobs_RL": logprobs.cpu()}
 
     made = read_labels(
         model,
         prompts,
-        HEAD if tokens is None else tokens.completions,
+        HEAD if tokens is None else tokens.branches,
         batch_size=batch_size,
         advance=advance,
         make=make,

@@ -40,11 +40,18 @@ if TYPE_CHECKING:
 class LabelReading(Protocol):
     """Computes label probabilities from logits; see `instil.prompts.labels.LabelTokens`."""
 
+    @property
+    def visits(self) -> Tensor:
+        """Number of token sequences that go through each of a row's P positions."""
+
     def cut(self, logits_NV: Tensor) -> Tensor:
         """The logits without the entries that pad the vocabulary."""
 
-    def logprobs(self, logits_NV: Tensor) -> Tensor:
-        """Log-probability of each label, shape (R, L), nats."""
+    def token_logprobs(self, logits_CV: Tensor, start: int) -> Tensor:
+        """What the labels need of a chunk's logits, shape (C, K), nats."""
+
+    def joined(self, logprobs_NK: Tensor) -> Tensor:
+        """Log-probability of each label, shape (R, L), nats, from what all chunks gave."""
 
 
 @dataclass(frozen=True)
@@ -124,32 +131,66 @@ class LabelKL(Loss):
         Returns:
             Nats, shape (R,).
         """
+        return self.of_rows(self.of_positions(logits_NV, 0, targets), targets)
+
+    def of_positions(self, logits_CV: Tensor, start: int, targets: LabelTargets) -> Tensor:
+        """What the loss needs of some positions. Their logits are not needed after.
+
+        Args:
+            logits_CV: Student logits of a chunk of the R x P positions.
+            start: Number of the first of them.
+            targets: Targets of all rows.
+
+        Returns:
+            Some numbers for each position, first dimension C.
+        """
+        from torch import cat
+
+        choices = targets.choices
+        kept_CK = logits_CV if choices is None else choices.token_logprobs(logits_CV, start)
+        if self.alpha == 0 or self.over != "vocabulary":
+            return kept_CK
+        if targets.vocabulary is None:
+            raise ValueError("label_kl over the vocabulary needs next-token targets")
+        # The entries that pad the vocabulary are not among the teacher's outcomes, either.
+        cut_CV = logits_CV if choices is None else choices.cut(logits_CV)
+        kl = ForwardKL(temperature=self.temperature)
+        known = targets.vocabulary.part(start, start + len(cut_CV))
+        return cat([kl(cut_CV, targets.gold_R, known)[:, None], kept_CK], -1)
+
+    def of_rows(self, kept_NK: Tensor, targets: LabelTargets) -> Tensor:
+        """Loss of each row.
+
+        Args:
+            kept_NK: What `of_positions` gave for all positions.
+            targets: Targets of all rows.
+
+        Returns:
+            Nats, shape (R,).
+        """
         from torch.nn.functional import cross_entropy
 
         rows, choices = len(targets.gold_R), targets.choices
-        scores_RL = logits_NV if choices is None else choices.logprobs(logits_NV)
-        loss_R = logits_NV.new_zeros(rows)
+        divergence_N = None
+        if self.alpha > 0 and self.over == "vocabulary":
+            divergence_N, kept_NK = kept_NK[:, 0], kept_NK[:, 1:]
+        scores_RL = kept_NK if choices is None else choices.joined(kept_NK)
+        loss_R = kept_NK.new_zeros(rows)
         if self.alpha < 1:
             if self.over == "labels" or choices is None:
                 gold_R = cross_entropy(scores_RL, targets.gold_R, reduction="none")
             else:
                 gold_R = -scores_RL.gather(-1, targets.gold_R[:, None])[:, 0]
             loss_R = loss_R + (1 - self.alpha) * gold_R
-        if self.alpha > 0:
-            loss_R = loss_R + self.alpha * self._divergence(logits_NV, scores_RL, targets)
+        if divergence_N is not None:
+            loss_R = loss_R + self.alpha * _mean(divergence_N.reshape(rows, -1), choices)
+        elif self.alpha > 0:
+            loss_R = loss_R + self.alpha * self._divergence(scores_RL, targets)
         return loss_R
 
-    def _divergence(self, logits_NV: Tensor, scores_RL: Tensor, targets: LabelTargets) -> Tensor:
+    def _divergence(self, scores_RL: Tensor, targets: LabelTargets) -> Tensor:
         from torch import xlogy
 
-        if self.over == "vocabulary":
-            if targets.vocabulary is None:
-                raise ValueError("label_kl over the vocabulary needs next-token targets")
-            kl = ForwardKL(temperature=self.temperature)
-            # The entries that pad the vocabulary are not among the teacher's outcomes, either.
-            cut_NV = logits_NV if targets.choices is None else targets.choices.cut(logits_NV)
-            loss_N = kl(cut_NV, targets.gold_R, targets.vocabulary)
-            return loss_N.reshape(len(targets.gold_R), -1).mean(-1)
         if targets.probs_RL is None:
             raise ValueError("label_kl with alpha > 0 needs the teacher's label probabilities")
         p_RL = (targets.probs_RL.log() / self.temperature).softmax(-1)
@@ -163,6 +204,14 @@ class LabelKL(Loss):
                 raise ValueError("label_kl over labels_and_mass needs the teacher's mass")
             loss_R = loss_R + _mass_kl(targets.mass_R, scores_RL.logsumexp(-1))
         return loss_R
+
+
+def _mean(loss_RP: Tensor, choices: LabelReading | None) -> Tensor:
+    """The mean over all positions of all token sequences. Sequences share some of the positions."""
+    if choices is None:
+        return loss_RP.mean(-1)
+    visits_P = choices.visits.to(loss_RP)
+    return (loss_RP * visits_P).sum(-1) / visits_P.sum()
 
 
 def _mass_kl(mass_R: Tensor, log_mass_R: Tensor) -> Tensor:

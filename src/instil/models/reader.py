@@ -9,7 +9,6 @@ from enum import StrEnum
 from itertools import groupby
 
 import torch
-from torch import Tensor
 
 from instil.models.attention import reads_bounds
 from instil.models.batch import Batch, alone, collate, pack
@@ -18,8 +17,6 @@ from instil.models.forward import Logits
 from instil.models.load import LanguageModel
 from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, packs
 from instil.models.proof import FEW, KINDS, agree, kind, lengthened, proven, refused
-from instil.system import processes
-from instil.system.progress import Advance
 
 
 class Way(StrEnum):
@@ -273,48 +270,3 @@ def read_rows(
         if logits is not None:
             return logits
     return Logits.cat([Logits(network, alone(*one), whole=whole) for one in sequences])
-
-
-def read_labels(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
-    *,
-    batch_size: int,
-    advance: Advance,
-    make: Callable[[Tensor], dict[str, Tensor]],
-) -> dict[str, Tensor]:
-    """Computes a result for each prompt from the logits that decide its label.
-
-    Each process of a launch reads its share of the prompts, and receives the results of all.
-
-    Args:
-        model: A language model, or a model with a classification head.
-        prompts: R full prompts in token ids, already checked.
-        completions: Placed after each prompt, as in `LabelTokens.completions`; P tokens together.
-        batch_size: Most prompts in a padded forward pass.
-        advance: Called to report this process's progress.
-        make: Computes the results of some prompts from their logits (rows x P, V): tensors by name,
-            in processor memory, with the rows as first dimension.
-
-    Returns:
-        The same tensors for all prompts, in their order.
-    """
-    mine = processes.share(len(prompts))
-    reader = Reader(
-        model,
-        [prompts[number] for number in mine],
-        [completions] * len(mine),
-        packing=LABELS,
-        batch_size=batch_size,
-        whole=True,
-    )
-    made: list[tuple[list[int], dict[str, Tensor]]] = []
-    with torch.inference_mode():
-        for reading in reader.read():
-            (logits_NV,) = reading.logits.chunks()
-            made.append(([mine[row] for row in reading.rows], make(logits_NV)))
-            advance(len(reading.rows), reading.prefix + reading.batch.tokens)
-    every = [batch for share in processes.gather(made) for batch in share]
-    order = torch.tensor([number for numbers, _ in every for number in numbers]).argsort()
-    return {name: torch.cat([batch[name] for _, batch in every])[order] for name in every[0][1]}

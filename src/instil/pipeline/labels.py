@@ -17,6 +17,7 @@ from instil.evaluation.drift import drift, drift_pieces
 from instil.evaluation.labels import Judgement, label_logprobs, right_rows
 from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Phase
+from instil.models.branches import Branches
 from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
 from instil.pipeline.form import check_prompts_of, form_of
@@ -158,7 +159,7 @@ class LabelSteps(Steps[Taught, Trained]):
         """Trains the student."""
         student = self._load_student()
         lessons = [
-            LabelLesson(prompt, self._completions, target)
+            LabelLesson(prompt, self._branches, target)
             for prompt, target in zip(
                 self._prompts(
                     "training rows",
@@ -260,9 +261,9 @@ class LabelSteps(Steps[Taught, Trained]):
         }
 
     @property
-    def _completions(self) -> Sequence[list[int]]:
-        """The token ids that are appended to each prompt, one list per completion."""
-        return HEAD if self.method.head == "classification" else self.tokens.completions
+    def _branches(self) -> Branches:
+        """The token ids that are read after each prompt."""
+        return HEAD if self.method.head == "classification" else self.tokens.branches
 
     @property
     def _labels(self) -> LabelTokens | None:
@@ -292,7 +293,7 @@ class LabelSteps(Steps[Taught, Trained]):
             reads.append(("training rows", rows, self.method.context_in_training))
         for name, rows, context in reads:
             prompts = self._prompts(name, rows, context=context)
-            check_prompts(prompts, self._completions, self.outline.window, what=name)
+            check_prompts(prompts, self._branches, self.outline.window, what=name)
 
     @property
     def _context_numbers(self) -> range:

@@ -2,14 +2,14 @@
 
 p(label | prompt) is the sum, over the label's surface forms, of the probability of the form's token
 sequence. For forms of one token, the logits after the prompt are enough. A longer form also needs
-the logits after its first tokens. So a prompt is run with the fewest continuations (*paths*) that
-give all these logits. A stem is a form without its last token. One path is enough if every stem is
+the logits after its first tokens. A stem is a form without its last token. So a prompt is read with
+all stems as the branches of a tree (`instil.models.branches`). There is one path if every stem is
 the beginning of the longest stem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from instil.errors import AlignmentError, VerbalizerError
+from instil.models.branches import Branches
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import check_window
 from instil.tasks.rows import Row
 
-HEAD = ([0],)
-"""Completions for a classification head, which reads only the prompt."""
+HEAD = Branches(((),))
+"""For a classification head, which reads only the prompt."""
 
 
 @dataclass(frozen=True)
@@ -77,65 +78,93 @@ class LabelTokens:
         )
 
     @cached_property
-    def paths(self) -> tuple[tuple[int, ...], ...]:
-        """Token sequences after the prompt that give the logits of all forms; often only `()`."""
-        stems = {ids[:-1] for forms in self.forms for ids in forms}
-        return tuple(
-            sorted(
-                stem
-                for stem in stems
-                if not any(o != stem and o[: len(stem)] == stem for o in stems)
-            )
-        )
-
-    @cached_property
-    def completions(self) -> tuple[list[int], ...]:
-        """The paths as completions: each has one more token, which is predicted but not read."""
-        return tuple([*path, 0] for path in self.paths)
+    def branches(self) -> Branches:
+        """What is read after a prompt to get the logits of all forms."""
+        return Branches.of({ids[:-1] for forms in self.forms for ids in forms})
 
     @property
     def positions(self) -> int:
-        """P: number of positions whose logits a prompt needs, over all paths."""
-        return sum(map(len, self.completions))
+        """P: number of positions whose logits a prompt needs: the nodes of the branches."""
+        return len(self.branches.nodes)
+
+    @property
+    def visits(self) -> Tensor:
+        """Number of paths that go through each position."""
+        return self.branches.visits
 
     def cut(self, logits_NV: Tensor) -> Tensor:
         """The logits without the padding of the vocabulary."""
         return logits_NV[:, : self.vocabulary]
 
-    def logprobs(self, logits_NV: Tensor) -> Tensor:
+    def logprobs(self, chunks: Iterable[Tensor]) -> Tensor:
         """Log-probability of each label; their total probability is the verbalizer's mass.
 
         Args:
-            logits_NV: Logits of R rows with P positions each (N = R × P), in the order of
-                `completions`.
+            chunks: Logits of R rows with P positions each, in the order of the nodes of `branches`:
+                chunks of any length, each with shape (C, V).
 
         Returns:
             Nats, shape (R, L).
         """
-        rows = logits_NV.shape[0] // self.positions
-        logprobs_RPV = self.cut(logits_NV).log_softmax(-1).reshape(rows, self.positions, -1)
-        forms = [
-            torch.logsumexp(
-                torch.stack(
-                    [logprobs_RPV[:, where, ids].sum(-1) for where, ids in self._places(forms)], -1
-                ),
-                -1,
-            )
-            for forms in self.forms
-        ]
-        return torch.stack(forms, dim=-1)
+        made, end = [], 0
+        for logits_CV in chunks:
+            start, end = end, end + len(logits_CV)
+            made.append(self.token_logprobs(logits_CV, start))
+        return self.joined(torch.cat(made))
 
-    def _places(self, forms: tuple[tuple[int, ...], ...]) -> list[tuple[list[int], list[int]]]:
-        """For each form, the positions that predict its tokens, and the tokens."""
-        places = []
-        for ids in forms:
-            start = 0
-            for path, completion in zip(self.paths, self.completions, strict=True):
-                if path[: len(ids) - 1] == ids[:-1]:
-                    places.append((list(range(start, start + len(ids))), list(ids)))
-                    break
-                start += len(completion)
-        return places
+    def token_logprobs(self, logits_CV: Tensor, start: int) -> Tensor:
+        """Log-probabilities of the tokens that continue a form. The vocabulary is not needed after.
+
+        Args:
+            logits_CV: Logits of some of R x P positions.
+            start: Number of the first of them.
+
+        Returns:
+            Nats, shape (C, K); K is the largest number of tokens that continue forms at one
+            position. Positions with fewer of them are padded with any values.
+        """
+        position_C = torch.arange(start, start + len(logits_CV)) % self.positions
+        ids_CK = self._ids[position_C].to(logits_CV.device)
+        return self.cut(logits_CV).log_softmax(-1).gather(-1, ids_CK)
+
+    def joined(self, logprobs_NK: Tensor) -> Tensor:
+        """Log-probability of each label, shape (R, L), from what `token_logprobs` gives."""
+        logprobs_RPK = logprobs_NK.reshape(-1, self.positions, logprobs_NK.shape[-1])
+        labels = [
+            torch.logsumexp(
+                torch.stack([logprobs_RPK[:, nodes, columns].sum(-1) for nodes, columns in places]),
+                0,
+            )
+            for places in self._places
+        ]
+        return torch.stack(labels, dim=-1)
+
+    @cached_property
+    def _next(self) -> list[list[int]]:
+        """For each node, the tokens that continue a form."""
+        following: list[list[int]] = [[] for _ in self.branches.nodes]
+        for ids in sorted({ids for forms in self.forms for ids in forms}):
+            for end, token in enumerate(ids):
+                tokens = following[self.branches.number[ids[:end]]]
+                if token not in tokens[-1:]:  # sorted, so the same tokens come one after another
+                    tokens.append(token)
+        return following
+
+    @cached_property
+    def _ids(self) -> Tensor:
+        """The same tokens, padded with any token."""
+        width = max(map(len, self._next))
+        return torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in self._next])
+
+    @cached_property
+    def _places(self) -> list[list[tuple[list[int], list[int]]]]:
+        """For each form of each label, where `token_logprobs` has its tokens: nodes and columns."""
+
+        def place(ids: tuple[int, ...]) -> tuple[list[int], list[int]]:
+            nodes = [self.branches.number[ids[:end]] for end in range(len(ids))]
+            return nodes, [self._next[n].index(token) for n, token in zip(nodes, ids, strict=True)]
+
+        return [[place(ids) for ids in forms] for forms in self.forms]
 
 
 def _shortest(forms: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
@@ -149,16 +178,16 @@ def _how(ids: tuple[int, ...], longer: tuple[int, ...]) -> str:
 
 def check_prompts(
     prompts: Sequence[list[int]],
-    completions: Sequence[list[int]],
+    branches: Branches,
     window: int | None,
     *,
     what: str,
 ) -> None:
-    """Checks that prompts with their completions fit a model's window.
+    """Checks that prompts with the labels after them fit a model's window.
 
     Args:
         prompts: Prompts in token ids.
-        completions: Completions after each of them, in token ids.
+        branches: What is read after each of them.
         window: Longest sequence that the model can read, in tokens; None if it has no limit.
         what: What the prompts are, for the error message.
 
@@ -174,7 +203,7 @@ def check_prompts(
             )
         check_window(
             len(prompt),
-            max(map(len, completions)),
+            branches.longest + 1,
             window,
             where=f"{what}, sampled row {number}",
             side="full",

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ from torch import Tensor
 
 from instil.losses.label_kl import LabelTargets
 from instil.methods import Phase
+from instil.models.branches import Branches
+from instil.models.label_reader import read_labels
 from instil.models.load import (
     LanguageModel,
     Outline,
@@ -39,7 +41,6 @@ from instil.models.load import (
     outline,
     resolve_dtype,
 )
-from instil.models.reader import read_labels
 from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.labels import LabelTokens, check_prompts
@@ -62,19 +63,19 @@ class LabelLesson:
 
     Attributes:
         prompt: The student's prompt, in token ids.
-        completions: Completions after it from which every label can be scored.
+        branches: What is read after it, so that every label can be scored.
         targets: The row's label, and the teacher's probabilities.
     """
 
     prompt: list[int]
-    completions: Sequence[list[int]]
+    branches: Branches
     targets: LabelTargets
     teacher_prompt: None = None
 
     @property
     def sequences(self) -> list[tuple[list[int], list[int]]]:
-        """Pairs of the prompt and each completion."""
-        return [(self.prompt, completion) for completion in self.completions]
+        """The branches as sequences of their own, each with the prompt before it."""
+        return [(self.prompt + read, completion) for read, completion in self.branches.pieces]
 
     @property
     def terms(self) -> int:
@@ -191,7 +192,7 @@ class LabelTeacher:
             AlignmentError: a prompt does not fit the model's window.
         """
         prompts = [self.form.prompt_ids(q.input, c) for q, c in zip(queries, contexts, strict=True)]
-        check_prompts(prompts, self.choices.completions, self.outline.window, what=what)
+        check_prompts(prompts, self.choices.branches, self.outline.window, what=what)
         wanted = [top_k, temperature] if top_k else []
         made_by = [ALGORITHM, self.outline.fingerprint, self.dtype]
         settings = [*made_by, asdict(self.choices), *wanted]
@@ -227,20 +228,26 @@ class LabelTeacher:
     ) -> dict[str, Tensor]:
         choices = self.choices
 
-        def make(logits_NV: Tensor) -> dict[str, Tensor]:
-            made = {"logprobs_RL": choices.logprobs(logits_NV).cpu()}
+        def make(chunks: Iterator[Tensor]) -> dict[str, Tensor]:
+            logprobs, targets, end = [], [], 0
+            for logits_CV in chunks:
+                start, end = end, end + len(logits_CV)
+                logprobs.append(choices.token_logprobs(logits_CV, start))
+                if top_k:
+                    cut_CV = choices.cut(logits_CV)
+                    targets.append(Targets.of(cut_CV, top_k=top_k, temperature=temperature))
+            made = {"logprobs_RL": choices.joined(torch.cat(logprobs)).cpu()}
             if top_k:
-                targets = Targets.of(choices.cut(logits_NV), top_k=top_k, temperature=temperature)
-                targets = targets.to(torch.device("cpu"))
+                joined = Targets.cat(targets).to(torch.device("cpu"))
                 # Group the positions by row: shape (R, P, …).
                 for name in KEPT:
-                    made[name] = getattr(targets, name).unflatten(0, (-1, choices.positions))
+                    made[name] = getattr(joined, name).unflatten(0, (-1, choices.positions))
             return made
 
         tensors = read_labels(
             self.model,
             prompts,
-            choices.completions,
+            choices.branches,
             batch_size=self.batch_size,
             advance=advance,
             make=make,

@@ -28,7 +28,7 @@ def student(choices: LabelTokens | None = CHOICES, *, seed: int = 1) -> torch.Te
 
 
 def scores(logits_NV: torch.Tensor, choices: LabelTokens | None = CHOICES) -> torch.Tensor:
-    return choices.logprobs(logits_NV) if choices else logits_NV
+    return choices.logprobs([logits_NV]) if choices else logits_NV
 
 
 def targets(
@@ -279,3 +279,27 @@ def test_what_pads_the_vocabulary_has_no_probability() -> None:
     padded = torch.cat([student(seed=5), torch.full((4 * CHOICES.positions, 3), 2.0)], dim=1)
     known = targets(choices=choices, vocabulary=next_tokens())
     assert loss(padded, known, over="vocabulary").abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("over", ["labels", "labels_and_mass", "vocabulary"])
+def test_chunks_of_positions_are_all_positions(over: Any) -> None:
+    objective, known = LabelKL(alpha=0.5, over=over), targets(vocabulary=next_tokens())
+    chunks = student().split(3)  # a row has two positions
+    starts = range(0, len(student()), 3)
+    kept = [objective.of_positions(c, n, known) for c, n in zip(chunks, starts, strict=True)]
+    assert max(each.shape[1] for each in kept) < V
+    expected = loss(student(), known, alpha=0.5, over=over)
+    torch.testing.assert_close(objective.of_rows(torch.cat(kept), known), expected)
+
+
+def test_over_the_vocabulary_a_position_counts_for_each_path_through_it() -> None:
+    """Three paths share the first position, and two of them the second one."""
+    choices = LabelTokens(("a", "b", "c"), (((0, 1, 2),), ((0, 3, 4),), ((5, 6),)))
+    assert choices.branches.nodes == ((), (0,), (0, 1), (0, 3), (5,))
+    logits, teacher = random(10, V, seed=1), random(10, V, seed=5)
+    kept = Targets.of(teacher, top_k=V, temperature=1.0)
+    known = LabelTargets(torch.tensor([0, 1]), None, kept, choices)
+    got = loss(logits, known, over="vocabulary")
+    kl = ForwardKL()(logits, torch.zeros(10).long(), kept).reshape(2, 5)
+    expected = (3 * kl[:, 0] + 2 * kl[:, 1] + kl[:, 2] + kl[:, 3] + kl[:, 4]) / 8
+    torch.testing.assert_close(got, expected)

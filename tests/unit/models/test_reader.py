@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import byte_tokenizer
-from tests.small import form_of, nothing, plain_logits
+from tests.small import form_of, plain_logits
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from instil.models import attention, chunked, reader
 from instil.models.load import LanguageModel
-from instil.models.reader import COMPLETIONS, LABELS, Packing, Pass, Reader, read_labels
-from instil.models.reshape import put_head
+from instil.models.reader import COMPLETIONS, LABELS, Packing, Pass, Reader
 from instil.prompts.context import Context, FewShot
-from instil.system import processes
 
 CONTEXTS = [
     Context.of(FewShot([{"input": word * 3, "output": "1"}] * 4)) for word in ("zebra", "lynx")
@@ -188,65 +186,3 @@ def test_a_model_that_scales_its_logits(
 
 def test_no_prompts_no_passes(llama: LanguageModel) -> None:
     assert list(Reader(llama, [], [], batch_size=4).read()) == []
-
-
-@pytest.fixture(params=["padded", "packed"])
-def labels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to read labels, a few rows in a pass."""
-    packing = replace(LABELS, tokens=60, prefix=20) if request.param == "packed" else None
-    monkeypatch.setattr(reader, "LABELS", packing)
-
-
-PATHS = [[40, 50], [41]]
-Make = Callable[[torch.Tensor], dict[str, torch.Tensor]]
-
-
-def make_rows(positions: int) -> Make:
-    """Keeps the logits, one line per row."""
-    return lambda logits_NV: {"logits_RPV": logits_NV.unflatten(0, (-1, positions))}
-
-
-@pytest.mark.usefixtures("labels")
-def test_labels_come_back_in_the_order_of_the_prompts(any_model: LanguageModel) -> None:
-    prompts, told = prompts_of(any_model), list[tuple[int, int]]()
-    got = read_labels(
-        any_model,
-        prompts,
-        PATHS,
-        batch_size=4,
-        advance=lambda rows, tokens: told.append((rows, tokens)),
-        make=make_rows(3),
-    )
-    expected = plain(any_model, prompts, [PATHS] * len(prompts))
-    torch.testing.assert_close(got["logits_RPV"], torch.stack(expected), atol=1e-4, rtol=0)
-    assert sum(rows for rows, _ in told) == len(prompts)
-    assert len(told) > 2
-
-
-@pytest.mark.usefixtures("labels")
-def test_each_process_reads_its_share_of_the_labels(
-    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two processes, one after the other; the second one gets what both have made."""
-    prompts, shares = prompts_of(llama), list[Any]()
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "gather", lambda made: shares.append(made) or shares)
-    got: dict[str, torch.Tensor] = {}
-    for rank in range(2):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-        got = read_labels(llama, prompts, PATHS, batch_size=4, advance=nothing, make=make_rows(3))
-        (mine, other) = shares[-1], sorted(n for numbers, _ in shares[0] for n in numbers)
-        assert sorted(n for numbers, _ in mine for n in numbers) == list(range(rank, 12, 2))
-        assert other == list(range(0, 12, 2))
-    expected = plain(llama, prompts, [PATHS] * len(prompts))
-    torch.testing.assert_close(got["logits_RPV"], torch.stack(expected), atol=1e-4, rtol=0)
-
-
-@pytest.mark.usefixtures("labels")
-def test_a_classification_head_is_read(any_model: LanguageModel) -> None:
-    put_head(any_model.network, 3, seed=0)
-    prompts = prompts_of(any_model)
-    got = read_labels(any_model, prompts, [[0]], batch_size=4, advance=nothing, make=make_rows(1))
-    assert got["logits_RPV"].shape == (12, 1, 3)
-    expected = plain(any_model, prompts, [[[0]]] * len(prompts))
-    torch.testing.assert_close(got["logits_RPV"], torch.stack(expected), atol=1e-4, rtol=0)

@@ -74,11 +74,11 @@ class Student:
 
     def train(self, scratch: Path) -> None:
         probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [1.0, 0.0, 0.0]])
-        completions = HEAD if self.tokens is None else self.tokens.completions
+        branches = HEAD if self.tokens is None else self.tokens.branches
         lessons = [
             LabelLesson(
                 prompt,
-                completions,
+                branches,
                 LabelTargets(torch.tensor([n % 3]), probs[n : n + 1], None, self.tokens),
             )
             for n, prompt in enumerate(PROMPTS)

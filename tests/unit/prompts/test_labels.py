@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import byte_tokenizer
 
 from instil.errors import VerbalizerError
-from instil.models.batch import collate
+from instil.models.branches import branch
 from instil.models.forward import completion_logits
 from instil.models.load import LanguageModel
 from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
@@ -58,63 +58,37 @@ def test_labels_score_the_sum_over_forms_of_the_product_over_tokens(
     any_model: LanguageModel, case: str
 ) -> None:
     choices = choices_of(FORMS[case])
-    batch = collate(
-        [prompt for prompt in PROMPTS for _ in choices.completions],
-        [list(completion) for _ in PROMPTS for completion in choices.completions],
-        pad_id=any_model.pad_id,
-    )
+    batch = branch(PROMPTS, choices.branches, pad_id=any_model.pad_id)
     with torch.no_grad():
-        got = choices.logprobs(completion_logits(any_model.network, batch))
+        logits_NV = completion_logits(any_model.network, batch)
+    got = choices.logprobs(logits_NV.split(3))
+    torch.testing.assert_close(choices.logprobs([logits_NV]), got)
     exact = copy.deepcopy(any_model.network).double()
     expected = torch.tensor([naive(exact, prompt, choices.forms) for prompt in PROMPTS])
     torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("case", "paths"),
+    ("case", "paths", "positions"),
     [
-        ("one token each", [()]),
-        ("several tokens", [(70, 71), (80,)]),
-        ("one and several", [(80, 81), (90,)]),
-        ("a shared first token", [(70, 72)]),
-        ("several forms", [(90, 92)]),
-        ("repeated tokens", [(70, 70), (71,)]),
+        ("one token each", [()], 1),
+        ("several tokens", [(70, 71), (80,)], 4),
+        ("one and several", [(80, 81), (90,)], 4),
+        ("a shared first token", [(70, 72)], 3),
+        ("several forms", [(90, 92)], 3),
+        ("repeated tokens", [(70, 70), (71,)], 4),
     ],
 )
-def test_paths_by_hand(case: str, paths: list[tuple[int, ...]]) -> None:
+def test_paths_by_hand(case: str, paths: list[tuple[int, ...]], positions: int) -> None:
     choices = choices_of(FORMS[case])
-    assert list(choices.paths) == paths
-    assert [completion[:-1] for completion in choices.completions] == [list(p) for p in paths]
-    assert choices.positions == sum(len(path) + 1 for path in paths)
+    assert list(choices.branches.paths) == paths
+    assert choices.positions == positions
 
 
 A_FORM = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
 SOME_FORMS = st.lists(
     st.lists(A_FORM, min_size=1, max_size=3, unique=True).map(tuple), min_size=1, max_size=4
 ).map(tuple)
-
-
-def leaves(sequences: set[tuple[int, ...]]) -> int:
-    """How many branches end in the tree of all sequences: no fewer paths can reach all of them."""
-    tree: dict[int, Any] = {}
-    for sequence in sequences:
-        node = tree
-        for token in sequence:
-            node = node.setdefault(token, {})
-
-    def count(node: Mapping[int, Any]) -> int:
-        return sum(map(count, node.values())) if node else 1
-
-    return count(tree)
-
-
-@given(SOME_FORMS)
-def test_there_are_as_few_paths_as_can_be(forms: Forms) -> None:
-    choices = choices_of(forms)
-    stems = {ids[:-1] for label in forms for ids in label}
-    assert all(any(path[: len(stem)] == stem for path in choices.paths) for stem in stems)
-    assert len(choices.paths) == leaves(stems)
-    assert set(choices.paths) <= stems
 
 
 def made_up_logits(read: Sequence[int]) -> torch.Tensor:
@@ -128,12 +102,7 @@ def made_up_logits(read: Sequence[int]) -> torch.Tensor:
 def test_every_token_is_read_where_it_is_predicted(forms: Forms, prompts: list[list[int]]) -> None:
     choices = choices_of(forms)
     logits = torch.stack(
-        [
-            made_up_logits([*prompt, *completion[:n]])
-            for prompt in prompts
-            for completion in choices.completions
-            for n in range(len(completion))
-        ]
+        [made_up_logits([*prompt, *node]) for prompt in prompts for node in choices.branches.nodes]
     )
 
     def logprob(prompt: list[int], ids: tuple[int, ...]) -> float:
@@ -145,7 +114,7 @@ def test_every_token_is_read_where_it_is_predicted(forms: Forms, prompts: list[l
         [math.log(sum(math.exp(logprob(prompt, ids)) for ids in label)) for label in forms]
         for prompt in prompts
     ]
-    torch.testing.assert_close(choices.logprobs(logits), torch.tensor(expected).double())
+    torch.testing.assert_close(choices.logprobs([logits]), torch.tensor(expected).double())
 
 
 def plain() -> PlainPrompt:
@@ -176,7 +145,7 @@ def test_a_longer_form_of_the_same_label_adds_nothing() -> None:
 
 def test_several_forms_add_up() -> None:
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]).log()
-    got = choices_of((((0,), (2,)), ((3,),))).logprobs(logits).exp()
+    got = choices_of((((0,), (2,)), ((3,),))).logprobs([logits]).exp()
     torch.testing.assert_close(got, torch.tensor([[0.4, 0.4], [0.8, 0.1]]))
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import save_tiny
 
 from instil.errors import AlignmentError
-from instil.models import forward, reader
+from instil.models import forward, label_reader
 from instil.models.load import LanguageModel, load, outline
 from instil.models.reader import Packing
 from instil.prompts.context import Context
@@ -93,13 +93,16 @@ def naive(model: LanguageModel, one: LabelTeacher, size: int | None = None) -> t
     return torch.stack(rows).float()
 
 
-@pytest.fixture(params=["packed", "padded"])
+@pytest.fixture(params=["branches", "packed paths", "padded paths"])
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Both ways to put rows into one forward pass; called with what it takes, about that many rows."""
+    """All ways to put rows into one forward pass; called with what it takes, about that many rows."""
 
     def of(rows: int) -> None:
-        packing = Packing(tokens=rows * 20, masked=True) if request.param == "packed" else None
-        monkeypatch.setattr(reader, "LABELS", packing)
+        packed = request.param == "packed paths"
+        packing = Packing(tokens=rows * 20, masked=True) if packed else None
+        monkeypatch.setattr(label_reader, "LABELS", packing)
+        if request.param != "branches":
+            monkeypatch.setattr(label_reader, "reach", lambda network: 0)
 
     of(4)
     return of
@@ -111,7 +114,7 @@ def test_shared_prefix_and_batches_equal_separate_full_forwards(
     any_model: LanguageModel, teacher: Make, paths: str
 ) -> None:
     one = teacher(any_model.name, paths=paths)
-    assert (len(one.choices.paths) > 1) == (paths == "several paths")
+    assert (len(one.choices.branches.paths) > 1) == (paths == "several paths")
     got, reused = score(one)
     assert not reused
     torch.testing.assert_close(got.logprobs_RL, naive(any_model, one), atol=1e-4, rtol=0)
@@ -157,11 +160,11 @@ def test_next_token_targets_are_those_of_the_deciding_positions(
     expected = []
     for query in QUERIES:
         prompt = one.form.prompt_ids(query.input, SHOTS)
-        for path in one.choices.paths:
+        for node in one.choices.branches.nodes:
             with torch.no_grad():
-                logits = llama.network(input_ids=torch.tensor([[*prompt, *path]])).logits[0]
-            expected.append(logits[len(prompt) - 1 :].log_softmax(-1))
-    logprobs_NK, ids_NK = torch.cat(expected).topk(5)
+                logits = llama.network(input_ids=torch.tensor([[*prompt, *node]])).logits[0]
+            expected.append(logits[-1].log_softmax(-1))
+    logprobs_NK, ids_NK = torch.stack(expected).topk(5)
     assert torch.equal(got.vocabulary.ids_NK, ids_NK)
     torch.testing.assert_close(got.vocabulary.logprobs_NK, logprobs_NK, atol=1e-4, rtol=0)
 
