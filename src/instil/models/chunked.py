@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 # Logits of one chunk, positions x vocabulary: 34 MB in float32, and twice that while their gradient
@@ -77,6 +78,28 @@ def chunked_sum(
     """
     summed: Tensor = _ChunkedSum.apply(hidden_ND, head, loss, *head.trained)  # type: ignore[no-untyped-call]
     return summed
+
+
+def chunked(hidden_ND: Tensor, head: Head, keep: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What is kept of the logits of each position, computed in chunks.
+
+    The backward pass computes the logits of each chunk again.
+
+    Args:
+        hidden_ND: Input of the output layer.
+        head: The output layer.
+        keep: Takes the logits of a chunk and the number of its first position. Returns some numbers
+            for each of its positions.
+    """
+
+    def of(piece_CD: Tensor, start: int) -> Tensor:
+        return keep(head(piece_CD), start)
+
+    kept = [
+        checkpoint(of, piece_CD, number * head.positions, use_reentrant=False)
+        for number, piece_CD in enumerate(torch.split(hidden_ND, head.positions))
+    ]
+    return torch.cat(kept)
 
 
 class _ChunkedSum(torch.autograd.Function):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -28,11 +28,13 @@ from typing_extensions import override
 from instil.errors import ConfigError, LaunchError, NotFiniteLossError
 from instil.losses import Objective
 from instil.losses.base import Loss
-from instil.models.chunked import chunked_sum
-from instil.models.forward import completion_logits, read
+from instil.losses.label_kl import LabelKL
+from instil.models.chunked import MOST_LOGITS, chunked, chunked_sum
+from instil.models.forward import completion_logits, output_embeddings, read
 from instil.recipe import sections
 from instil.system import processes
 from instil.system.progress import Advance, Display
+from instil.training.branching import branch_collator
 from instil.training.callbacks import Curves, Interrupt, Observe, Saved, Show
 from instil.training.collation import HiddenStates, Lesson, Numbers, Part, proven_collator
 from instil.training.schedule import schedule
@@ -117,7 +119,8 @@ def train(
             model=student,
             args=arguments,
             train_dataset=Numbers(len(rows)),
-            data_collator=proven_collator(
+            data_collator=branch_collator(student, rows, pad_id=pad_id)
+            or proven_collator(
                 student, rows, batch_size=settings.batch_size, pad_id=pad_id, online=online
             ),
             callbacks=[
@@ -304,6 +307,8 @@ class DistillationTrainer(Trainer):
     def _summed(self, model: Module, part: Part) -> Tensor:
         """The loss summed over all terms of a part."""
         objective = self.objective
+        if isinstance(objective, LabelKL):
+            return self._labels(model, part, objective)
         if not (objective.by_position and self.chunks):
             loss = self._whole(model, part)
             if self.online is None:
@@ -329,6 +334,24 @@ class DistillationTrainer(Trainer):
             # Several processes wait for a gradient of every layer, even if no loss uses the layer.
             loss = reading.hidden_ND.sum() * 0
         return loss + self._hidden(reading.layers, part) if self.online is not None else loss
+
+    def _labels(self, model: Module, part: Part, objective: LabelKL) -> Tensor:
+        """The loss of labels. Many logits are computed in chunks."""
+        inner: Any = getattr(model, "module", model)
+        outputs = len(cast(Tensor, output_embeddings(inner).weight))
+        if not self.chunks or len(part.batch.completion_N) * outputs <= MOST_LOGITS:
+            return self._whole(model, part)
+        reading = read(model, part.batch)
+        if reading.head is None:
+            self.chunks = False
+            return self._whole(model, part)
+        targets = part.targets.to(reading.hidden_ND.device)
+        kept_NK = chunked(
+            reading.hidden_ND,
+            reading.head,
+            lambda logits_CV, start: objective.of_positions(logits_CV, start, targets),
+        )
+        return objective.of_rows(kept_NK, targets).sum()
 
     def _whole(self, model: Module, part: Part) -> Tensor:
         """The loss of the logits, all computed at once."""

@@ -181,3 +181,24 @@ def test_tied_embeddings_get_the_gradient_of_both_their_uses() -> None:
         torch.autograd.grad(summed, learnt), torch.autograd.grad(whole, learnt), strict=True
     ):
         torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_what_is_kept_of_chunks_has_the_gradient_of_the_whole(n: int, trained: bool) -> None:
+    hidden_ND, head = torch.randn(n, D, requires_grad=True), head_of(trained=trained)
+    learnt = [hidden_ND, *head.trained]
+
+    def keep(logits_CV: Tensor, start: int) -> Tensor:
+        assert len(logits_CV) <= POSITIONS
+        factor_C1 = torch.arange(start + 1, start + 1 + len(logits_CV))[:, None]
+        return factor_C1 * logits_CV.log_softmax(-1)[:, :3]
+
+    kept_NK = chunked.chunked(hidden_ND, head, keep)
+    whole_NK = torch.arange(1, n + 1)[:, None] * head(hidden_ND).log_softmax(-1)[:, :3]
+    torch.testing.assert_close(kept_NK, whole_NK)
+    expected = torch.autograd.grad(whole_NK.square().sum(), learnt)
+    for got, wanted in zip(
+        torch.autograd.grad(kept_NK.square().sum(), learnt), expected, strict=True
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
