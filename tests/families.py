@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from instil.losses import ForwardKL
+from instil.models.branches import Branches
 from instil.models.generate import Decoding, Ending, generate
+from instil.models.label_reader import read_labels
 from instil.models.load import LanguageModel, load
 from instil.models.reader import COMPLETIONS, Reader
 from instil.models.tuning import LoRA
@@ -244,6 +246,8 @@ ANSWERS = [
 ]
 PROMPTS = [SHARED + rest for rest in RESTS]
 STUDENT_PROMPTS = [SHARED[:5] + rest for rest in RESTS]
+LABELS = Branches.of({(120, 121), (120, 122, 123), (124,), (125, 121, 120)})
+NODES = len(LABELS.nodes)
 
 
 @dataclass(frozen=True)
@@ -282,10 +286,29 @@ def judge(folder: Path, *, dtype: str = "float32") -> Verdict:
         packed = len(one.batch.input_ids_BL) == 1 < len(one.rows)
     scoring = ("packed, " if packed else "") + ("context once" if prefix else "context per row")
 
+    errors["labels"] = labels(model, reference)
     errors["decoding"], decoding = decoded(model, reference)
     adapted, training, errors["gradients"], student = trained(model, folder, reference)
     errors["reloaded"] = reloaded(student, folder, reference)
     return Verdict(scoring, decoding, training, adapted, errors)
+
+
+def labels(model: LanguageModel, reference: Any) -> float:
+    """Largest difference at the nodes of labels of several tokens, with and without a context."""
+    worst = 0.0
+    for prompts in (PROMPTS, STUDENT_PROMPTS, PROMPTS[:1]):
+        made = read_labels(
+            model,
+            prompts,
+            LABELS,
+            batch_size=3,
+            advance=lambda rows, tokens: None,
+            make=lambda chunks: {"logits": torch.cat(list(chunks)).reshape(-1, NODES, TOKENS)},
+        )["logits"]
+        for made_PV, prompt in zip(made, prompts, strict=True):
+            plain = [plain_logits(reference, [*prompt, *node], [0]) for node in LABELS.nodes]
+            worst = max(worst, apart(made_PV, torch.cat(plain)))
+    return worst
 
 
 def plain_model(folder: Path, model: LanguageModel) -> Any:
@@ -435,7 +458,13 @@ def reloaded(student: LanguageModel, folder: Path, reference: Any) -> float:
 
 # How far a number may be from the plainest way in float32: log-probabilities and logits in nats,
 # gradients as a share of their norm.
-MOST_APART = {"scoring": 1e-3, "decoding": 1e-3, "gradients": 1e-4, "reloaded": 1e-3}
+MOST_APART = {
+    "scoring": 1e-3,
+    "labels": 1e-3,
+    "decoding": 1e-3,
+    "gradients": 1e-4,
+    "reloaded": 1e-3,
+}
 
 
 def row(one: Family, verdict: Verdict) -> str:
