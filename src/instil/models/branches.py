@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from instil.models.batch import Batch, shared_prefix
 from instil.models.forward import Logits
-from instil.models.proof import agree, kind, refused
+from instil.models.proof import KINDS, agree, refused
 
 PATHS = "the prompt is read again for each label, which takes longer"
 """What is done if a model cannot read branches."""
@@ -154,9 +155,12 @@ def branch(
 def reach(network: Any) -> float:
     """Most tokens from the first to the last one that a token of this model can read.
 
-    A mask of branches does not know of windows.
+    A mask of branches does not know of windows. 0 if a layer carries a state along the row, which
+    no mask can branch.
     """
     layers = DynamicCache(config=network.config).layers
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        return 0
     windows = [getattr(layer, "sliding_window", None) for layer in layers]
     return min((window for window in windows if window), default=float("inf"))
 
@@ -173,8 +177,7 @@ def way(rows: str, *, prefix: bool) -> str:
 
 def branches_refused(network: torch.nn.Module, *, prefix: bool) -> bool:
     """Whether a model was found to read branches wrong, of some kind of rows."""
-    kinds = map(kind, ([1], [1, 1], [1, 2]))
-    return any(refused(network, way(rows, prefix=prefix)) for rows in kinds)
+    return refused(network, *(way(rows, prefix=prefix) for rows in KINDS))
 
 
 def follows(network: Any, prompts: Sequence[list[int]], branches: Branches, logits: Logits) -> bool:

@@ -12,7 +12,7 @@ from instil.models.branches import PATHS, Branches, branch, follows, reach, way
 from instil.models.forward import Logits
 from instil.models.packing import even_packs
 from instil.models.proof import kind, proven
-from instil.training.collation import PASS_TOKENS, Collator, Lesson, Part
+from instil.training.collation import PASS_TOKENS, Collator, Lesson, Part, Together
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class BranchCollator(Collator):
     """
 
     def __init__(self, rows: Sequence[BranchingLesson], pad_id: int) -> None:
-        super().__init__(rows, pad_id, packed=False, masked=True, online=None)
+        super().__init__(rows, pad_id, together=Together.PADDED, masked=True, online=None)
 
     @override
     def _groups(self, rows: Sequence[Any], lead: int) -> list[list[int]]:
