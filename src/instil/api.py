@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,8 +30,7 @@ from instil.results.schema import (
     Results,
     StudyIndex,
 )
-from instil.system.files import read_lines
-from instil.tasks.files import ROWS
+from instil.system.files import from_home, read_lines
 from instil.tasks.rows import Row, as_rows
 
 if TYPE_CHECKING:
@@ -281,7 +281,8 @@ def distill(
         ContextError: there is no context, or there are too few inputs to hold some out.
         OverlapError: an evaluation row is also an input or a demonstration.
         OutputExistsError: `output` already exists.
-        InstilError: the data, the model or the disk does not allow the run; no file remains.
+        InstilError: the data, the model, the disk, or another process that works on `output` does
+            not allow the run. If work is kept, the message says where.
         KeyboardInterrupt: Ctrl-C; the same call with the same `output` resumes the run.
     """
     chosen = {
@@ -302,14 +303,14 @@ def distill(
             **{name: value for name, value in chosen.items() if value is not None},
         }
     )
-    from instil.pipeline.rows import Given
+    from instil.pipeline.rows import Given, named_sets
 
     given = Given(
         context=Context.of(context),
         inputs=as_rows(inputs, name="inputs", need_output=recipe.teacher.completions == "gold"),
-        held_out=_sets(eval),
+        held_out=named_sets(eval),
     )
-    folder = Path(output) if output else _by_time()
+    folder = from_home(output) if output else _by_time()
 
     from instil.pipeline import cell
     from instil.system.progress import Display
@@ -385,8 +386,9 @@ def run(
     from instil.pipeline import study
     from instil.system.progress import Display
 
-    study.run(planned, Path(output), display=Display(quiet=quiet))
-    return Study(output)
+    folder = from_home(output)
+    study.run(planned, folder, display=Display(quiet=quiet))
+    return Study(folder)
 
 
 def validate(
@@ -436,7 +438,7 @@ def load(path: str | Path) -> Run | Study:
         DataFileError: the folder holds neither; the message says what was found.
         DataFormatError: another version of instil wrote the file.
     """
-    folder = Path(path)
+    folder = from_home(path)
     if (folder / INDEX).is_file():
         study = Study(folder)
         _ = study.index
@@ -468,25 +470,11 @@ def _with_baselines(
     return {"baselines": list(BASELINES), **(evaluation or {})}
 
 
-def _sets(
-    given: Iterable[Row | Settings] | Mapping[str, Iterable[Row | Settings]] | None,
-) -> dict[str, list[Row]] | None:
-    """Returns the evaluation rows by set name; None if there are none.
-
-    Raises:
-        DataFileError: there are no rows.
-        FieldError: a row lacks a field.
-    """
-    if given is None:
-        return None
-    named = given if isinstance(given, Mapping) else {ROWS: given}
-    if not named:
-        raise DataFileError("eval: no sets", mend="give at least one set, or leave out eval")
-    return {
-        name: as_rows(rows, name="eval" if name == ROWS else f"eval {name}", need_output=True)
-        for name, rows in named.items()
-    }
-
-
 def _by_time() -> Path:
-    return Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
+    """Returns a folder that is named by the time, and does not exist yet."""
+    first = Path("runs") / time.strftime("%Y-%m-%d-%H%M%S")
+    names = (f"{first.name}-{n}" if n > 1 else first.name for n in count(1))
+    paths = (first.with_name(name) for name in names)
+    return next(
+        p for p in paths if not p.exists() and not p.with_name(p.name + ".partial").exists()
+    )

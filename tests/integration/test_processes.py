@@ -190,7 +190,7 @@ def test_two_processes_one_of_them_killed_and_started_again_make_what_one_makes(
     killed = launch(tmp_path, *arguments, *store, before=kill)
     assert killed.returncode != 0
     (partial,) = (tmp_path / "study/cells").glob("*.partial")
-    assert (partial / "scratch/checkpoint-6").is_dir()
+    assert (partial / "checkpoints/checkpoint-6").is_dir()
     stored = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.arrow")}
 
     again = launch(tmp_path, *arguments, *store)

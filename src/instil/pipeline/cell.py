@@ -7,20 +7,21 @@ stopped. All inputs are checked before a folder is created.
 from __future__ import annotations
 
 import shutil
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
 from instil.errors import ConfigError
 from instil.pipeline import record
-from instil.pipeline.folder import Staging
-from instil.pipeline.record import SCRATCH
+from instil.pipeline.folder import CHECKPOINTS, SCRATCH, Staging
 from instil.pipeline.rows import Given
 from instil.pipeline.steps import Steps
 from instil.recipe.canonical import effective, unread_settings, unread_warning
 from instil.recipe.recipe import Recipe
-from instil.results.schema import Results
+from instil.results.schema import RESULTS, Results
 from instil.system import processes
 from instil.system.progress import Display
+from instil.tasks.files import Files
 from instil.teacher.lessons import Lessons
 
 
@@ -45,16 +46,16 @@ def run(
         The folder.
 
     Raises:
-        InstilError: the input, the models or the machine do not allow the run. All files of the
-            run are removed.
+        InstilError: the input, the models or the machine do not allow the run. If work is kept,
+            the message says where.
         KeyboardInterrupt: Ctrl-C; the same call resumes the run.
     """
     from instil.report import write_report
 
     if unread := unread_settings(recipe, effective(recipe)):
         display.warn(unread_warning(unread))
-    staging = Staging(output, overwrite=overwrite)
-    steps = _prepare(recipe, staging.path / SCRATCH / "targets", display, given)
+    staging = Staging(output, overwrite=overwrite, reads=_places(recipe))
+    steps = _prepare(recipe, staging.store, display, given)
     with staging.open(steps.identity, needed_bytes=steps.needed_bytes) as folder:
         _finish(steps, folder)
         processes.main_does(lambda: write_report(folder))
@@ -117,7 +118,23 @@ def _prepare(
 
 
 def _finish(steps: Steps[Any, Any], folder: Path) -> Results:
-    """Runs all steps and writes the folder. If there are several processes, the main one writes."""
+    """Runs all steps and writes the folder. If there are several processes, the main one writes.
+
+    `results.json` is written last. If an interrupted call has written it, all steps are done.
+    """
+    if not processes.main_does((folder / RESULTS).exists):
+        _work(steps, folder)
+
+    def clear() -> Results:
+        for name in (SCRATCH, CHECKPOINTS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return Results.read(folder / RESULTS)
+
+    return processes.main_does(clear)
+
+
+def _work(steps: Steps[Any, Any], folder: Path) -> None:
+    """Runs all steps and writes their results."""
     scratch = folder / SCRATCH
     processes.main_does(lambda: scratch.mkdir(parents=True, exist_ok=True))
     steps.recorder.keep_at(scratch / "phases.json")
@@ -127,15 +144,26 @@ def _finish(steps: Steps[Any, Any], folder: Path) -> Results:
     steps.recorder.add_other_processes()
     results = steps.results(judged, trained)
 
-    def write() -> None:
-        record.write(
+    processes.main_does(
+        lambda: record.write(
             folder,
             results,
             judged.predictions,
             example=steps.example(),
             context=steps.context_text,
         )
-        shutil.rmtree(scratch)
+    )
 
-    processes.main_does(write)
-    return results
+
+def _places(recipe: Recipe) -> list[Path]:
+    """Returns the files and folders that a recipe names."""
+    task, teacher = recipe.task, recipe.teacher
+    models = (recipe.model, teacher.model)
+    named = [Path(m) for m in models if m and isdir(m)]  # noqa: PTH112 - takes any text
+    if teacher.store:
+        named.append(teacher.store)
+    if isinstance(task, Files):
+        sets = task.eval.values() if isinstance(task.eval, dict) else [task.eval]
+        files = [task.inputs, task.demos, task.instruction, task.document, *sets]
+        named += [task.place(file) for file in files if file]
+    return named

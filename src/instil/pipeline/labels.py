@@ -20,8 +20,9 @@ from instil.methods import Phase
 from instil.models.branches import Branches
 from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
+from instil.pipeline.folder import CHECKPOINTS
 from instil.pipeline.form import check_prompts_of, form_of
-from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
+from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.format import PromptFormat
@@ -179,7 +180,7 @@ class LabelSteps(Steps[Taught, Trained]):
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
                 pad_id=student.pad_id,
-                checkpoints=folder / SCRATCH,
+                checkpoints=folder / CHECKPOINTS,
                 resumable=False,
                 advance=lambda steps, tokens: self.recorder.count(
                     "train", tokens=tokens, steps=steps

@@ -29,7 +29,6 @@ from instil.results.schema import (
 from instil.system import environment
 from instil.system.files import write_lines
 
-SCRATCH = "scratch"  # files from which an interrupted cell resumes; removed at the end
 ADAPTER = "adapter"
 
 

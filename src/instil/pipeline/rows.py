@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from instil.errors import ConfigError, InstilError
+from instil.errors import ConfigError, DataFileError, InstilError
 from instil.methods import METHODS
 from instil.prompts.context import Context
 from instil.prompts.demonstrations import Demonstrator, check_pool_size
@@ -15,9 +15,9 @@ from instil.recipe.recipe import Recipe
 from instil.tasks import TaskData
 from instil.tasks.base import PatternTask
 from instil.tasks.classification import ClassificationTask
-from instil.tasks.files import Files
+from instil.tasks.files import ROWS, Files
 from instil.tasks.free_text import QuestionTask
-from instil.tasks.rows import Row
+from instil.tasks.rows import Row, as_rows
 from instil.tasks.split import Drawn, draw_rows, held_out_rows, split
 
 
@@ -216,3 +216,25 @@ def check_checkpoints(recipe: Recipe, rows: int) -> None:
             allowed=f"steps from 1 to {last}",
             mend="leave out this step, or raise training.epochs or training.max_steps",
         )
+
+
+def named_sets(
+    given: Iterable[Row | Mapping[str, Any]]
+    | Mapping[str, Iterable[Row | Mapping[str, Any]]]
+    | None,
+) -> dict[str, list[Row]] | None:
+    """Returns the evaluation rows by set name; None if there are none.
+
+    Raises:
+        DataFileError: there are no rows.
+        FieldError: a row lacks a field.
+    """
+    if given is None:
+        return None
+    named = given if isinstance(given, Mapping) else {ROWS: given}
+    if not named:
+        raise DataFileError("eval: no sets", mend="give at least one set, or leave out eval")
+    return {
+        name: as_rows(rows, name="eval" if name == ROWS else f"eval {name}", need_output=True)
+        for name, rows in named.items()
+    }

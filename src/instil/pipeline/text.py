@@ -21,8 +21,9 @@ from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch
+from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
-from instil.pipeline.record import SCRATCH, context_facts, sent_prompt
+from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rows import CellRows, Given, needs_gold
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.checks import Checks
@@ -214,11 +215,11 @@ class TextSteps(Steps[Taught | None, Trained]):
     def train(self, taught: Taught | None, folder: Path) -> Trained:
         """Trains the student and saves its weights."""
         assert taught is not None
-        lessons, student, scratch = taught.lessons, self.models.student, folder / SCRATCH
+        lessons, student = taught.lessons, self.models.student
         network: Any = student.network
         watch = None
         if self.validation is not None:
-            watch = Watch(network, self._checkpoint, scratch)
+            watch = Watch(network, self._checkpoint, folder / SCRATCH)
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = trainer.train(
@@ -228,7 +229,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 settings=self.recipe.training,
                 seed=self.recipe.seed,
                 pad_id=student.pad_id,
-                checkpoints=scratch,
+                checkpoints=folder / CHECKPOINTS,
                 advance=lambda steps, tokens: self.recorder.count(
                     "train", tokens=tokens, steps=steps
                 ),

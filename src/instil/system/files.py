@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
@@ -23,8 +24,29 @@ WHOLE_BYTES, BLOCK_BYTES, BLOCKS = 64 * 2**20, 2**16, 256
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to. It is renamed to `path` if the block has no error."""
     work = path.with_name(path.name + ".part")
-    yield work
-    work.replace(path)
+    try:
+        yield work
+        work.replace(path)
+    except BaseException:
+        with suppress(OSError):  # it may be a folder that has become read-only
+            work.unlink(missing_ok=True)
+        raise
+
+
+def from_home(path: str | Path) -> Path:
+    """Returns a path with its first part `~` replaced by the home folder.
+
+    Shells do not do this in `--output=~/runs`.
+    """
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that the disk is full. Not all libraries raise OSError for this."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left" in str(error) or "file write failed" in str(error)
 
 
 def digest(value: object) -> str:

@@ -70,7 +70,7 @@ def run(
     return status, captured.out, captured.err
 
 
-SCRATCH = "scratch"  # what an interrupted run resumes from
+SCRATCH, CHECKPOINTS = "scratch", "checkpoints"  # what an interrupted run resumes from
 
 
 def results_of(command: dict[str, str]) -> Results:
@@ -370,14 +370,21 @@ def test_allow_overlap_permits_it(
     assert status == 0
 
 
-def test_a_loss_that_is_not_finite_ends_with_status_one_and_nothing_left(
+def test_after_a_loss_that_is_not_finite_another_rate_uses_the_teacher_s_work(
     command: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command["--learning-rate"] = "1e30"
     status, _, err = run(command, capfd=capfd)
     assert status == 1
     assert "NotFiniteLossError: the loss is" in err
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert "what the teacher wrote and predicted is kept in" in err
+    (staged,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in staged.iterdir()} == {SCRATCH, ".lock"}
+    _written(staged)
+    command["--learning-rate"] = "1e-3"
+    command["--set"] = f"teacher.store={staged / SCRATCH / 'targets'}"
+    assert run(command, capfd=capfd)[0] == 0
+    assert results_of(command).reused == ["generate", "teach"]
 
 
 def _written(staged: Path) -> int:
@@ -408,7 +415,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "repeat the same command to resume" in err
-    (checkpoint,) = (staged / SCRATCH).glob("checkpoint-*")
+    (checkpoint,) = (staged / CHECKPOINTS).glob("checkpoint-*")
     steps = int(checkpoint.name.removeprefix("checkpoint-"))
     assert 0 < steps < 2000
     targets = _written(staged)
@@ -419,7 +426,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while process.poll() is None and not any(
         int(p.name.removeprefix("checkpoint-")) > steps
-        for p in (staged / SCRATCH).glob("checkpoint-*")
+        for p in (staged / CHECKPOINTS).glob("checkpoint-*")
     ):
         assert _written(staged) == targets
         time.sleep(0.1)
