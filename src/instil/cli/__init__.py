@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from instil.cli import distill, recipes, study, targets
+from instil.cli.terminal import use_plain_letters
 
 app = typer.Typer(
     name="instil",
@@ -26,6 +27,7 @@ app.command()(distill.demo)
 
 def main() -> None:
     """Entry point of the `instil` command."""
+    use_plain_letters()
     app()
 
 

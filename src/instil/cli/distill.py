@@ -23,6 +23,7 @@ from instil.cli.options import (
 )
 from instil.errors import ConfigError
 from instil.system import processes
+from instil.system.files import from_home
 
 if TYPE_CHECKING:
     from instil.api import Run
@@ -341,12 +342,14 @@ def _run(
     from instil.pipeline import cell
 
     quiet_libraries()
-    return Run(cell.run(recipe, output, given=given, overwrite=overwrite, display=display))
+    folder = from_home(output)
+    return Run(cell.run(recipe, folder, given=given, overwrite=overwrite, display=display))
 
 
 def _print_run(run: Run) -> None:
     """Prints the scores and costs of each method, and the paths of the report and the adapter."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from instil.methods import METHODS
@@ -354,7 +357,7 @@ def _print_run(run: Run) -> None:
     results = run.results
     several = len(results.methods[0].scores) > 1
     context = f", {results.context.description}" if results.context else ""
-    table = Table(title=f"{results.model}{context}")
+    table = Table(title=escape(f"{results.model}{context}"))
     for column in ("method", "set") if several else ("method",):
         table.add_column(column)
     for column in ("accuracy", "95 % interval", "prompt tokens", "seconds per query"):
@@ -367,7 +370,7 @@ def _print_run(run: Run) -> None:
             accuracy, seconds = score.accuracy, result.seconds_per_query
             table.add_row(
                 method.label,
-                *([score.name] if several else []),
+                *([escape(score.name)] if several else []),
                 f"{accuracy.value:.3f}" if accuracy else "–",
                 f"{accuracy.low:.3f} – {accuracy.high:.3f}" if accuracy else "–",
                 f"{result.prompt_tokens_mean:.0f}",

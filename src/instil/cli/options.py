@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from instil.errors import InstilError
+from instil.errors import DiskFullError, InstilError
 from instil.system import processes
+from instil.system.files import is_disk_full
 
 INTERRUPTED = 130
 
@@ -64,19 +65,28 @@ def errors(debug: bool) -> Iterator[None]:
     try:
         yield
         processes.leave()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # the disk of a redirected output may be full
     except InstilError as error:
-        with processes.telling() as prints:
-            if prints and debug:
-                traceback.print_exc()
-            if prints:
-                typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(error.exit_status)
+        _tell(error, debug)
     except KeyboardInterrupt:
         with processes.telling() as prints:
             if prints:
                 typer.echo("interrupted; repeat the same command to resume", err=True)
         sys.exit(INTERRUPTED)
-    except Exception:
+    except Exception as error:
         if processes.others_failed():
             sys.exit(1)
+        if is_disk_full(error):
+            _tell(DiskFullError("a disk is full", got=str(error), mend="free some space"), debug)
         raise
+
+
+def _tell(error: InstilError, debug: bool) -> NoReturn:
+    """Prints an error in one of the processes, and ends all of them with its status."""
+    with processes.telling() as prints, suppress(OSError):  # standard error may be closed
+        if prints and debug:
+            traceback.print_exc()
+        if prints:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+    sys.exit(error.exit_status)

@@ -12,6 +12,7 @@ import typer
 from instil.cli.options import Debug, Quiet, RecipeName, Set, errors
 from instil.errors import ConfigError
 from instil.system import processes
+from instil.system.files import from_home
 
 if TYPE_CHECKING:
     from instil.recipe.grid import Plan
@@ -44,7 +45,7 @@ def run(
     """
     with errors(debug):
         plan = plan_of(recipe, changes)
-        folder = output or _default_folder(recipe)
+        folder = from_home(output) if output else _default_folder(recipe)
         if dry_run:
             _print_plan(plan, folder)
             return
@@ -110,7 +111,7 @@ def report(
                 f"{runs[0]} already holds the report of a single run",
                 mend="name a folder for the joint report with --output",
             )
-        _report(runs, output or runs[0], _formats(formats))
+        _report(runs, from_home(output) if output else runs[0], _formats(formats))
 
 
 def _is_run(path: Path) -> bool:
@@ -168,12 +169,13 @@ def plan_of(recipe: str, changes: list[str]) -> Plan:
 
 def _print_plan(plan: Plan, folder: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from instil.pipeline.study import named_as_before, state, teaching_key
 
     plan = named_as_before(plan, folder)
-    table = Table(title=f"{plan.title or 'study'}: {_counted(plan)} in {folder}")
+    table = Table(title=escape(f"{plan.title or 'study'}: {_counted(plan)} in {folder}"))
     for column in ("cell", "state", "teacher's predictions"):
         table.add_column(column, overflow="fold")
     first_cells: dict[str, str] = {}
@@ -183,5 +185,5 @@ def _print_plan(plan: Plan, folder: Path) -> None:
         if key is not None:
             first = first_cells.setdefault(key, cell.name)
             shared = "computed" if first == cell.name else f"shared with {first}"
-        table.add_row(cell.name, state(folder, cell), shared)
+        table.add_row(escape(cell.name), state(folder, cell), escape(shared))
     Console(highlight=False).print(table)

@@ -11,6 +11,7 @@ import typer
 
 from instil.cli.options import Debug, Quiet, RecipeName, Set, errors
 from instil.errors import ConfigError
+from instil.system.files import from_home
 
 if TYPE_CHECKING:
     from instil.recipe.recipe import Recipe
@@ -63,11 +64,12 @@ def build(
             )
         from instil.pipeline import cell
 
+        folder = from_home(output)
         built: dict[Path, StoreInfo] = {}
         for settings in storing:
-            teacher = settings.teacher.model_copy(update={"store": output})
+            teacher = settings.teacher.model_copy(update={"store": folder})
             with_store = settings.model_copy(update={"teacher": teacher})
-            lessons = cell.teach(with_store, store=output, display=Display(quiet=quiet))
+            lessons = cell.teach(with_store, store=folder, display=Display(quiet=quiet))
             assert lessons.store is not None
             built[lessons.store.path] = lessons.store.info
         if is_main():

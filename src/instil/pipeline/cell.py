@@ -13,7 +13,7 @@ from typing import Any
 
 from instil.errors import ConfigError
 from instil.pipeline import record
-from instil.pipeline.folder import CHECKPOINTS, SCRATCH, Staging
+from instil.pipeline.folder import CHECKPOINTS, SCRATCH, Staging, check_place, resolved
 from instil.pipeline.rows import Given
 from instil.pipeline.steps import Steps
 from instil.recipe.canonical import effective, unread_settings, unread_warning
@@ -93,6 +93,7 @@ def teach(recipe: Recipe, *, store: Path, display: Display, given: Given | None 
     if recipe.task.answers == "text":
         from instil.pipeline.text import TextSteps
 
+        _check_store(recipe)
         steps = TextSteps.prepare(recipe, store=store, display=display, given=given)
         taught = steps.teach()
         if taught is not None:
@@ -108,6 +109,7 @@ def _prepare(
     recipe: Recipe, store: Path, display: Display, given: Given | None = None
 ) -> Steps[Any, Any]:
     """Reads and checks all inputs of a cell."""
+    _check_store(recipe)
     if recipe.task.answers == "labels":
         from instil.pipeline.labels import LabelSteps
 
@@ -153,6 +155,13 @@ def _work(steps: Steps[Any, Any], folder: Path) -> None:
             context=steps.context_text,
         )
     )
+
+
+def _check_store(recipe: Recipe) -> None:
+    """Refuses a folder for target stores that cannot be created, before a model is loaded."""
+    store = recipe.teacher.store
+    if store is not None and not (place := resolved(store)).is_dir():
+        check_place(place, store)
 
 
 def _places(recipe: Recipe) -> list[Path]:

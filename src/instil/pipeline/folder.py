@@ -119,7 +119,7 @@ class Staging:
             raise OutputExistsError(
                 f"{self.named} already exists",
                 mend="pass --overwrite to replace it, or name another folder"
-                if _is_replaceable(self.output)
+                if _is_replaceable(self.output) and not self._is_here
                 else "name another folder",
             )
         for place in map(resolved, reads):
@@ -137,11 +137,16 @@ class Staging:
                 got=f"a folder without a {RESULTS} of instil" if self.output.is_dir() else "a file",
                 mend="name another folder",
             )
-        if Path.cwd().is_relative_to(self.output):
+        if self._is_here:
             raise OutputExistsError(
                 f"{self.named} is or holds the current folder, so it is not overwritten",
                 mend="change to another folder first",
             )
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the output is the current folder, or holds it."""
+        return Path.cwd().is_relative_to(self.output)
 
     def _check_place(self) -> None:
         check_place(self.path, self.named)

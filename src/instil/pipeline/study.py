@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 
 from instil.errors import InstilError, OutputError, OutputExistsError
+from instil.pipeline.folder import TARGETS, resolved
 from instil.recipe.canonical import unread_warning
 from instil.recipe.grid import Plan, PlannedCell
 from instil.recipe.recipe import Recipe
 from instil.results.schema import CELLS, FAILURE, INDEX, RESULTS, Failure, Results, StudyIndex
 from instil.system import processes
 from instil.system.files import written_whole
+from instil.system.locks import hold
 from instil.system.progress import Display, StudyDisplay
 
-TARGETS, RECIPE, LOCK = "targets", "recipe.yaml", ".lock"
+RECIPE, LOCK = "recipe.yaml", ".lock"
 
 State = Literal["done", "failed", "to do"]
 
@@ -162,19 +163,18 @@ def _run_in_all(cell: PlannedCell, plan: Plan, output: Path, display: Display) -
 def _begin(plan: Plan, output: Path) -> AbstractContextManager[object]:
     """Creates the folder of the study and returns a lock on it."""
     known = {INDEX, CELLS, LOCK}
-    found = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
-    if output.exists() and found and not known & found:
-        raise OutputExistsError(
-            f"{output} already exists and is not a study", mend="name another folder, or remove it"
-        )
+    place = resolved(output)
     try:
-        (output / CELLS).mkdir(parents=True, exist_ok=True)
-        return FileLock(output / LOCK).acquire(blocking=False)
-    except Timeout:
-        raise OutputError(
-            f"another process works on {output}",
-            mend="wait until it ends, or name another folder",
-        ) from None
+        found = {path.name for path in place.iterdir()} if place.is_dir() else {place.name}
+        if place.exists() and found and not known & found:
+            raise OutputExistsError(
+                f"{output} already exists and is not a study",
+                mend="name another folder, or remove it",
+            )
+        (place / CELLS).mkdir(parents=True, exist_ok=True)
+        return hold(place / LOCK, of=output)
+    except InstilError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{output} cannot be created",

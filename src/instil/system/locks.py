@@ -14,7 +14,7 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # errors of a mount w
 
 
 def hold(path: Path, *, of: Path, wait: bool = False) -> AbstractContextManager[object]:
-    """Locks a file until the returned context ends. Its folder must exist.
+    """Locks a file until the returned context ends. Its folder is created if necessary.
 
     On a mount that has no locks, it locks nothing.
 
@@ -28,6 +28,7 @@ def hold(path: Path, *, of: Path, wait: bool = False) -> AbstractContextManager[
             created.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path).acquire(blocking=wait)
     except Timeout:
         raise OutputError(

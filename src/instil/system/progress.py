@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -38,7 +39,7 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(file=cast(IO[str], _Errors()), highlight=False)
         self.quiet = quiet or not processes.is_main()
 
     def note(self, text: str) -> None:
@@ -56,6 +57,34 @@ class Display:
         """Shows a bar that counts up to `total`."""
         with _progress(self.console, quiet=self.quiet) as progress:
             yield Bar(progress, what, total)
+
+
+class _Errors:
+    """Standard error. What cannot be written is dropped: a closed pipe must not end the work."""
+
+    @property
+    def _stream(self) -> Any:
+        # While a bar is shown, `rich` puts a stream of its own in place of standard error.
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and not self._stream.closed and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or there is none
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
 
 
 class Bar:
@@ -185,7 +214,7 @@ class _RelayBar(Bar):
 
 def _progress(console: Console, *, quiet: bool) -> Progress:
     columns = (
-        TextColumn("{task.description:<44}"),
+        TextColumn("{task.description:<44}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from filelock import FileLock
 
 from instil.errors import TargetStoreError
 from instil.system import processes
 from instil.system.files import content_digest, written_whole
+from instil.system.locks import hold
 from instil.system.progress import Advance
 from instil.targets.codec import Encoded, decode, encode
 from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, sync, verify
@@ -233,8 +233,7 @@ def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
         info = _as_planned(path, StoreInfo.latest(index), plan)
         if info.whole and not verify(path):
             return info
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
+    held.enter_context(hold(path.with_name(f"{path.name}.lock"), of=path, wait=True))
     if exists(path):  # another run may have been at work
         return _without_damaged(path, _as_planned(path, StoreInfo.latest(index), plan))
     if path.exists() and not path.is_dir():

@@ -104,7 +104,6 @@ class Teaching:
             teacher=f"{self.models.teacher.name}, {self.models.teacher.dtype}",
         )
         measured = Recorder()
-        path.parent.mkdir(parents=True, exist_ok=True)
         costs = path.with_name(path.name + ".spent.json")
         measured.keep_at(costs)
         asked: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -707,7 +708,7 @@ def test_settings_without_effect_are_told(
     command |= {"--objective": "cross_entropy", "--set": "teacher.top_k=64"}
     status, _, err = run(command, "--quiet", capfd=capfd)
     assert status == 0
-    assert "teacher.top_k: has no effect with the other settings of this run" in err.replace(
+    assert "teacher.top_k is set, but with the other settings nothing reads it" in err.replace(
         "\n", " "
     )
 
@@ -730,3 +731,35 @@ def test_a_template_without_a_system_turn_leaves_nothing_behind(
     assert (status, out) == (2, "")
     assert "the chat template leaves out the system turn" in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_recovery_that_cannot_be_compared_is_refused_before_the_work(
+    command: dict[str, str], cell: SimpleNamespace, capfd: pytest.CaptureFixture[str], value: str
+) -> None:
+    command["--min-recovery"] = value
+    status, _, err = run(command, capfd=capfd)
+    assert (status, hasattr(cell, "recipe")) == (2, False)
+    assert f"--min-recovery: not a finite number; got: {value}" in err
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    command: dict[str, str], cell: SimpleNamespace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sets = [score(8, name="[/red]"), score(8, name="[bold]b")]
+    cell.results = results(method_result("zero_shot", *sets), model="models/[/x]")
+    status, out, _ = run(command, "--quiet", capfd=capfd)
+    assert status == 0
+    assert all(name in out for name in ("[/red]", "[bold]b", "models/[/x]"))
+
+
+def test_a_full_disk_is_told_in_one_line(
+    command: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run_out(*args: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli.distill, "_run", run_out)
+    status, _, err = run(command, capfd=capfd)
+    assert status == 2
+    assert err.startswith("DiskFullError: a disk is full; got: [Errno 28] No space left")

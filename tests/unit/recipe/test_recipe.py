@@ -160,3 +160,27 @@ def test_the_prompt_format_auto_is_plain_for_labels() -> None:
     Recipe.parse(labels | {"prompt": arguments | {"format": "chat"}})
     Recipe.parse(labels | {"prompt": {"completion": "{output}#"}})
     Recipe.parse(FILES | {"prompt": arguments})  # the model decides
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1764425123456789012])
+def test_a_seed_that_a_generator_does_not_take_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match=rf"seed: Input should be .* \(got {seed}\)"):
+        Recipe.parse({"model": "m", "seed": seed})
+    assert Recipe.parse({"model": "m", "seed": 2**32 - 1}).seed == 2**32 - 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("training", "epochs"),
+        ("training", "learning_rate"),
+        ("training", "weight_decay"),
+        ("teacher", "sampling_temperature"),
+        ("tuning", "alpha"),
+        ("objective", "temperature"),
+    ],
+)
+def test_no_setting_is_infinite(section: str, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: Input should be"):
+        Recipe.parse({"model": "m", section: {key: value}})
