@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -31,6 +33,7 @@ from instil.models.proof import (
 )
 from instil.system.progress import Advance
 
+SPARE_TOKENS = 8  # tokens before a stop string that are decoded with it
 LEAST_DRAWN = 2.0**-24  # a float32 generator may return 0, and the noise would be infinite
 
 
@@ -68,6 +71,14 @@ class Ending:
         text = self.text(ids)
         return any(stop in text for stop in self.stop)
 
+    @cached_property
+    def tail(self) -> int:
+        """How many tokens at the end of a text may hold the stop string that its last one ends.
+
+        A token has one byte or more. The text of the first tokens may lack a space or a character.
+        """
+        return max((len(stop.encode()) for stop in self.stop), default=0) + SPARE_TOKENS
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -87,7 +98,6 @@ class Decoding:
     batch_size: int = 64
 
 
-@torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompts: Sequence[list[int]],
@@ -112,12 +122,41 @@ def generate(
         One completion per prompt, in the order of the prompts.
     """
     done: dict[int, Generated] = {}
+    for places, made, computed in completed(model, prompts, ending, decoding, numbers=numbers):
+        done.update(zip(places, made, strict=True))
+        advance(len(places), computed)
+    return [done[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def completed(
+    model: LanguageModel,
+    prompts: Sequence[list[int]],
+    ending: Ending,
+    decoding: Decoding,
+    *,
+    numbers: Sequence[int] | None = None,
+    known: Collection[int] = (),
+) -> Iterator[tuple[list[int], list[Generated], int]]:
+    """Completes prompts batch by batch.
+
+    Args:
+        model: See `generate`, also for the next four arguments.
+        prompts: Full prompts in token ids.
+        ending: What ends an answer.
+        decoding: Greedy or sampled decoding, and its limits.
+        numbers: Row number of each prompt.
+        known: Indices of prompts that are left out. The others are in the same batches as without
+            it, so that work that is resumed gives the same numbers.
+
+    Yields:
+        Indices of the prompts of a batch, their completions, and the token positions computed.
+        Where a context is read for several batches, an empty batch tells its tokens.
+    """
     rows = range(len(prompts)) if numbers is None else numbers
     for group in alike(prompts):
-        for places, made, computed in _of_group(model, prompts, group, rows, ending, decoding):
-            done.update(zip(places, made, strict=True))
-            advance(len(places), computed)
-    return [done[i] for i in range(len(prompts))]
+        if not known or not all(i in known for i in group):
+            yield from _of_group(model, prompts, group, rows, ending, decoding, known)
 
 
 def _way(rows: str, *, shared: bool) -> str:
@@ -145,6 +184,7 @@ def _of_group(
     rows: Sequence[int],
     ending: Ending,
     decoding: Decoding,
+    known: Collection[int],
 ) -> Iterator[tuple[list[int], list[Generated], int]]:
     """Completes the prompts of one context; yields places, completions and computed tokens."""
     network, left = model.network, list(group)
@@ -160,7 +200,11 @@ def _of_group(
         slides = shared and prefix.slides
         padded = cached and not slides and not _refused(network, DIFFERENT, shared=shared)
         done: set[int] = set()
-        for places in _batches(prompts, left, prefix, decoding, padded=padded):
+        for batch in _batches(prompts, left, prefix, decoding, padded=padded):
+            done.update(i for i in batch if i in known)
+            places = [i for i in batch if i not in known]
+            if not places:
+                continue
             made = _proven(
                 model,
                 [prompts[i] for i in places],
@@ -349,15 +393,21 @@ class _StopStrings(StoppingCriteria):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        new = input_ids[:, self.prompt_length :].tolist()
-        return torch.tensor([self.ending.stops(row) for row in new], device=input_ids.device)
+        if not self.ending.stop:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        start = max(self.prompt_length, input_ids.shape[1] - self.ending.tail)
+        tails = input_ids[:, start:].tolist()
+        ends = [
+            self.ending.stops(tail) and self.ending.stops(row[self.prompt_length :].tolist())
+            for tail, row in zip(tails, input_ids, strict=True)
+        ]
+        return torch.tensor(ends, device=input_ids.device)
 
 
 def _trim(ids: list[int], ending: Ending) -> Generated:
     """Cuts a decoded row after the token that ends it. The tokens after that are padding."""
-    stops = ending.stops(ids)  # the loop decodes text only if the full row has a stop string
-    for end in range(1, len(ids) + 1):
-        ended = ids[end - 1] in ending.ids
-        if ended or (stops and ending.stops(ids[:end])):
-            return Generated(ids[:end], finished=True)
-    return Generated(ids, finished=False)
+    ends = [end for end, token in enumerate(ids, 1) if token in ending.ids][:1]
+    if ending.stops(ids):  # a longer text holds what a shorter one holds
+        counts = range(len(ids) + 1)
+        ends.append(bisect_left(counts, True, key=lambda count: ending.stops(ids[:count])))
+    return Generated(ids[: min(ends)], finished=True) if ends else Generated(ids, finished=False)

@@ -236,12 +236,7 @@ def _lines(folder: Path) -> list[Prediction]:
     path = folder / PREDICTIONS
     if not path.is_file():
         return []
-    try:
-        return read_lines(Prediction, path)
-    except ValueError as error:
-        raise DataFormatError(
-            f"{path} is not a {PREDICTIONS} of this version", got=str(error).splitlines()[0]
-        ) from None
+    return read_lines(Prediction, path)
 
 
 def read_study(paths: Sequence[Path]) -> Study:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # it may be a folder that has become read-only
             work.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def from_home(path: str | Path) -> Path:
@@ -115,14 +125,16 @@ class JsonFile(Strict):
         """Reads a file that `write` has written.
 
         Raises:
-            DataFileError: there is no such file.
+            DataFileError: there is no such file, or it cannot be read.
             DataFormatError: another version of instil wrote the file, or it is damaged.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
             raise DataFileError(
-                f"{path}: no such file", mend=f"name the folder of a {cls.lies_in}"
+                f"{path}: {'no such file' if missing else error.strerror or error}",
+                mend=f"name the folder of a {cls.lies_in}",
             ) from None
         except ValidationError as error:
             first = error.errors()[0]
@@ -147,7 +159,21 @@ def write_lines(path: Path, records: Iterable[BaseModel]) -> None:
 
 
 def read_lines(kind: type[M], path: Path) -> list[M]:
-    """Reads a file that `write_lines` has written."""
-    # Not splitlines: text may contain U+2028, which is not a line break in JSON Lines.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [kind.model_validate_json(line) for line in lines if line]
+    """Reads a file that `write_lines` has written.
+
+    Raises:
+        DataFileError: the file cannot be read.
+        DataFormatError: a line is damaged, or another version of instil wrote it.
+    """
+    try:
+        with path.open("rb") as file:
+            return [kind.model_validate_json(line) for line in file if line.strip()]
+    except OSError as error:
+        raise DataFileError(f"{path}: {error.strerror or error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataFormatError(
+            f"{path} is not a {path.name} of this version of instil",
+            got="".join(f"{part}: " for part in first["loc"]) + first["msg"],
+            mend="if it is damaged, run the same command again in another folder",
+        ) from None

@@ -6,7 +6,6 @@ shards that are complete on disk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -15,7 +14,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from instil.errors import DataFileError, DataFormatError, TargetStoreError
-from instil.system.files import JsonFile, Strict, content_digest, digest, written_whole
+from instil.system.files import JsonFile, Strict, content_digest, digest, sync, written_whole
 from instil.targets.selection import Selection
 
 INDEX = "store.json"
@@ -200,15 +199,6 @@ def verify(path: Path) -> list[str]:
         return [f"{INDEX}: {error.got}"]
     damaged = [shard.problem(path) for shard in info.shards]
     return [*filter(None, damaged), *info.missing()]
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _changed(path: Path, got: str) -> TargetStoreError:

@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from instil.errors import TargetStoreError
 from instil.system import processes
-from instil.system.files import content_digest, written_whole
+from instil.system.files import content_digest, sync, written_whole
 from instil.system.locks import hold
 from instil.system.progress import Advance
 from instil.targets.codec import Encoded, decode, encode
-from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, sync, verify
+from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, verify
 from instil.targets.prediction import Targets
 from instil.targets.selection import Selection
 

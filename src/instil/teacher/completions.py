@@ -1,18 +1,13 @@
-"""The teacher's completions, stored in files, so that the same ones are never generated again."""
+"""The teacher's completions, stored on disk, so that the same ones are never generated again."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
-
-from instil.models.generate import Decoding, Generated, generate
+from instil.models.generate import Decoding, Generated, completed
 from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
 from instil.prompts.rendered import RenderedRows
@@ -20,15 +15,15 @@ from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM
-from instil.system.files import digest, digest_ids, written_whole
+from instil.system.files import digest_ids
+from instil.system.locks import hold
 from instil.system.progress import Display
-
-_LOG = logging.getLogger(__name__)
+from instil.teacher.journal import Journal, Written
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Generates the teacher's completions, or reads them from a file.
+    """Generates the teacher's completions, or reads them from the disk.
 
     Attributes:
         recipe: Settings of the completions and their folder.
@@ -86,105 +81,68 @@ class Writer:
         return [completion.ids for completion in self._stored(rows, decoding)]
 
     def _stored(self, rows: RenderedRows, decoding: Decoding) -> list[Generated]:
-        """The teacher's completions, read from the file if they were generated before."""
+        """The teacher's completions, read from the disk as far as they were generated before.
+
+        If another run is writing them, this waits for it. All processes of a launch must call this.
+        """
         model, form = self.models.teacher, self.form
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [form.end_ids, form.stop, decoding.max_new_tokens]
         made_by = [ALGORITHM, model.fingerprint, model.dtype]
         asked = digest_ids([*made_by, *drawn, *ends], rows.teacher_prompts)
-        name = f"completions-{asked[:32]}.json"
-        path = (self.recipe.teacher.store or self.store) / name
-        stored = keep(path, lambda: self._write(rows, decoding))
-        if stored.reused:
-            self.recorder.reused.add("generate")
+        folder = self.recipe.teacher.store or self.store
+        journal, count = Journal(folder, f"completions-{asked[:32]}"), len(rows.teacher_prompts)
+
+        def begin() -> Written:
+            found = journal.read()
+            if len(found.completions) < count:
+                held.enter_context(hold(journal.lock, of=folder, wait=True))
+                found = journal.read()  # another run may have written them meanwhile
+            return found
+
+        with ExitStack() as held:
+            found = processes.main_does(begin)
+            if len(found.completions) == count:
+                self.recorder.reused.add("generate")
+            else:
+                self._write(rows, decoding, journal, found.completions)
+                processes.wait()
+                found = processes.main_does(journal.read)
         # The stored cost is that of all processes, so only the main process counts it. It is all
         # that these completions have ever cost: a run that resumes has part of it in its sums.
-        spent = stored.spent if processes.is_main() else Recorder().spent("generate")
+        spent = found.spent if processes.is_main() else Recorder().spent("generate")
         self.recorder.put("generate", spent)
-        return stored.completions
+        return [found.completions[number] for number in range(count)]
 
     def _write(
-        self, rows: RenderedRows, decoding: Decoding
-    ) -> tuple[list[Generated], dict[str, float]]:
-        """Generates the completions, each process its share; returns them and their cost."""
-        prompts, measured = rows.teacher_prompts, Recorder()
+        self, rows: RenderedRows, decoding: Decoding, journal: Journal, known: Collection[int]
+    ) -> None:
+        """Generates the completions that are missing, each process its share."""
+        prompts = rows.teacher_prompts
         mine = processes.share(len(prompts))
+        there = {place for place, number in enumerate(mine) if number in known}
         with (
-            measured.phase("generate"),
             self.models.adapter(on=False),
             self.display.bar("teacher writes completions", len(mine)) as bar,
         ):
-            made = generate(
+            bar.advance(len(there))
+            batches = completed(
                 self.models.teacher,
                 [prompts[number] for number in mine],
                 self.form.ending,
                 decoding,
-                advance=measured.advance("generate", bar.advance),
                 numbers=mine,
+                known=there,
             )
-            made = processes.put_together(made)
-        measured.add_other_processes()
-        return made, measured.spent("generate")
-
-
-@dataclass(frozen=True)
-class StoredCompletions:
-    """Completions from a file.
-
-    Attributes:
-        completions: One completion per prompt.
-        spent: Their cost over all processes, in the form of `Recorder.spent`.
-        reused: Whether they were in the file before.
-    """
-
-    completions: list[Generated]
-    spent: dict[str, float]
-    reused: bool
-
-
-def keep(
-    path: Path, write: Callable[[], tuple[list[Generated], dict[str, float]]]
-) -> StoredCompletions:
-    """Reads the file, or generates the completions and writes it.
-
-    If another run is writing the file, this waits for it. All processes of a launch must call this.
-
-    Args:
-        path: The file; its name has a fingerprint of all that the completions depend on.
-        write: Generates the completions; returns them and their cost.
-    """
-    with ExitStack() as held:
-        content = processes.main_does(lambda: _begin(path, held))
-        reused = content is not None
-        if content is None:
-            made, spent = write()
-            content = {"spent": spent, "completions": [asdict(found) for found in made]}
-            if processes.is_main():
-                with written_whole(path) as work:
-                    with_digest = content | {"sha256": digest(content)}
-                    work.write_text(json.dumps(with_digest), encoding="utf-8")
-    completions = [Generated(**fields) for fields in content["completions"]]
-    return StoredCompletions(completions, content["spent"], reused)
-
-
-def _begin(path: Path, held: ExitStack) -> dict[str, Any] | None:
-    """The valid content of the file; if there is none, locks the file until `held` closes."""
-    content = _read(path)
-    if content is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.enter_context(FileLock(path.with_name(f"{path.name}.lock")))
-        content = _read(path)  # another run may have written it meanwhile
-    return content
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        valid = content.pop("sha256", None) == digest(content)
-    except (ValueError, AttributeError, TypeError):  # not JSON, or not an object
-        valid = False
-    if not valid:
-        _LOG.warning("%s is damaged; the teacher generates the completions again", path)
-    return content if valid else None
+            measured = Recorder()
+            while True:
+                with measured.phase("generate"):
+                    places, made, tokens = next(batches, (None, [], 0))
+                if places is None:
+                    return
+                measured.count("generate", tokens=tokens, steps=int(len(places) > 0))
+                if places:
+                    spent = measured.spent("generate")
+                    journal.append([mine[place] for place in places], made, spent)
+                    bar.advance(len(places))
+                    measured = Recorder()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.small import trust
@@ -128,3 +130,25 @@ def test_progress_adds_up(llama: LanguageModel) -> None:
     assert sum(tokens for _, tokens in told) == shared + sum(
         len(p) - shared + len(m.ids) for p, m in zip(prompts, made, strict=True)
     )
+
+
+def test_the_cost_of_stop_strings_does_not_grow_with_the_answer(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = form_of(llama, " {output} END")
+    script(llama, " " + "word " * 40 + "END and more", monkeypatch)
+    decoded: list[int] = []
+    ending = form.ending
+
+    def text(ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return ending.text(ids)
+
+    watched = replace(ending, text=text)
+    (got,) = generate(
+        llama, [form.prompt_ids("x")], watched, Decoding(max_new_tokens=230), advance=nothing
+    )
+    assert llama.tokenizer.decode(got.ids).endswith("word END")
+    assert got.finished
+    assert len(got.ids) > 200
+    assert len([count for count in decoded if count > ending.tail]) < 20

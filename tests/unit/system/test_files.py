@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
+from instil.errors import DataFileError, DataFormatError
 from instil.system import files
-from instil.system.files import content_digest, digest, sampled_digest
+from instil.system.files import (
+    JsonFile,
+    Strict,
+    content_digest,
+    digest,
+    from_home,
+    read_lines,
+    sampled_digest,
+    write_lines,
+    written_whole,
+)
 
 
 def test_a_digest_is_of_the_value_and_not_of_the_order_of_its_keys() -> None:
@@ -44,3 +57,61 @@ def test_a_large_file_has_a_digest_of_its_size_and_of_blocks(
     plain = of(large)
     assert plain == of(large) != of(bytes(2001))
     assert len({plain, of(b"x" + large[1:]), of(large[1:] + b"x"), of(b"x" * 2000)}) == 4
+
+
+class Line(Strict):
+    """A line of a file."""
+
+    text: str
+
+
+class Whole(JsonFile):
+    """A file."""
+
+    lies_in = "run"
+
+    text: str
+
+
+def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
+    lines = [Line(text=text) for text in ("a\nb", "\u2028 \x85", "", "é\r\n")]
+    write_lines(tmp_path / "lines.jsonl", lines)
+    assert read_lines(Line, tmp_path / "lines.jsonl") == lines
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"text": "a"}\n{"te', b"\xff\xfe", b'{"text": 1}\n', b'{"text": "a", "new": 1}']
+)
+def test_damaged_files_are_told(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(damage)
+    for read in (lambda: read_lines(Line, path), lambda: Whole.read(path)):
+        with pytest.raises(
+            DataFormatError, match=r"file\.json is not a file\.json of this version"
+        ):
+            read()
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "x", tmp_path / "none", tmp_path / ("x" * 300)):
+        for read in (lambda at: read_lines(Line, at), Whole.read):
+            with pytest.raises(DataFileError, match=re.escape(str(path))):
+                read(path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError, match="No space"), written_whole(tmp_path / "a") as work:
+        work.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_home_is_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert from_home("~/runs/a") == tmp_path / "runs" / "a"
+    assert from_home("~") == tmp_path
+    for text in ("a/~", "~nobody/a", "runs", "/x"):
+        assert from_home(text) == Path(text)

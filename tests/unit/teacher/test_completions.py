@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks.rows import Row
 from instil.teacher import completions
-from instil.teacher.completions import Writer, keep
+from instil.teacher.completions import Writer
+from instil.teacher.journal import Journal
 
 LIMIT = 6
 SAMPLED = ("teacher.samples=2", "teacher.sampling_temperature=1")
@@ -58,13 +59,13 @@ def writer(models: Models, tmp_path: Path) -> Writes:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many prompts the teacher was asked, each time that it was."""
     seen: list[int] = []
-    usual = completions.generate
+    usual = completions.completed
 
-    def counted(model: Any, prompts: list[list[int]], *rest: Any, **more: Any) -> list[Generated]:
-        seen.append(len(prompts))
-        return usual(model, prompts, *rest, **more)
+    def counted(*args: Any, known: Collection[int], **more: Any) -> Any:
+        seen.append(len(args[1]) - len(known))
+        return usual(*args, known=known, **more)
 
-    monkeypatch.setattr(completions, "generate", counted)
+    monkeypatch.setattr(completions, "completed", counted)
     return seen
 
 
@@ -175,7 +176,8 @@ def test_what_was_cut_is_counted_and_told(
     told: list[str] = []
     monkeypatch.setattr(Display, "warn", lambda self, text: told.append(text))
     made = [Generated([5], True), Generated([5] * LIMIT, False)]
-    monkeypatch.setattr(completions, "generate", lambda *args, **more: made)
+    batch = ([0, 1], made, 9)
+    monkeypatch.setattr(completions, "completed", lambda *args, **more: iter([batch]))
     two = replace(rows, rows=rows.rows[:2], teacher_prompts=rows.teacher_prompts[:2])
     learnt, cut = writer().learnt(two, max_new_tokens=LIMIT)
     assert ([len(ids) for _, ids in learnt], cut) == ([1, LIMIT], 1)
@@ -187,50 +189,83 @@ def test_what_was_cut_is_counted_and_told(
     assert len(told) == 1
 
 
+def lines_of(store: Path) -> list[bytes]:
+    (path,) = store.glob("completions-*.jsonl")
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def small_batches(writer: Writer) -> Writer:
+    """The same writer, which decodes one row at a time."""
+    evaluation = writer.recipe.evaluation.model_copy(update={"batch_size": 1})
+    return replace(writer, recipe=writer.recipe.model_copy(update={"evaluation": evaluation}))
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "told"),
     [
-        lambda text: text[: len(text) // 2],
-        lambda text: text.replace('"finished": false', '"finished": true', 1),
-        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "sha256"}),
-        lambda text: "[1, 2]",
-        lambda text: "",
+        (lambda line: line[: len(line) // 2], False),
+        (lambda line: line.replace(b'"finished": [false', b'"finished": [true', 1), True),
+        (lambda line: line.replace(b"sha256", b"sha255"), True),
+        (lambda line: b"[1, 2]\n", True),
+        (lambda line: b"\xff\xfe\n", True),
+        (lambda line: b"", False),
     ],
-    ids=["cut off", "changed", "without a digest", "another kind", "empty"],
+    ids=["cut off", "changed", "without a digest", "another kind", "not text", "lost"],
 )
-def test_a_damaged_file_is_written_again(
+def test_only_what_is_lost_or_damaged_is_written_again(
     writer: Writes,
     rows: RenderedRows,
     asked: list[int],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    damage: Callable[[str], str],
+    damage: Callable[[bytes], bytes],
+    told: bool,
 ) -> None:
-    learnt = writer().learnt(rows, max_new_tokens=2)
-    (path,) = (tmp_path / "store").glob("completions-*.json")
-    whole = path.read_text()
-    assert '"finished": false' in whole
-    path.write_text(damage(whole))
-    again = writer()
+    learnt = small_batches(writer()).learnt(rows, max_new_tokens=2)
+    (path,) = (tmp_path / "store").glob("completions-*.jsonl")
+    *whole, last = lines_of(tmp_path / "store")
+    assert b'"finished": [false' in last
+    path.write_bytes(b"".join(whole) + damage(last))
+    again = small_batches(writer())
     with caplog.at_level(logging.WARNING):
         assert again.learnt(rows, max_new_tokens=2) == learnt
-    assert f"{path} is damaged; the teacher generates the completions again" in caplog.text
-    assert asked == [len(ROWS)] * 2
+    assert (f"{path} is damaged; the teacher generates what is missing" in caplog.text) == told
+    assert asked == [len(ROWS), 1]
     assert again.recorder.reused == set()
-    assert json.loads(path.read_text())["completions"] == json.loads(whole)["completions"]
+    assert json.loads(lines_of(tmp_path / "store")[-1])["ids"] == json.loads(last)["ids"]
     assert writer().learnt(rows, max_new_tokens=2) == learnt
     assert len(asked) == 2
 
 
-def test_an_interrupted_teacher_leaves_nothing(tmp_path: Path) -> None:
-    def stop() -> Any:
-        raise KeyboardInterrupt
+def test_a_teacher_that_is_killed_goes_on_with_the_same_batches(
+    writer: Writes,
+    rows: RenderedRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    two = writer(*SAMPLED[1:], "evaluation.batch_size=2", store=tmp_path / "whole")
+    learnt = two.learnt(rows, max_new_tokens=LIMIT)
+    usual, seen = Journal.append, []
 
+    def killed(self: Journal, numbers: Sequence[int], *rest: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(list(numbers))
+        usual(self, numbers, *rest)
+
+    monkeypatch.setattr(Journal, "append", killed)
+    cut = writer(*SAMPLED[1:], "evaluation.batch_size=2")
     with pytest.raises(KeyboardInterrupt):
-        keep(tmp_path / "store" / "c.json", stop)
-    spent = Recorder().spent("generate")
-    kept = keep(tmp_path / "store" / "c.json", lambda: ([Generated([1], True)], spent))
-    assert (kept.completions, kept.reused) == ([Generated([1], True)], False)
+        cut.learnt(rows, max_new_tokens=LIMIT)
+    monkeypatch.undo()
+    again = writer(*SAMPLED[1:], "evaluation.batch_size=2")
+    assert again.learnt(rows, max_new_tokens=LIMIT) == learnt
+    made = [json.loads(line) for line in lines_of(tmp_path / "store")]
+    plain = [json.loads(line) for line in lines_of(tmp_path / "whole")]
+    assert len(plain) == 3
+    assert [batch["rows"] for batch in made] == [batch["rows"] for batch in plain]
+    assert [batch["ids"] for batch in made] == [batch["ids"] for batch in plain]
+    assert again.recorder.costs()["generate"].steps == len(plain)
 
 
 @pytest.mark.parametrize("learns", [True, False])
