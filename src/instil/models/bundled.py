@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import platformdirs
 
-from instil.errors import UnknownModelError
+from instil.errors import OutputError, UnknownModelError
 
 PREFIX = "bundled:"
 
@@ -49,6 +49,7 @@ def folder(name: str) -> Path:
 
     Raises:
         UnknownModelError: there is no such bundled model, or its package is not installed.
+        OutputError: the folder of converted models cannot be written.
     """
     name = name.removeprefix(PREFIX)
     package = PACKAGES.get(name)
@@ -71,8 +72,15 @@ def folder(name: str) -> Path:
         )
     gguf = files[0]
     target = cache_folder() / f"{name}-{gguf.stat().st_size}"
-    if not target.exists():
-        _convert(gguf, target)
+    try:
+        if not target.exists():
+            _convert(gguf, target)
+    except OSError as error:
+        raise OutputError(
+            f"the converted model cannot be written to {cache_folder()}",
+            got=error.strerror or str(error),
+            mend="set the environment variable INSTIL_CACHE to a folder that you may write to",
+        ) from None
     return target
 
 

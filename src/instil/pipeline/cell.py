@@ -159,9 +159,8 @@ def _work(steps: Steps[Any, Any], folder: Path) -> None:
 
 def _check_store(recipe: Recipe) -> None:
     """Refuses a folder for target stores that cannot be created, before a model is loaded."""
-    store = recipe.teacher.store
-    if store is not None and not (place := resolved(store)).is_dir():
-        check_place(place, store)
+    if (store := recipe.teacher.store) is not None:
+        check_place(resolved(store), store, there=True)
 
 
 def _places(recipe: Recipe) -> list[Path]:

@@ -250,10 +250,10 @@ def resolved(path: Path) -> Path:
         got = "a name that is not UTF-8"
     except (OSError, RuntimeError, ValueError) as error:  # too many links, or a zero byte
         got = str(error)
-    raise OutputError(f"{path!a} cannot be a folder", got=got, mend="name another folder")
+    raise OutputError(f"{str(path)!a} cannot be a folder", got=got, mend="name another folder")
 
 
-def check_place(path: Path, named: Path) -> None:
+def check_place(path: Path, named: Path, *, there: bool = False) -> None:
     """Refuses a path at which no folder can be created and renamed. It leaves nothing there.
 
     Call it before the work begins.
@@ -261,10 +261,15 @@ def check_place(path: Path, named: Path) -> None:
     Args:
         path: The absolute path.
         named: The path in the words of the user, for the error message.
+        there: Whether the folder may exist already; it may then be read-only.
 
     Raises:
         OutputError: no folder can be created there.
     """
+    if there and _exists(path):
+        if path.is_dir():
+            return
+        raise OutputError(f"{named} is a file", mend="name a folder")
     parent = nearest_folder(path)
     try:
         with tempfile.TemporaryDirectory(prefix=".instil-", dir=parent) as probe:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from instil.errors import InstilError, OutputError, OutputExistsError
+from instil.errors import DiskFullError, InstilError, OutputError, OutputExistsError
 from instil.pipeline.folder import TARGETS, resolved
 from instil.recipe.canonical import unread_warning
 from instil.recipe.grid import Plan, PlannedCell
@@ -226,7 +226,7 @@ def _run_apart(
         _finish(cell, work, folder)
     else:
         kind, message = failure
-        if kind != KILLED:
+        if kind not in (KILLED, DiskFullError.__name__):  # these resume
             shutil.rmtree(work, ignore_errors=True)
         record = Failure(
             name=cell.name,

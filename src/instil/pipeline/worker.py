@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from instil.errors import InstilError
+from instil.errors import DiskFullError, InstilError
 from instil.pipeline.cell import run_cell
 from instil.recipe.recipe import Recipe
+from instil.system.files import is_disk_full
 from instil.system.progress import Relay, StudyDisplay
 
+LONGEST_FOLDER = 64  # bytes; the path of a socket has at most 103, of which its name takes 32
 KILLED = "killed"  # kind of failure: the process ended without a message
 
 
@@ -36,8 +39,7 @@ def in_process(
     Returns:
         Kind of error and message; None if the cell is complete.
     """
-    # The fork server has imported all modules, so its child processes start at once.
-    method = "forkserver" if sys.platform != "win32" else "spawn"
+    method = _method()
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["instil.pipeline.labels", "instil.pipeline.text"])
@@ -72,6 +74,16 @@ def in_process(
     return KILLED, f"the process ended {how}; it may have run out of memory"
 
 
+def _method() -> str:
+    """How a process is started.
+
+    The fork server has imported all modules, so its child processes start at once. It needs a
+    socket, whose path must be short.
+    """
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER
+    return "forkserver" if sys.platform != "win32" and short else "spawn"
+
+
 @contextmanager
 def _without_script() -> Iterator[None]:
     """Hides the calling script. Otherwise a new process would run it again."""
@@ -100,8 +112,9 @@ def _work(pipe: Connection, settings: Mapping[str, Any], work: Path, targets: Pa
     except InstilError as error:
         pipe.send(("ended", (type(error).__name__, str(error))))
     except Exception as error:
+        kind = DiskFullError if is_disk_full(error) else type(error)
         text = f"{error}\n{traceback.format_exc()}"
-        pipe.send(("ended", (type(error).__name__, text)))
+        pipe.send(("ended", (kind.__name__, text)))
     else:
         pipe.send(("ended", None))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.small import QUIET
 
-from instil.errors import ContextError, OutputExistsError
+from instil.errors import ContextError, OutputError, OutputExistsError
 from instil.methods import MethodName
 from instil.pipeline import cell
 from instil.pipeline.rows import Given
@@ -202,3 +202,33 @@ def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(
     assert [one.scores for one in again.methods] == [one.scores for one in whole.methods]
     assert again.phases["generate"].tokens == whole.phases["generate"].tokens
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("store", ["file", "file/below", "x" * 300])
+def test_a_store_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setattr("instil.pipeline.text.load_models", lambda *args: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    named = recipe(teacher={"store": tmp_path / store})
+    with pytest.raises(OutputError, match=r"is a file|cannot be created"):
+        run(named, tmp_path / "run")
+    with pytest.raises(OutputError, match=r"is a file|cannot be created"):
+        cell.teach(named, store=tmp_path, display=QUIET)
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl"} == {"file"}
+
+
+def test_what_is_complete_is_not_done_again(
+    recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("instil.report.write_report", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(), tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("instil.training.trainer.train", lambda *a, **k: pytest.fail("trained"))
+    assert run(recipe(), tmp_path / "run").method == "distillation"
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "scratch").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,3 +104,20 @@ def test_the_script_that_called_is_hidden_and_comes_back() -> None:
         assert hidden is not script
         raise ZeroDivisionError
     assert sys.modules["__main__"] is script
+
+
+def test_a_full_disk_is_named(work: Callable[..., list[Any]]) -> None:
+    def cell(*args: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ((ended, (kind, text)),) = work(cell)
+    assert (ended, kind) == ("ended", "DiskFullError")
+    assert "No space left" in text
+
+
+@pytest.mark.parametrize(("name", "method"), [("t", "forkserver"), ("t" * 80, "spawn")])
+def test_a_long_temporary_folder_does_without_a_socket(
+    monkeypatch: pytest.MonkeyPatch, name: str, method: str
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", f"/{name}")
+    assert worker._method() == method
