@@ -99,7 +99,7 @@ class Prepared:
     def write(self, folder: Path, batch_size: int) -> None:
         """Writes rows, task and model for the harness, and the token ids that it should score."""
         from instil.models import bundled
-        from instil.models.load import default_device
+        from instil.models.number_format import default_device
 
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for row, context, gold in zip(self.rows, self.contexts, self.gold, strict=True):

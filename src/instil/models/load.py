@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,23 +22,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from instil.errors import (
-    HubUnreachableError,
-    TokenizerMismatchError,
-    TuningError,
-    UnknownModelError,
-)
-from instil.models import attention, bundled
+from instil.errors import TokenizerMismatchError, TuningError, UnknownModelError
+from instil.models import attention, checkpoint
+from instil.models.checkpoint import reading
 from instil.models.forward import output_embeddings
+from instil.models.number_format import default_device, resolve_dtype
+from instil.models.source import Source, resolve
 from instil.system import processes
 from instil.system.files import content_digest, digest
 
 # By default oneDNN caches the kernels of 1,024 shapes, at 0.6 MB each. To make a kernel again takes
 # 0.8 ms. With a cache of 128 kernels, a training step does that 60 times instead of 10 times.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-
-# A smaller speed-up of bfloat16 does not justify its rounding errors.
-WORTHWHILE_SPEEDUP = 1.3
 
 
 @dataclass(frozen=True)
@@ -49,19 +42,39 @@ class Outline:
 
     Attributes:
         name: The name that the user gave.
-        source: The folder or hub id that transformers loads.
+        source: Where the model was found.
         tokenizer: The tokenizer, with a padding token.
         window: Longest sequence in tokens, or None if the model names no limit.
+        rows: Number of tokens that have an embedding; None if the configuration does not say.
         fingerprint: Changes when the weights or the tokenizer may have changed.
         end_ids: Token ids that the model's own files name as ends of a text or turn.
     """
 
     name: str
-    source: str
+    source: Source
     tokenizer: PreTrainedTokenizerBase
     window: int | None
+    rows: int | None
     fingerprint: str
     end_ids: tuple[int, ...]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills masked positions. Its value has no effect."""
+        pad = int(self.tokenizer.pad_token_id or 0)
+        return pad if self.rows is None or pad < self.rows else 0
+
+    def check_ids(self, sequences: Iterable[Sequence[int]], *, where: str) -> None:
+        """Refuses token ids that have no embedding.
+
+        Args:
+            sequences: Sequences of token ids.
+            where: What a sequence is, for the error message.
+
+        Raises:
+            UnknownModelError: names the first such token.
+        """
+        checkpoint.check_ids(self.name, self.tokenizer, self.rows, sequences, where=where)
 
 
 @dataclass(frozen=True)
@@ -84,63 +97,91 @@ class LanguageModel(Outline):
         """Where the weights are."""
         return self.network.device
 
-    @property
-    def pad_id(self) -> int:
-        """The id that fills masked positions. Its value has no effect."""
-        return int(self.tokenizer.pad_token_id or 0)
-
 
 def outline(name: str) -> Outline:
     """Reads a model's configuration and tokenizer.
 
     Args:
-        name: Hub id, local folder, or `bundled:NAME`.
+        name: OWNER/NAME or OWNER/NAME@REVISION on the hub, a local folder, or `bundled:NAME`.
 
     Raises:
-        UnknownModelError: there is no such model.
+        UnknownModelError: there is no such model, or it is not a causal language model.
         HubUnreachableError: it is a hub id and the hub cannot be reached.
     """
+    return _outline(name)[0]
+
+
+def _outline(name: str) -> tuple[Outline, PreTrainedConfig]:
     source = resolve(name)
-    with _loading(name):
-        network_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with reading(f"the config.json of {name}", mend="take the one that save_pretrained wrote"):
+        settings, _ = PreTrainedConfig.get_config_dict(source.path, revision=source.revision)
+        checkpoint.check_settings(name, settings)
+        config = AutoConfig.from_pretrained(
+            source.path, revision=source.revision, trust_remote_code=False
+        )
+    checkpoint.model_class(name, config)
+    with reading(f"the tokenizer of {name}", mend="save the tokenizer beside the model"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path, revision=source.commit or source.revision, trust_remote_code=False
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return Outline(
+    text_config = config.get_text_config()
+    rows = getattr(text_config, "vocab_size", None)
+    checkpoint.check_vocabulary(name, tokenizer, rows)
+    known = Outline(
         name=name,
         source=source,
         tokenizer=tokenizer,
-        window=getattr(network_config.get_text_config(), "max_position_embeddings", None),
-        fingerprint=_fingerprint(source, network_config),
-        end_ids=_end_ids(source, network_config),
+        window=getattr(text_config, "max_position_embeddings", None),
+        rows=rows,
+        fingerprint=_fingerprint(source, config),
+        end_ids=_end_ids(source, config),
     )
+    return known, config
 
 
 def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     """Loads a model for inference. No code from the hub is run.
 
     Args:
-        name: Hub id, local folder, or `bundled:NAME`.
+        name: As for `outline`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
 
     Raises:
-        UnknownModelError: there is no such model.
+        UnknownModelError: there is no such model, it is not a causal language model, or some of its
+            weights are missing.
         HubUnreachableError: it is a hub id and the hub cannot be reached.
     """
-    known = outline(name)
-    device = default_device()
-    with _loading(name):
-        network = AutoModelForCausalLM.from_pretrained(
-            known.source,
+    processes.join()  # each process then has a device of its own
+    known, config = _outline(name)
+    quantised = getattr(config, "quantization_config", None) is not None
+    path = known.source.path
+    kind = checkpoint.model_class(name, config)
+    with reading(
+        f"the weights of {name}",
+        folder=Path(path) if Path(path).is_dir() else None,
+        mend="install what its quantisation needs, or use the model in bfloat16"
+        if quantised
+        else "copy or download its files again; save weights with save_pretrained",
+    ):
+        network, loaded = kind.from_pretrained(
+            path,
+            revision=known.source.commit or known.source.revision,
             dtype=getattr(torch, resolve_dtype(dtype)),
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_weights` names them
         )
     if network.can_generate() is False:
         raise UnknownModelError(
             f"{name} is not a causal language model", got=type(network).__name__
         )
-    network = network.to(device).eval()  # type: ignore[arg-type]
+    checkpoint.check_weights(name, network, loaded)
+    network = network.to(default_device()).eval()
+    if kind is not AutoModelForCausalLM:
+        checkpoint.check_text(name, network)
     # A slice of the hidden states is not contiguous. On CPU, `linear` then becomes a batched
     # product that copies the full output embedding per row (0.9 GB for 16 rows, with a vocabulary
     # of 49k).
@@ -152,6 +193,19 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     return LanguageModel(**vars(known), network=network)
 
 
+def loader(name: str) -> str:
+    """The name of transformers' class that loads a model, for who loads it without instil.
+
+    Args:
+        name: As for `outline`.
+    """
+    source = resolve(name)
+    config = AutoConfig.from_pretrained(
+        source.path, revision=source.commit or source.revision, trust_remote_code=False
+    )
+    return str(checkpoint.model_class(name, config).__name__)
+
+
 def load_for_training(name: str, *, dtype: str) -> LanguageModel:
     """Loads a model whose own weights will be trained.
 
@@ -159,7 +213,7 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
     in steps of 2^-8 of its size, and an update of 1e-5 would be rounded away.
 
     Args:
-        name: Hub id, local folder, or `bundled:NAME`.
+        name: As for `outline`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
 
     Raises:
@@ -190,71 +244,6 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # libraries warn about each other
 
 
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """Turns transformers' errors about a model that cannot be read into `UnknownModelError`."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UnknownModelError(
-            f"{name} cannot be loaded as a causal language model",
-            got=str(error).strip().splitlines()[0],
-            allowed="a folder or hub id with config.json, weights in safetensors and a tokenizer",
-            mend="check the name; save the tokenizer beside the model if it is missing",
-        ) from None
-
-
-def resolve(name: str) -> str:
-    """Turns a model's name into what transformers loads: a folder, or a hub id that exists.
-
-    Raises:
-        UnknownModelError: there is no such model.
-        HubUnreachableError: it is a hub id and the hub cannot be reached.
-    """
-    if name.startswith(bundled.PREFIX):
-        return str(bundled.folder(name))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise UnknownModelError(
-                f"{name} is a folder without a model",
-                got="no config.json in it",
-                mend="name the folder that save_pretrained wrote",
-            )
-        return name
-    _check_hub(name)
-    return name
-
-
-def _check_hub(name: str) -> None:
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return
-        HfApi().model_info(name, timeout=10)
-    except HFValidationError:
-        raise UnknownModelError(
-            f"no model {name!r}",
-            got="neither a folder nor a valid hub id",
-            allowed=f"OWNER/NAME on the hub, a local folder, {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
-            mend="check the path",
-        ) from None
-    except RepositoryNotFoundError as error:  # also raised for a gated model
-        raise UnknownModelError(
-            f"the hub has no model {name!r} that you can read",
-            got=str(error).splitlines()[0],
-            mend="check the spelling; log in with `hf auth login` if it is private or gated",
-        ) from None
-    except Exception as error:  # the hub's client passes on the errors of its HTTP library
-        raise HubUnreachableError(
-            f"{name} is not a local folder, and the hub cannot be reached",
-            got=f"{type(error).__name__}: {error}",
-            allowed=f"a local folder, or {', '.join(bundled.PREFIX + n for n in bundled.PACKAGES)}",
-            mend="connect to the network, or use a local folder or a bundled: model",
-        ) from None
-
-
 def check_same_tokens(teacher: LanguageModel | Outline, student: LanguageModel | Outline) -> None:
     """Refuses two models whose token ids mean different texts.
 
@@ -282,55 +271,15 @@ def check_same_tokens(teacher: LanguageModel | Outline, student: LanguageModel |
     )
 
 
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
-
-
-@cache
-def resolve_dtype(name: str) -> str:
-    """Turns `auto` into the fastest dtype of this machine; the main process measures it once."""
-    if name != "auto":
-        return name
-    fastest = processes.main_does(lambda: fastest_dtype(default_device()))
-    return str(fastest).removeprefix("torch.")
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where it is faster, float32 elsewhere.
-
-    An accelerator reports whether it supports bfloat16. Some processors multiply bfloat16 five
-    times faster than float32, and others multiply it more slowly. So a small product is timed in
-    both.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = (
-            torch.ones(shape, dtype=dtype, device=device) for shape in ((256, 1024), (1024, 1024))
-        )
-        best = float("inf")
-        for _ in range(8):
-            start = time.perf_counter()
-            (a @ b).sum().item()  # .item() waits for an accelerator
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    faster = seconds(torch.float32) / seconds(torch.bfloat16)
-    return torch.bfloat16 if faster >= WORTHWHILE_SPEEDUP else torch.float32
-
-
 def _contiguous(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (args[0].contiguous(), *args[1:])
 
 
-def _end_ids(source: str, network_config: PreTrainedConfig) -> tuple[int, ...]:
+def _end_ids(source: Source, network_config: PreTrainedConfig) -> tuple[int, ...]:
     """The ends that config.json and generation_config.json name; there may be no such file."""
     named: list[object] = [network_config.get_text_config()]
     with suppress(OSError, ValueError):
-        named.append(GenerationConfig.from_pretrained(source))
+        named.append(GenerationConfig.from_pretrained(source.path, revision=source.commit or source.revision))
     found: set[int] = set()
     for config in named:
         ends = getattr(config, "eos_token_id", None)
@@ -338,21 +287,18 @@ def _end_ids(source: str, network_config: PreTrainedConfig) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _fingerprint(source: str, network_config: PreTrainedConfig) -> str:
+def _fingerprint(source: Source, network_config: PreTrainedConfig) -> str:
     """A digest of the weights: of the hub's commit, or of the content of a folder's files.
 
     It does not depend on the folder's path.
     """
-    folder = Path(source)
+    folder = Path(source.path)
     identity: list[object]
     if folder.is_dir():
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
         identity = [[path.name, _content(path, path.stat().st_mtime_ns)] for path in files]
     else:
-        identity = [
-            network_config.to_json_string(use_diff=False),
-            getattr(network_config, "_commit_hash", None),
-        ]
+        identity = [network_config.to_json_string(use_diff=False), source.commit]
     return digest(identity)
 
 

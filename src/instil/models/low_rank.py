@@ -82,7 +82,9 @@ class _Adapted(torch.autograd.Function):
         inner_NR = z_ND @ down.t()
         made_NE = linear(x_ND, weight, bias).addmm_(inner_NR, up.t(), alpha=scaling)
         ctx.save_for_backward(z_ND, inner_NR, weight, down, up)
-        return made_NE.view(shape)
+        # A view of the output could not be changed in place, as some models do.
+        reshaped: Tensor = torch.ops.aten._unsafe_view(made_NE, shape)
+        return reshaped
 
     @staticmethod
     @override

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from instil.methods import Method
-from instil.models.load import LanguageModel, check_same_tokens, load, load_for_training, resolve
+from instil.models.load import LanguageModel, check_same_tokens, load, load_for_training
 from instil.models.reshape import keep_layers, put_head
+from instil.models.source import resolve
 from instil.models.tuning import LoRA, Tuning
 from instil.system.progress import Display
 
@@ -64,9 +64,7 @@ class Models:
             display.note(f"loading {teacher}")
             other = load(teacher, dtype=base.dtype)
             check_same_tokens(other, base)
-        adapted = tuning.apply(base.network, seed=seed)
-        adapted.eval()
-        learner = replace(base, network=cast(PreTrainedModel, adapted))
+        learner = _tuned(base, tuning, seed=seed)
         return cls(teacher=other or learner, student=learner)
 
     def made_whole(self, again: Callable[[], Models]) -> Models:
@@ -135,8 +133,17 @@ class Reshaped:
             head = put_head(model.network, self.labels, seed=seed)
         if tuning is None:
             return model
-        network: Any = tuning.apply(model.network, seed=seed, head=head)
-        return replace(model, network=network.eval())
+        return _tuned(model, tuning, seed=seed, head=head)
+
+
+def _tuned(
+    model: LanguageModel, tuning: Tuning, *, seed: int, head: str | None = None
+) -> LanguageModel:
+    """The model with its trainable weights, in evaluation mode."""
+    network: Any = tuning.apply(model.network, seed=seed, head=head)
+    for config in getattr(network, "peft_config", {}).values():
+        config.revision = model.source.commit
+    return replace(model, network=network.eval())
 
 
 def shared_out(student: Any) -> dict[str, Tensor] | None:

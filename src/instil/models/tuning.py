@@ -28,7 +28,9 @@ class LoRA(Settings):
     modules: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="names of the layers with an adapter, such as q_proj; null: every linear layer",
+        description="names of the layers with an adapter, such as q_proj; null: every linear layer "
+        "of the text decoder but its output layer, routers of experts, and the layers of a "
+        "state-space mixer that kernels read directly",
     )
 
     def apply(self, model: PreTrainedModel, *, seed: int, head: str | None = None) -> PeftModel:
@@ -43,38 +45,35 @@ class LoRA(Settings):
             head: Name of a new classification head; all its weights are trained.
 
         Raises:
-            TuningError: `modules` names a linear layer that the model does not have.
+            TuningError: `modules` names a layer that cannot have an adapter, or the model is
+                quantised in a way that cannot be trained.
         """
         from peft import LoraConfig, get_peft_model
         from transformers import set_seed
         from transformers.pytorch_utils import Conv1D
 
-        from instil.models import low_rank
+        from instil.models import adaptable, low_rank
 
-        layers = {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if type(module).__name__ in ("Linear", "Conv1D")
-        }
-        unknown = sorted(set(self.modules or ()) - layers)
-        if unknown:
-            raise TuningError(
-                f"tuning.modules: {type(model).__name__} has no linear layer {unknown[0]!r}",
-                allowed=", ".join(sorted(layers)),
-                mend="name layers of this model, or leave modules out",
-            )
+        _check_quantised(model, trains_base=False)
+        layers = adaptable.targets(model, self.modules, r=self.r, lora_alpha=self.alpha)
         set_seed(seed)
         config = LoraConfig(
-            r=self.r,
-            lora_alpha=self.alpha,
+            **layers,
             lora_dropout=self.dropout,
-            target_modules=list(self.modules) if self.modules else "all-linear",
             modules_to_save=[head] if head else None,
             # GPT-2 stores its weights transposed.
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             task_type="CAUSAL_LM",
         )
-        network = get_peft_model(model, config)
+        try:
+            network = get_peft_model(model, config)
+        except ValueError as error:
+            raise TuningError(
+                f"peft cannot put an adapter on {type(model).__name__}",
+                got=str(error).splitlines()[0],
+                mend="name other layers in tuning.modules (on the command line, "
+                "--set 'tuning.modules=[NAME, NAME]')",
+            ) from None
         low_rank.install(network)
         return network
 
@@ -93,7 +92,12 @@ class Full(Settings):
     def apply(
         self, model: PreTrainedModel, *, seed: int, head: str | None = None
     ) -> PreTrainedModel:
-        """Makes every weight of `model` trainable."""
+        """Makes every weight of `model` trainable.
+
+        Raises:
+            TuningError: the model is quantised.
+        """
+        _check_quantised(model, trains_base=True)
         return model.requires_grad_(True)
 
     def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
@@ -121,8 +125,9 @@ class BitFit(Settings):
         """Makes the bias terms of `model` trainable, and a new head.
 
         Raises:
-            TuningError: the model has no bias terms, so there is nothing to train.
+            TuningError: the model is quantised, or has no bias terms, so there is nothing to train.
         """
+        _check_quantised(model, trains_base=True)
         biases = [name for name, _ in model.named_parameters() if name.endswith("bias")]
         if not biases:
             raise TuningError(
@@ -139,6 +144,23 @@ class BitFit(Settings):
     def save(self, network: Any, folder: Path, *, head: bool = False) -> None:
         """Writes only the trained weights. Load them over the base with `strict=False`."""
         _save_trained(network, folder)
+
+
+def _check_quantised(model: PreTrainedModel, *, trains_base: bool) -> None:
+    """Refuses a quantised model that cannot be trained, before the teacher's work.
+
+    Raises:
+        TuningError: as above.
+    """
+    quantiser: Any = getattr(model, "hf_quantizer", None)
+    if quantiser is not None and (trains_base or not quantiser.is_trainable):
+        raise TuningError(
+            f"{model.name_or_path} is quantised, and its weights cannot be trained"
+            if trains_base
+            else f"{model.name_or_path} is quantised in a way that an adapter cannot be trained on",
+            got=str(quantiser.quantization_config.quant_method),
+            mend="use the model in bfloat16",
+        )
 
 
 def _save_trained(network: Any, folder: Path) -> None:

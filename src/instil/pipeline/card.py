@@ -9,7 +9,8 @@ from jinja2 import Environment, StrictUndefined
 
 from instil.methods import METHODS
 from instil.models import bundled
-from instil.models.load import resolve
+from instil.models.load import loader
+from instil.models.source import resolve
 from instil.results.schema import Proportion, Results
 
 
@@ -20,6 +21,7 @@ def render(results: Results, *, example: str) -> str:
         results: Results of the run.
         example: Query for the code example.
     """
+    source = resolve(results.model)
     environment = Environment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, trim_blocks=True
     )
@@ -38,8 +40,12 @@ def render(results: Results, *, example: str) -> str:
         zero_shot=results.result("zero_shot"),
         runs=_answers_alone(results),
         accuracy=_accuracy,
-        base=resolve(results.model),
-        hub_id=bundled.hub_id(results.model),
+        base=source.path,
+        loader=loader(results.model),
+        revision=source.commit or source.revision,
+        hub_id=bundled.hub_id(results.model)
+        if results.model.startswith(bundled.PREFIX)
+        else source.path,
         example=example,
         stop=" or ".join(f"`{text!r}`" for text in prompt.stop),
         cut="".join(f".partition({text!r})[0]" for text in prompt.stop),

@@ -18,7 +18,8 @@ from instil.evaluation.labels import Judgement, label_logprobs, right_rows
 from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Phase
 from instil.models.branches import Branches
-from instil.models.load import LanguageModel, Outline, outline, resolve_dtype
+from instil.models.load import LanguageModel, Outline, outline
+from instil.models.number_format import resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
 from instil.pipeline.folder import CHECKPOINTS
 from instil.pipeline.form import check_prompts_of, form_of
@@ -286,6 +287,7 @@ class LabelSteps(Steps[Taught, Trained]):
 
     def _check_student(self) -> None:
         """Refuses rows that do not fit the student's window, before anything is computed."""
+        self.outline.check_ids(self.tokens.completions, where="the completion of label")
         if self.recipe.method == "in_context":
             return
         reads = [(drawn.name, drawn.rows, self.method.context) for drawn in self.rows.drawn.sets]
@@ -295,6 +297,7 @@ class LabelSteps(Steps[Taught, Trained]):
         for name, rows, context in reads:
             prompts = self._prompts(name, rows, context=context)
             check_prompts(prompts, self._branches, self.outline.window, what=name)
+            self.outline.check_ids(prompts, where=f"{name}, row")
 
     @property
     def _context_numbers(self) -> range:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from instil.methods import METHODS, Method
+from instil.models.source import resolve
 from instil.pipeline.rows import CellRows
 from instil.recipe.recipe import Recipe
 from instil.results.recovery import recovery_interval
@@ -180,10 +181,14 @@ class Steps(ABC, Generic[Taught, Trained]):
     def results(self, judged: Judged, trained: Trained | None) -> Results:
         """Returns the content of `results.json`. The module `study` adds the name of the cell."""
         recipe = self.recipe
+        facts = self.facts(trained)
+        teacher: str | None = facts["teacher_model"]
         return Results(
             instil_version=VERSION,
             recipe=recipe.model_dump(mode="json"),
             model=recipe.model,
+            model_source=resolve(recipe.model).anywhere,
+            teacher_source=teacher and resolve(teacher).anywhere,
             seed=recipe.seed,
             task=recipe.task.name,
             rows=self.rows_facts(),
@@ -196,5 +201,5 @@ class Steps(ABC, Generic[Taught, Trained]):
             },
             reused=sorted(self.recorder.reused),
             left_out=self.rows.drawn.left_out,
-            **self.facts(trained),
+            **facts,
         )

@@ -64,11 +64,11 @@ class Student:
         recipe = Recipe.parse(results.recipe)
         method = METHODS[results.method]
         if not results.labels:
-            base = load(recipe.model, dtype=results.dtype)
+            base = load(_base(results), dtype=results.dtype)
             model = _with_adapter(base, folder)
             return cls(recipe, model, form_of(recipe, base), results)
         shape = student_of(recipe, method.head, len(results.labels))
-        model = _trained(replace(shape, dtype=results.dtype), recipe, folder)
+        model = _trained(replace(shape, name=_base(results), dtype=results.dtype), recipe, folder)
         form = form_of(recipe, model)
         tokens = None
         if method.head == "language_model":
@@ -133,7 +133,9 @@ class Student:
         contexts = [self._alone] * len(rows)
         if METHODS[self.results.method].context:
             contexts = CellRows.of(self.recipe).contexts.contexts(0, rows, "queries")
-        return [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+        prompts = [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+        self.model.check_ids(prompts, where="query")
+        return prompts
 
     @property
     def _alone(self) -> Context:
@@ -155,6 +157,13 @@ class Student:
                 )
             query = {fields[0]: query}
         return render(pattern, query, where)
+
+
+def _base(results: Results) -> str:
+    """The name of the student's model: where it was found, or as typed if it is there no more."""
+    found = Path(results.model_source)
+    gone = not results.model_source or (found.is_absolute() and not found.is_dir())
+    return results.model if gone else results.model_source
 
 
 def _with_adapter(base: LanguageModel, folder: Path) -> LanguageModel:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from instil.errors import DiskFullError, InstilError, OutputError, OutputExistsError
+from instil.models.source import moved, on_hub
 from instil.pipeline.folder import TARGETS, resolved
 from instil.recipe.canonical import unread_warning
 from instil.recipe.grid import Plan, PlannedCell
@@ -59,11 +60,27 @@ def named_as_before(plan: Plan, output: Path) -> Plan:
 
 
 def state(output: Path, cell: PlannedCell) -> State:
-    """Returns the state of one cell."""
+    """Returns the state of one cell.
+
+    A finished cell is to be done again if a model of it has another commit on this machine.
+    """
     folder = output / CELLS / cell.name
     if (folder / RESULTS).exists():
-        return "done"
+        return "to do" if _moved(cell.recipe, folder) else "done"
     return "failed" if (folder / FAILURE).exists() else "to do"
+
+
+def _moved(recipe: Recipe, folder: Path) -> bool:
+    """Whether a model of the hub has another commit than when a cell was finished."""
+    names = [name for name in (recipe.model, recipe.teacher.model) if name and on_hub(name)]
+    if not names:
+        return False
+    results = Results.read(folder / RESULTS)
+    return any(
+        moved(name, source)
+        for name in names
+        for source in (results.model_source, results.teacher_source)
+    )
 
 
 def teaching_key(recipe: Recipe) -> str | None:

@@ -136,6 +136,8 @@ class TextSteps(Steps[Taught | None, Trained]):
             )
             for rows_of in drawn.sets
         ]
+        for of_set in [learnt, *([validation] if validation else []), *(r for _, r in sets)]:
+            of_set.check_ids(models.teacher, models.student)
         windows = _windows(models)
         answered = [of_set for _, of_set in sets] + ([validation] if validation else [])
         asked = [*answered, *([learnt] if method.learns else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from instil.errors import ContextError, FieldError
 from instil.methods import Method
@@ -11,6 +12,9 @@ from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
 from instil.tasks.rows import Row
+
+if TYPE_CHECKING:
+    from instil.models.load import Outline
 
 UNKNOWN_LENGTH = 256  # maximum tokens of an answer if no answer is known
 THOUGHT_LENGTH = 1024  # more tokens for what a model thinks before its answer
@@ -137,6 +141,20 @@ class RenderedRows:
                 mend="add the outputs, or pass --completions teacher",
             )
         return self.gold_completions
+
+    def check_ids(self, teacher: Outline, student: Outline) -> None:
+        """Checks that the models have an embedding for every token of the prompts and gold outputs.
+
+        Args:
+            teacher: The model that reads the context.
+            student: The model that does not.
+
+        Raises:
+            UnknownModelError: a token has none. The message has the row.
+        """
+        teacher.check_ids(self.teacher_prompts, where=f"the teacher's prompt of {self.name}")
+        student.check_ids(self.student_prompts, where=f"the student's prompt of {self.name}")
+        student.check_ids([ids or [] for ids in self.gold], where=f"the output of {self.name}")
 
     def check(self, limit: int, windows: Windows) -> None:
         """Checks that the prompts fit the models' windows with the longest possible completion.

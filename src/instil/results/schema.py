@@ -300,6 +300,14 @@ class Results(JsonFile):
         description="Model of the teacher. null: no teacher, or the student's model with the "
         "adapter off."
     )
+    model_source: str = Field(
+        "",
+        description="Where the weights of `model` were found, from any working directory of the "
+        "same machine: an absolute folder, OWNER/NAME@COMMIT on the hub, or bundled:NAME.",
+    )
+    teacher_source: str | None = Field(
+        None, description="The same for `teacher_model`; null if that is null."
+    )
     dtype: str = Field(description="Number format of the weights.")
     seed: int
     task: str = Field(description="Name of the task.")

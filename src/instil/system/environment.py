@@ -40,7 +40,7 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -75,7 +75,8 @@ def _commit() -> str | None:
     return described.stdout.strip() if tracked.returncode == 0 else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the name of the CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

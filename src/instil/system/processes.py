@@ -44,6 +44,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def join() -> None:
+    """Connects to the other processes. Each process then has a device of its own.
+
+    Raises:
+        LaunchError: they cannot be reached.
+    """
+    if count() > 1:
+        _join(PATIENCE)
+
+
 def wait() -> None:
     """Waits until all processes have called this function."""
     gather(None)

@@ -33,14 +33,8 @@ from instil.losses.label_kl import LabelTargets
 from instil.methods import Phase
 from instil.models.branches import Branches
 from instil.models.label_reader import read_labels
-from instil.models.load import (
-    LanguageModel,
-    Outline,
-    check_same_tokens,
-    load,
-    outline,
-    resolve_dtype,
-)
+from instil.models.load import LanguageModel, Outline, check_same_tokens, load, outline
+from instil.models.number_format import resolve_dtype
 from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.labels import LabelTokens, check_prompts
@@ -193,6 +187,7 @@ class LabelTeacher:
         """
         prompts = [self.form.prompt_ids(q.input, c) for q, c in zip(queries, contexts, strict=True)]
         check_prompts(prompts, self.choices.branches, self.outline.window, what=what)
+        self.outline.check_ids(prompts, where=f"{what}, row")
         wanted = [top_k, temperature] if top_k else []
         made_by = [ALGORITHM, self.outline.fingerprint, self.dtype]
         settings = [*made_by, asdict(self.choices), *wanted]

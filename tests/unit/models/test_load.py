@@ -2,16 +2,27 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.conftest import byte_tokenizer
+from tests.conftest import byte_tokenizer, tiny_llama
+from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from instil.errors import HubUnreachableError, TokenizerMismatchError, UnknownModelError
+from instil.errors import TokenizerMismatchError, UnknownModelError
 from instil.models import bundled
-from instil.models.load import LanguageModel, check_same_tokens, fastest_dtype, load, outline
+from instil.models.checkpoint import check_text
+from instil.models.load import (
+    LanguageModel,
+    _fingerprint,
+    check_same_tokens,
+    load,
+    loader,
+    outline,
+)
+from instil.models.source import Source
+from instil.models.tuning import LoRA
 
 
 def test_loading_puts_a_model_in_evaluation_mode_and_knows_its_window(
@@ -27,21 +38,6 @@ def test_a_dtype_that_is_asked_for_is_kept(model_folders: dict[str, Path], dtype
     assert load(str(model_folders["llama"]), dtype=dtype).dtype == dtype
 
 
-def test_auto_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a product takes is set here: this processor may be slow at either."""
-    slow: list[torch.dtype] = []
-
-    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.02 if a.dtype in slow else 0.001)
-        return a
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
-    slow.append(torch.bfloat16)
-    assert fastest_dtype(torch.device("cpu")) is torch.float32
-    slow[:] = [torch.float32]
-    assert fastest_dtype(torch.device("cpu")) is torch.bfloat16
-
-
 def test_a_slice_of_hidden_states_reaches_the_output_embedding_contiguous(
     llama: LanguageModel,
 ) -> None:
@@ -52,54 +48,6 @@ def test_a_slice_of_hidden_states_reaches_the_output_embedding_contiguous(
     with torch.no_grad():
         llama.network(torch.ones(3, 5, dtype=torch.long), logits_to_keep=2)
     assert seen == [True]
-
-
-@pytest.mark.parametrize("name", ["./gone", "/gone/too", "three/part/name", "bad name!"])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_unknown(name: str) -> None:
-    with pytest.raises(UnknownModelError, match="neither a folder nor a valid hub id"):
-        load(name)
-
-
-def test_a_folder_without_a_model_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(UnknownModelError, match=r"no config\.json"):
-        load(str(tmp_path))
-
-
-def test_a_folder_with_half_a_model_is_unknown(
-    tmp_path: Path, model_folders: dict[str, Path]
-) -> None:
-    half = tmp_path / "half"
-    shutil.copytree(model_folders["llama"], half)
-    (half / "model.safetensors").unlink()
-    with pytest.raises(UnknownModelError, match="cannot be loaded"):
-        load(str(half))
-
-
-def test_a_hub_id_without_a_network_names_the_bundled_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from huggingface_hub import HfApi
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(HfApi, "model_info", refuse)
-    with pytest.raises(HubUnreachableError, match="bundled:smollm2-135m-instruct"):
-        load("someone/some-model-that-nobody-has")
-
-
-def test_a_hub_without_that_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    def missing(*args: object, **kwargs: object) -> None:
-        response = httpx2.Response(404, request=httpx2.Request("GET", "https://hub.invalid"))
-        raise RepositoryNotFoundError("404: no such repository", response=response)
-
-    monkeypatch.setattr(HfApi, "model_info", missing)
-    with pytest.raises(UnknownModelError, match="the hub has no model"):
-        load("someone/some-model-that-nobody-has")
 
 
 def test_an_unknown_bundled_model_names_the_known_ones() -> None:
@@ -153,3 +101,85 @@ def test_the_ends_that_a_model_s_files_name_are_known(
     assert outline(str(folder)).end_ids == (0, 2)
     (folder / "generation_config.json").unlink()
     assert outline(str(folder)).end_ids == (0,)
+
+
+def test_the_commit_of_a_hub_model_is_part_of_its_fingerprint(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AutoConfig.from_pretrained(model_folders["llama"])
+    source = Source("owner/name", "owner/name")
+    found = []
+    for commit in ("1", "2", "1"):
+        monkeypatch.setattr(Source, "commit", commit)
+        found.append(_fingerprint(source, config))
+    assert found[0] == found[2] != found[1]
+
+
+def test_padding_without_an_embedding_is_replaced(llama: LanguageModel) -> None:
+    """Masked positions are read, too."""
+    assert llama.rows is not None
+    llama.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert llama.tokenizer.pad_token_id >= llama.rows
+    assert llama.pad_id == 0
+
+
+def test_processes_join_before_weights_are_moved(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has no device of its own before it has joined the others."""
+    events: list[str] = []
+    monkeypatch.setattr("instil.system.processes.join", lambda: events.append("join"))
+    moved = torch.nn.Module.to
+
+    def to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        events.append("move")
+        return moved(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    load(str(model_folders["llama"]), dtype="float32")
+    assert events[0] == "join"
+    assert "move" in events
+
+
+def test_a_model_of_text_and_images_reads_text(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    text = tiny_llama(len(tokenizer)).config.to_dict()
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    vision = {"model_type": "clip_vision_model", **sizes}
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=5)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load(str(tmp_path), dtype="float32")
+    assert model.window == 512
+    assert model.network.get_output_embeddings().weight.shape[0] == model.rows == len(tokenizer)
+    assert loader(str(tmp_path)) == "AutoModelForImageTextToText"
+    trained = [
+        n for n, p in LoRA().apply(model.network, seed=0).named_parameters() if p.requires_grad
+    ]
+    assert len(trained) == 2 * 7 * 2
+    assert all("language_model" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("error", "got"),
+    [
+        (TypeError("missing 'pixel_values'"), "TypeError: missing 'pixel_values'"),
+        (ValueError("a"), "a"),
+    ],
+)
+def test_a_model_that_needs_images_is_refused(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception, got: str
+) -> None:
+    def forward(**kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(llama.network, "forward", forward)
+    with pytest.raises(UnknownModelError, match=f"the/model cannot read text without.*{got}"):
+        check_text("the/model", llama.network)

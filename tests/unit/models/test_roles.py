@@ -15,6 +15,7 @@ from instil.errors import ConfigError, TokenizerMismatchError, TuningError, Unkn
 from instil.methods import METHODS
 from instil.models.load import LanguageModel, load
 from instil.models.roles import Models, Reshaped, shared_out, take_over
+from instil.models.source import Source
 from instil.models.tuning import BitFit, Full, LoRA, Tuning
 from instil.system.progress import Display
 
@@ -224,3 +225,14 @@ def test_what_a_model_does_not_allow_is_refused(model_folders: dict[str, Path]) 
         Reshaped(folder, dtype="float32").load(tuning=BitFit(), seed=0)
     with pytest.raises(TuningError, match="float16"):
         Reshaped(folder, dtype="float16").load(tuning=Full(), seed=0)
+
+
+def test_an_adapter_names_the_commit_of_its_base(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit in (None, "c0ffee"):
+        monkeypatch.setattr(Source, "commit", commit)
+        network: Any = loaded(model_folders["llama"]).student.network
+        config = network.peft_config["default"]
+        assert config.revision == commit
+        assert config.base_model_name_or_path == str(model_folders["llama"])

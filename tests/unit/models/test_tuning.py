@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -170,6 +171,25 @@ def test_lora_on_layers_that_it_cannot_change_is_refused(
         LoRA(modules=modules).apply(llama.network, seed=0)
     assert f"'{modules[-1]}'" in str(caught.value)
     assert "down_proj, gate_proj, k_proj" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "trainable", "refused"),
+    [(LoRA(), True, False), (LoRA(), False, True), (Full(), True, True), (BitFit(), True, True)],
+)
+def test_a_quantised_model_that_cannot_be_trained_is_refused_before_the_work(
+    model_folders: dict[str, Path], tuning: Tuning, trainable: bool, refused: bool
+) -> None:
+    network: Any = load(str(model_folders["opt"]), dtype="float32").network
+    config = SimpleNamespace(quant_method="mxfp4")
+    network.hf_quantizer = SimpleNamespace(is_trainable=trainable, quantization_config=config)
+    if not refused:
+        assert trained(tuning.apply(network, seed=0))
+        return
+    with pytest.raises(
+        TuningError, match=r"is quantised.*got: mxfp4; mend: use the model in bfloat16"
+    ):
+        tuning.apply(network, seed=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,6 +11,7 @@ import pytest
 from tests.finished import method_result, results, score
 
 from instil.methods import METHODS, MethodName
+from instil.models.source import Source
 from instil.pipeline.card import render
 from instil.results.schema import (
     ContextFacts,
@@ -28,10 +29,10 @@ LABELS = ["good", "bad"]
 
 @pytest.fixture
 def base(tmp_path: Path) -> str:
-    """What stands for a base model: its name has to be known, its weights are not read."""
+    """What stands for a base model: its kind has to be known, its weights are not read."""
     folder = tmp_path / "base"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
     return str(folder)
 
 
@@ -291,3 +292,18 @@ def test_a_model_that_thinks_is_cut_after_its_thinking(base: str) -> None:
     plain = text_card(base, prompt=chat())
     assert "may think" not in plain
     assert "today's date" not in plain
+
+
+def test_the_base_is_named_with_its_commit(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on the hub may have moved on when the card is read."""
+    source = Source("owner/name@v1", "owner/name", "v1")
+    monkeypatch.setattr("instil.pipeline.card.resolve", lambda name: source)
+    monkeypatch.setattr("instil.pipeline.card.loader", lambda name: "AutoModelForImageTextToText")
+    monkeypatch.setattr(Source, "commit", "c0ffee")
+    made = text_card("owner/name@v1")
+    assert made.startswith("---\nbase_model: owner/name\n")
+    code = snippet(made)
+    assert code is not None
+    assert code.count('revision="c0ffee"') == 2
+    assert "AutoModelForImageTextToText.from_pretrained(base, revision" in code
+    assert label_card("owner/name@v1").count('revision="c0ffee"') == 2

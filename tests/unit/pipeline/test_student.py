@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from instil.errors import DataFileError, FieldError
 from instil.pipeline.cell import run_cell
 from instil.pipeline.student import Student
 from instil.recipe.recipe import Recipe
-from instil.results.schema import PREDICTIONS, Prediction
+from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
 from instil.system.files import read_lines
 
 Cell = Callable[[str], Path]
@@ -229,3 +230,26 @@ def test_a_folder_without_weights_has_no_student(cell: Cell, name: str) -> None:
 def test_a_folder_that_is_no_run_has_no_student(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"results\.json: no such file"):
         Student.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["files", "zero-shot"])
+def test_the_model_is_recorded_as_it_is_found_from_everywhere(cell: Cell, name: str) -> None:
+    found = Results.read(cell(name) / RESULTS)
+    assert found.model_source == found.model
+    assert found.teacher_source is None
+
+
+def test_a_student_is_found_from_another_folder(
+    cell: Cell, model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(cell("files"), tmp_path / "run")
+    results = Results.read(run / RESULTS)
+    typed = {"model": "./llama", "recipe": results.recipe | {"model": "./llama"}}
+    results.model_copy(update=typed).write(run / RESULTS)
+    monkeypatch.chdir(tmp_path)
+    assert Student.load(run).model.source.path == str(model_folders["llama"])
+    # Where the recorded folder is gone, the name that was typed may still lead to the model.
+    gone = typed | {"model_source": str(tmp_path / "gone")}
+    results.model_copy(update=gone).write(run / RESULTS)
+    monkeypatch.chdir(model_folders["llama"].parent)
+    assert Student.load(run).model.source.path == str(model_folders["llama"])

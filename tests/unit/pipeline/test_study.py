@@ -16,12 +16,16 @@ import psutil
 import pytest
 import yaml
 from filelock import FileLock
+from tests.finished import method_result, results, score
 from typer.testing import CliRunner
 
 from instil.cli import app
+from instil.pipeline import study
+from instil.recipe.grid import PlannedCell
+from instil.recipe.recipe import Recipe
 from instil.report import read_study
 from instil.report.analysis import analyse
-from instil.results.schema import Failure, Prediction, Results, StudyIndex
+from instil.results.schema import CELLS, RESULTS, Failure, Prediction, Results, StudyIndex
 from instil.system.files import read_lines
 
 LABELS = {"good": ["Yes"], "bad": ["No"]}
@@ -109,6 +113,24 @@ def test_a_study_is_run_once_and_goes_on_where_it_is(
     assert instil()[0] == 0
     assert {name: cells(tmp_path)[name] for name in first} == first
     assert len(cells(tmp_path)) == 4
+
+
+def test_a_cell_of_a_model_that_moved_is_to_do(
+    tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, commits = "owner/name", ("1" * 40, "2" * 40)
+    folder = tmp_path / CELLS / "cell"
+    folder.mkdir(parents=True)
+    results(method_result("zero_shot", score(1)), model_source=f"{name}@{commits[0]}").write(
+        folder / RESULTS
+    )
+    cell = PlannedCell("cell", {}, Recipe.parse({"model": name}))
+    found: list[str | None] = [None, *commits]
+    states = []
+    monkeypatch.setattr("instil.models.source._cached_commit", lambda *_: found[len(states)])
+    for _ in found:
+        states.append(study.state(tmp_path, cell))
+    assert states == ["done", "done", "to do"]
 
 
 def test_the_first_cell_s_dtype_is_every_cell_s(
