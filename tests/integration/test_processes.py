@@ -77,6 +77,23 @@ roles.shared_out = labels.shared_out = shared_out
 instil.cli.main()
 """
 
+# The student has a weight that no batch uses.
+WITH_UNUSED = """
+import torch
+import instil.cli
+from instil.models.tuning import LoRA
+
+real = LoRA.apply
+
+def apply(self, *args, **kwargs):
+    network = real(self, *args, **kwargs)
+    network.unused = torch.nn.Parameter(torch.ones(2))
+    return network
+
+LoRA.apply = apply
+instil.cli.main()
+"""
+
 
 @pytest.fixture(scope="module")
 def recipe(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -218,6 +235,15 @@ def test_two_processes_learn_hidden_states_of_a_lower_layer_as_one_does(
     made = launch(tmp_path, *arguments, *(part for one in changes for part in ("--set", one)))
     assert made.returncode == 0, made.stderr
     assert_same_run(cell_of(tmp_path), cell_of(tmp_path / "alone"))
+
+
+def test_two_processes_do_not_wait_for_a_weight_that_no_batch_uses(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments, before=WITH_UNUSED)
+    assert made.returncode == 0, made.stderr
+    assert_same_run(cell_of(tmp_path), cell_of(alone))
 
 
 def test_fsdp_trains_to_the_weights_of_one_process(
