@@ -60,7 +60,7 @@ def distill(
     model: Annotated[
         str,
         _baked(
-            help="Model to train: hub id, local folder, or bundled:NAME.",
+            help="Model to train: hub id (or OWNER/NAME@REVISION), local folder, or bundled:NAME.",
             show_default=False,
         ),
     ],
@@ -182,8 +182,8 @@ def distill(
     dtype: Annotated[
         str,
         _training(
-            help="Number format of the weights: float32, bfloat16, float16, or auto (measures "
-            "which is fastest)."
+            help="Number format of the weights: float32, bfloat16, float16, or auto "
+            "(bfloat16 if the machine is fast in it)."
         ),
     ] = "auto",
     seed: Annotated[int, _training(help="Seed for all randomness.")] = 0,

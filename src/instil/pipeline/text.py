@@ -138,7 +138,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         ]
         for of_set in [learnt, *([validation] if validation else []), *(r for _, r in sets)]:
             of_set.check_ids(models.teacher, models.student)
-        windows = _windows(models)
+        windows = Windows.of(models.teacher, models.student)
         answered = [of_set for _, of_set in sets] + ([validation] if validation else [])
         asked = [*answered, *([learnt] if method.learns else [])]
         known = [len(ids) for ids in learnt.gold if ids]
@@ -211,7 +211,9 @@ class TextSteps(Steps[Taught | None, Trained]):
             completions, truncated = self._writer.learnt(rows, max_new_tokens=self.max_new_tokens)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
-        pairs = rows.pairs(sorted(completions), _windows(self.models))
+        pairs = rows.pairs(
+            sorted(completions), Windows.of(self.models.teacher, self.models.student)
+        )
         return Taught(self._teaching.lessons(pairs, self._objective, self.store), truncated)
 
     def train(self, taught: Taught | None, folder: Path) -> Trained:
@@ -498,7 +500,3 @@ def load_models(recipe: Recipe, display: Display) -> Models:
         seed=recipe.seed,
         display=display,
     )
-
-
-def _windows(models: Models) -> Windows:
-    return Windows(teacher=models.teacher.window, student=models.student.window)

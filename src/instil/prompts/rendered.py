@@ -57,6 +57,11 @@ class Windows:
     teacher: int | None
     student: int | None
 
+    @classmethod
+    def of(cls, teacher: Outline, student: Outline) -> Windows:
+        """The windows of two models."""
+        return cls(teacher=teacher.window, student=student.window)
+
 
 @dataclass(frozen=True)
 class RenderedRows:

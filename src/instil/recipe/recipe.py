@@ -40,7 +40,10 @@ from instil.tasks.free_text import FreeText, QuestionTask
 class Recipe(Section):
     """All settings of one run. Every section has defaults that give a good adapter."""
 
-    model: str = Field(description="Model of the student: hub id, local folder, or `bundled:NAME`.")
+    model: str = Field(
+        description="Model of the student: hub id (OWNER/NAME, or OWNER/NAME@REVISION for a branch, "
+        "tag or commit), local folder, or `bundled:NAME`."
+    )
     task: Task = Field(
         Files(),
         description="Questions, gold answers, and the rule that says which answers are right.",
@@ -59,7 +62,9 @@ class Recipe(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number format of the weights. auto: measure which is fastest."
+        "auto",
+        description="Number format of the weights. auto: bfloat16 if the machine reports that it "
+        "multiplies it fast, else float32.",
     )
     seed: int = Field(0, ge=0, le=MOST, description="Seed for all randomness.")
 
