@@ -279,7 +279,8 @@ def _end_ids(source: Source, network_config: PreTrainedConfig) -> tuple[int, ...
     """The ends that config.json and generation_config.json name; there may be no such file."""
     named: list[object] = [network_config.get_text_config()]
     with suppress(OSError, ValueError):
-        named.append(GenerationConfig.from_pretrained(source.path, revision=source.commit or source.revision))
+        pinned = source.commit or source.revision or "main"
+        named.append(GenerationConfig.from_pretrained(source.path, revision=pinned))
     found: set[int] = set()
     for config in named:
         ends = getattr(config, "eos_token_id", None)

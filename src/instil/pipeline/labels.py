@@ -287,7 +287,8 @@ class LabelSteps(Steps[Taught, Trained]):
 
     def _check_student(self) -> None:
         """Refuses rows that do not fit the student's window, before anything is computed."""
-        self.outline.check_ids(self.tokens.completions, where="the completion of label")
+        paths = [list(path) for path in self._branches.paths]
+        self.outline.check_ids(paths, where="the completion of label")
         if self.recipe.method == "in_context":
             return
         reads = [(drawn.name, drawn.rows, self.method.context) for drawn in self.rows.drawn.sets]

@@ -17,7 +17,6 @@ from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
 from instil.models.generate import Decoding, generate
-from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch
@@ -471,12 +470,10 @@ class TextSteps(Steps[Taught | None, Trained]):
     def _seconds(self, name: MethodName) -> float:
         """Measures the seconds per query, in the main process."""
         method, alone = METHODS[name], replace(self._decoding, batch_size=1)
-        model: LanguageModel = self.models.model(method)
+        model, ending = self.models.model(method), self.form.ending
 
         def ask(prompt: list[int]) -> object:
-            return generate(
-                model, [prompt], self.form.ending, alone, advance=lambda rows, tokens: None
-            )
+            return generate(model, [prompt], ending, alone, advance=lambda rows, tokens: None)
 
         with self.models.adapter(on=method.learns is not None):
             prompts = self.sets[0][1].prompts(method)
