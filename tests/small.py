@@ -60,7 +60,7 @@ def pairs_of(model: LanguageModel, context: Context = CONTEXT) -> list[AlignedPa
 @torch.no_grad()
 def plain_logits(network: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
     """The textbook way: one row, no padding, no cache, logits everywhere, shifted by one."""
-    ids = torch.tensor([prompt + completion])
+    ids = torch.tensor([prompt + completion], device=network.device)
     logits = network(input_ids=ids).logits[0].float()
     return logits[len(prompt) - 1 : -1]
 

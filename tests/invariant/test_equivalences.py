@@ -136,8 +136,8 @@ def test_shared_context_decodes_what_each_prompt_alone_decodes(any_model: Langua
     together = generate(any_model, prompts, form.ending, decoding, advance=nothing)
     for prompt, got in zip(prompts, together, strict=True):
         output = any_model.network.generate(  # type: ignore[operator]
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            torch.tensor([prompt], device=any_model.device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=any_model.device),
             max_new_tokens=12,
             do_sample=False,
             pad_token_id=any_model.pad_id,

@@ -65,7 +65,7 @@ def expected(models: Models, rows: RenderedRows, method: Method) -> tuple[float,
             teacher = plain_logits(
                 models.teacher.network, rows.teacher_prompts[number], gold
             ).log_softmax(-1)
-        entropy.append(-own.gather(-1, torch.tensor(gold)[:, None])[:, 0])
+        entropy.append(-own.gather(-1, torch.tensor(gold, device=own.device)[:, None])[:, 0])
         kl.append((teacher.exp() * (teacher - own)).sum(-1))
         agree.append((teacher.argmax(-1) == own.argmax(-1)).float())
     entropy_mean, kl_mean, agreement = (

@@ -147,8 +147,8 @@ def textbook(model: LanguageModel, prompt: list[int]) -> torch.Tensor:
     for forms in TOKENS.forms:
         found = []
         for form in forms:
-            ids = torch.tensor([[*prompt, *form]])
-            logprobs = model.network(input_ids=ids).logits[0].log_softmax(-1)
+            ids = torch.tensor([[*prompt, *form]], device=model.device)
+            logprobs = model.network(input_ids=ids).logits[0].log_softmax(-1).cpu()
             places = range(len(prompt) - 1, len(prompt) + len(form) - 1)
             found.append(sum(logprobs[place, i] for place, i in zip(places, form, strict=True)))
         labels.append(torch.logsumexp(torch.stack([torch.as_tensor(one) for one in found]), 0))
@@ -177,9 +177,8 @@ def test_a_head_s_labels_share_all_probability(any_model: LanguageModel) -> None
     put_head(any_model.network, 3, seed=0)
     got = label_logprobs(any_model, PROMPTS, None, batch_size=2, advance=nothing)
     with torch.no_grad():
-        expected = [
-            any_model.network(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
-            for prompt in PROMPTS
-        ]
-    torch.testing.assert_close(got, torch.stack(expected), atol=1e-4, rtol=0)
+        rows = [torch.tensor([prompt], device=any_model.device) for prompt in PROMPTS]
+        ends = [any_model.network(input_ids=row).logits[0, -1] for row in rows]
+    expected = torch.stack(ends).log_softmax(-1).cpu()
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(got.exp().sum(-1), torch.ones(len(PROMPTS)))

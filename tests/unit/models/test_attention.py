@@ -286,7 +286,7 @@ def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
     for masked in (True, False):
         batch = pack([[5, 9, 7], [8], [4] * 20], [[6, 2], [7, 3, 2], [2]], masked=masked)
         logits_NV = completion_logits(network, batch)
-        loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N)
+        loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N.to(logits_NV.device))
         gradients.append(torch.autograd.grad(loss, list(network.parameters())))
     for by_mask, by_bounds in zip(*gradients, strict=True):
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=1e-4)
@@ -302,7 +302,7 @@ def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) 
         assert batch.tokens == sum(map(len, prompts)) + 3 - 2 * lead
         assert batch.completion_N.tolist() == [6, 2, 7, 2, 9, 3]
         logits_NV = completion_logits(any_model.network, batch)
-        loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N)
+        loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N.to(logits_NV.device))
         weights = list(any_model.network.parameters())
         logits.append(logits_NV.detach())
         gradients.append(torch.autograd.grad(loss, weights, allow_unused=True))

@@ -67,7 +67,7 @@ def test_layers_are_the_models_hidden_states_where_a_completion_token_is_predict
         assert len(got) == layers + 1
         at = 0
         for pair in pairs_of(any_model):
-            ids = torch.tensor([[*pair.student_prompt, *pair.completion]])
+            ids = torch.tensor([[*pair.student_prompt, *pair.completion]], device=any_model.device)
             states = any_model.network(input_ids=ids, output_hidden_states=True).hidden_states
             count = len(pair.completion)
             for mine, whole in zip(got, states, strict=True):

@@ -105,7 +105,8 @@ def test_sampling_is_from_the_models_own_distribution(llama: LanguageModel) -> N
     form = form_of(llama)
     prompt = form.prompt_ids("a")
     with torch.no_grad():
-        expected = llama.network(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+        expected = llama.network(torch.tensor([prompt], device=llama.device)).logits[0, -1]
+    expected = expected.softmax(-1).cpu()
     decoding = Decoding(max_new_tokens=1, temperature=1.0, batch_size=1000)
     made = generate(llama, [prompt] * 1000, form.ending, decoding, advance=nothing)
     got = torch.bincount(torch.tensor([one.ids[0] for one in made]), minlength=len(expected)) / 1000

@@ -46,7 +46,8 @@ def test_a_slice_of_hidden_states_reaches_the_output_embedding_contiguous(
         lambda module, args, output: seen.append(args[0].is_contiguous())
     )
     with torch.no_grad():
-        llama.network(torch.ones(3, 5, dtype=torch.long), logits_to_keep=2)
+        ids = torch.ones(3, 5, dtype=torch.long, device=llama.device)
+        llama.network(ids, logits_to_keep=2)
     assert seen == [True]
 
 

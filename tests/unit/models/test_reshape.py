@@ -32,7 +32,7 @@ def deep(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @torch.no_grad()
 def logits(network: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
-    made: torch.Tensor = network(input_ids=ids).logits
+    made: torch.Tensor = network(input_ids=ids.to(network.device)).logits
     return made
 
 
@@ -137,7 +137,7 @@ def test_layers_that_are_not_there_are_refused(
 
 def test_a_head_reads_what_predicts_the_next_token(any_model: LanguageModel) -> None:
     network: Any = any_model.network
-    ids = IDS.clone()
+    ids = IDS.to(any_model.device)
     with torch.no_grad():
         hidden_BLH = network.base_model(input_ids=ids).last_hidden_state
         inputs = network.get_input_embeddings().weight.clone()

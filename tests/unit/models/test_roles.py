@@ -25,7 +25,7 @@ IDS = torch.tensor([[10, 20, 30, 40, 50]])
 @torch.no_grad()
 def logits(model: LanguageModel) -> torch.Tensor:
     network: Any = model.network
-    return torch.as_tensor(network(input_ids=IDS).logits)
+    return torch.as_tensor(network(input_ids=IDS.to(network.device)).logits)
 
 
 def loaded(student: Path, teacher: str | None = None, **more: Any) -> Models:

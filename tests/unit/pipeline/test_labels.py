@@ -163,7 +163,9 @@ def naive(folder: Path, prompts: list[str]) -> torch.Tensor:
         for form in FORMS.values():
             start, ids = len(prompt), model.tokenizer(prompt + form)["input_ids"]
             with torch.no_grad():
-                logits = model.network(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1]
+                logits = model.network(input_ids=torch.tensor([ids], device=model.device)).logits[
+                    0, start - 1 : -1
+                ]
             logprobs.append(logits.log_softmax(-1)[range(len(form)), ids[start:]].sum())
         made.append(torch.stack(logprobs).softmax(-1))
     return torch.stack(made)

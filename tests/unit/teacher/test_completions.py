@@ -95,7 +95,8 @@ def test_what_is_written_is_what_the_teacher_s_base_decodes(
         made = models.teacher.network.generate  # type: ignore[attr-defined]
         for (number, ids), prompt in zip(learnt, rows.teacher_prompts, strict=True):
             assert prompt == rows.teacher_prompts[number]
-            plain = made(torch.tensor([prompt]), max_new_tokens=LIMIT, do_sample=False)
+            ids_BL = torch.tensor([prompt], device=models.teacher.device)
+            plain = made(ids_BL, max_new_tokens=LIMIT, do_sample=False)
             assert ids == plain[0, len(prompt) :].tolist()[: len(ids)]
     assert cut == sum(len(ids) == LIMIT for _, ids in learnt)
 

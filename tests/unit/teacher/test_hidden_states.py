@@ -55,7 +55,7 @@ def test_hidden_states_are_those_of_the_plain_forward_under_the_context(
     models = models_of(llama)
     got, at = taught(teacher_of(models, CONTEXT), CONTEXT), 0
     for pair in pairs_of(llama):
-        ids = torch.tensor([[*pair.teacher_prompt, *pair.completion]])
+        ids = torch.tensor([[*pair.teacher_prompt, *pair.completion]], device=llama.device)
         with torch.no_grad(), models.adapter(on=False):
             states = models.teacher.network(input_ids=ids, output_hidden_states=True).hidden_states
         for mine, whole in zip(got, states, strict=True):

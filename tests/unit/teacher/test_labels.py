@@ -85,7 +85,9 @@ def naive(model: LanguageModel, one: LabelTeacher, size: int | None = None) -> t
         for forms in one.choices.forms:
             sums = []
             for ids in forms:
-                logits = model.network(input_ids=torch.tensor([prompt + list(ids)])).logits[0]
+                logits = model.network(
+                    input_ids=torch.tensor([prompt + list(ids)], device=model.device)
+                ).logits[0]
                 logprobs = logits[len(prompt) - 1 : -1, :size].double().log_softmax(-1)
                 sums.append(logprobs[range(len(ids)), list(ids)].sum())
             labels.append(torch.stack(sums).logsumexp(0))
@@ -162,7 +164,8 @@ def test_next_token_targets_are_those_of_the_deciding_positions(
         prompt = one.form.prompt_ids(query.input, SHOTS)
         for node in one.choices.branches.nodes:
             with torch.no_grad():
-                logits = llama.network(input_ids=torch.tensor([[*prompt, *node]])).logits[0]
+                ids_BL = torch.tensor([[*prompt, *node]], device=llama.device)
+                logits = llama.network(input_ids=ids_BL).logits[0]
             expected.append(logits[-1].log_softmax(-1))
     logprobs_NK, ids_NK = torch.stack(expected).topk(5)
     assert torch.equal(got.vocabulary.ids_NK, ids_NK)
