@@ -1,9 +1,10 @@
 """Measures distillation of long answers against the usual loop and TRL's self-distillation trainer.
 
-    python benchmarks/long_answers_speed.py --data FOLDER [--k 8 24] [--output FILE]
+    python benchmarks/long_answers_speed.py --data FOLDER [--k 8 24] [--rows 80] [--epochs 3]
+        [--output FILE]
 
 FOLDER holds `gsm8k/train.jsonl` (Cobbe et al. 2021) with the fields `question` and `answer`. `trl`
-must be installed. Every arm has the same 80 rows, the same token ids (demonstrations as chat turns,
+must be installed. Every arm has the same rows, the same token ids (demonstrations as chat turns,
 the gold answer as the completion), batches of 4 and LoRA of rank 16 on all linear layers. Each is a
 process of its own:
 
@@ -11,11 +12,11 @@ process of its own:
   every position on both sides;
 - `trl`: `trl.experimental.sdft` with the base, its adapter off, as the teacher; the given
   completions replace its generation;
-- `instil`: targets are computed once and the context is read once, then 3 epochs of training on
-  them. All of it is counted.
+- `instil`: targets are computed once and the context is read once, then `--epochs` epochs of
+  training on them. All of it is counted.
 
 instil's seconds per step are those of the whole work, with the teacher and the target store, over
-its 60 steps. Of the other two, `--steps` steps after a first one are timed, on the batches whose
+all its steps. Of the other two, `--steps` steps after a first one are timed, on the batches whose
 sizes are nearest to the mean of all. `cheap` is instil with 4 demonstrations, to see what a longer
 context adds.
 """
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "bundled:smollm2-135m-instruct"
-ROWS, EPOCHS, BATCH, RANK, RATE = 80, 3, 4, 16, 2e-4
+BATCH, RANK, RATE = 4, 16, 2e-4
 DEMONSTRATIONS_FROM = 1000  # a row's number in the training set; those before are learnt from
 
 
@@ -51,8 +52,8 @@ class Given:
     messages: list[tuple[list[dict[str, str]], list[dict[str, str]]]]
 
     @classmethod
-    def read(cls, data: Path, k: int) -> Given:
-        """Renders the rows with k demonstrations."""
+    def read(cls, data: Path, k: int, count: int) -> Given:
+        """Renders `count` rows with k demonstrations."""
         from instil.models.load import outline
         from instil.prompts.context import Context
         from instil.prompts.format import ChatPrompt, prompt_format
@@ -64,7 +65,7 @@ class Given:
         context = Context(demonstrations=tuple(rows[DEMONSTRATIONS_FROM : DEMONSTRATIONS_FROM + k]))
         form = prompt_format(outline(MODEL).tokenizer, Prompt(format="chat"))
         assert isinstance(form, ChatPrompt)
-        learnt = rows[:ROWS]
+        learnt = rows[:count]
         return cls(
             teacher_prompts=[form.prompt_ids(row.input, context) for row in learnt],
             student_prompts=[form.prompt_ids(row.input) for row in learnt],
@@ -77,7 +78,7 @@ class Given:
     def typical(self, steps: int) -> Given:
         """The same rows, with `steps` batches of typical size after a first one."""
         rows = list(zip(self.teacher_prompts, self.student_prompts, self.completions, strict=True))
-        batches = [rows[i : i + BATCH] for i in range(0, ROWS, BATCH)]
+        batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         sizes = [
             (
                 max(len(teacher) + len(completion) for teacher, _, completion in batch),
@@ -118,6 +119,7 @@ def plain(given: Given, steps: int) -> dict[str, Any]:
     from instil.models.load import load
 
     teacher, student = load(MODEL), load(MODEL)
+    device = student.device
     network = get_peft_model(
         student.network,
         LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
@@ -127,8 +129,10 @@ def plain(given: Given, steps: int) -> dict[str, Any]:
     def logits(model: Any, prompts: list[list[int]], completions: list[list[int]]) -> Any:
         rows = [p + c for p, c in zip(prompts, completions, strict=True)]
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device
+        )
         made = model(input_ids=ids, attention_mask=mask).logits
         return torch.cat(
             [
@@ -140,7 +144,7 @@ def plain(given: Given, steps: int) -> dict[str, Any]:
     seconds = []
     for step in range(steps + 1):
         start = time.perf_counter()
-        chosen = [(step * BATCH + i) % ROWS for i in range(BATCH)]
+        chosen = [(step * BATCH + i) % len(given.completions) for i in range(BATCH)]
         completions = [given.completions[i] for i in chosen]
         with torch.no_grad():
             p = (
@@ -157,6 +161,7 @@ def plain(given: Given, steps: int) -> dict[str, Any]:
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+        _wait()
         seconds.append(time.perf_counter() - start)
     return {"seconds_a_step": statistics.mean(seconds[1:]), "steps": steps}
 
@@ -190,6 +195,7 @@ def trl(given: Given, steps: int) -> dict[str, Any]:
             self.ticks: list[float] = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            _wait()
             self.ticks.append(time.perf_counter())
 
     clock = Clock()
@@ -239,8 +245,16 @@ def trl(given: Given, steps: int) -> dict[str, Any]:
     return {"seconds_a_step": statistics.mean(gaps), "steps": steps}
 
 
-def instil(given: Given, steps: int) -> dict[str, Any]:
-    """Our own path, from prompts to a trained adapter; it takes all steps, whatever `steps` is."""
+def _wait() -> None:
+    """Waits until the accelerator has done what it was given, if there is one."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def instil(given: Given, epochs: int) -> dict[str, Any]:
+    """Our own path, from prompts to a trained adapter."""
     from instil.models.roles import Models
     from instil.models.tuning import LoRA
     from instil.prompts.pair import AlignedPair
@@ -255,7 +269,7 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
             "model": MODEL,
             "task": {"name": "files"},
             "tuning": {"r": RANK, "alpha": 2 * RANK},
-            "training": {"batch_size": BATCH, "epochs": EPOCHS, "learning_rate": RATE},
+            "training": {"batch_size": BATCH, "epochs": epochs, "learning_rate": RATE},
         }
     )
     display = Display(quiet=True)
@@ -283,7 +297,8 @@ def instil(given: Given, steps: int) -> dict[str, Any]:
                 advance=lambda rows, tokens: None,
                 display=display,
             )
-    done = time.perf_counter()
+        _wait()
+        done = time.perf_counter()
     return {
         "seconds_a_step": (done - begun) / report.steps,
         "steps": report.steps,
@@ -313,8 +328,8 @@ def arithmetic(given: Given) -> dict[str, float]:
     # For frozen weights only the inputs' gradient is computed: two products per layer in all.
     makers = {
         shape: (
-            torch.randn(shape[0], shape[1], dtype=dtype),
-            torch.randn(shape[1], shape[2], dtype=dtype),
+            torch.randn(shape[0], shape[1], dtype=dtype, device=network.device),
+            torch.randn(shape[1], shape[2], dtype=dtype, device=network.device),
         )
         for shape in set(products)
     }
@@ -325,32 +340,54 @@ def arithmetic(given: Given) -> dict[str, float]:
             x, w = makers[shape]
             y = x @ w
             y @ w.T
+        _wait()
         best = min(best, time.perf_counter() - start)
     return {"seconds": best, "gigaflops": flops / 1e9, "tokens": tokens}
 
 
-ARMS = {"plain": plain, "trl": trl, "instil": instil}
+ARMS = ("plain", "trl", "instil")
 
 
-def measure(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """How much an arm does."""
+
+    data: Path
+    k: int
+    steps: int
+    rows: int
+    epochs: int
+
+
+def measure(arm: str, size: Size) -> dict[str, Any]:
     """One arm, in this process."""
-    given = Given.read(data, k)
+    import torch
+
+    given = Given.read(size.data, size.k, size.rows)
     if arm == "arithmetic":
         return arithmetic(given)
-    made = ARMS[arm](given if arm == "instil" else given.typical(steps), steps)
+    if arm == "instil":
+        made = instil(given, size.epochs)
+    else:
+        made = {"plain": plain, "trl": trl}[arm](given.typical(size.steps), size.steps)
+    if torch.cuda.is_available():
+        made["peak_device_mb"] = torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tokens = statistics.mean(map(len, given.teacher_prompts))
     return {**made, "peak_rss_mb": peak / 1024, "teacher_prompt_tokens": tokens}
 
 
-def apart(arm: str, data: Path, k: int, steps: int) -> dict[str, Any]:
+def apart(arm: str, size: Size) -> dict[str, Any]:
     """One arm, in a process of its own."""
-    command = [sys.executable, __file__, "--data", str(data), "--arm", arm, "--k", str(k)]
+    options = [part for name, value in vars(size).items() for part in (f"--{name}", str(value))]
     done = subprocess.run(
-        [*command, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, "--arm", arm, *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(arm, k, {name: round(value, 2) for name, value in found.items()}, flush=True)
+    print(arm, size.k, {name: round(value, 2) for name, value in found.items()}, flush=True)
     return found
 
 
@@ -361,31 +398,34 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 24])
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--arm", choices=[*ARMS, "arithmetic"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+
+    def size(k: int) -> Size:
+        return Size(arguments.data, k, arguments.steps, arguments.rows, arguments.epochs)
+
     if arguments.arm:
-        (k,) = arguments.k
-        print(json.dumps(measure(arguments.arm, arguments.data, k, arguments.steps)))
+        print(json.dumps(measure(arguments.arm, size(arguments.k[0]))))
         return
     from instil.system import environment
 
     ks = " ".join(map(str, arguments.k))
     results: dict[str, Any] = {
         "command": "python benchmarks/long_answers_speed.py "
-        f"--data FOLDER --k {ks} --steps {arguments.steps}",
-        "rows": ROWS,
-        "epochs": EPOCHS,
+        f"--data FOLDER --k {ks} --steps {arguments.steps} "
+        f"--rows {arguments.rows} --epochs {arguments.epochs}",
+        "rows": arguments.rows,
+        "epochs": arguments.epochs,
         "batch": BATCH,
         "runs": {},
     }
-    limit = apart("arithmetic", arguments.data, 0, 0)
-    cheap = apart("instil", arguments.data, 4, 0)
+    limit = apart("arithmetic", size(0))
+    cheap = apart("instil", size(4))
     for k in arguments.k:
-        runs = {
-            arm: apart(arm, arguments.data, k, arguments.steps)
-            for arm in ("instil", "plain", "trl")
-        }
+        runs = {arm: apart(arm, size(k)) for arm in ("instil", "plain", "trl")}
         ours = runs["instil"]
         runs["ratios"] = {
             "plain_to_instil": runs["plain"]["seconds_a_step"] / ours["seconds_a_step"],
