@@ -5,7 +5,8 @@ says of itself that it is there. What is computed from it is marked, too. An ope
 accelerator would refuse, because some of its tensors are marked and others are not, raises
 `Mixed`. Only the marks are pretended, so all numbers are right.
 
-The whole fast suite can run on it: `python -m pytest -m "not slow" -p tests.accelerator`.
+Tests can run on it: `python -m pytest -m "not slow" -p tests.accelerator FILE`. Gradient checkpointing
+cannot: what is computed again within the backward pass loses the marks.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class _Place(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         first = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
-            return DEVICE if there(first) else torch.device("cpu")  # type: ignore[arg-type]
+            return DEVICE if there(first) else func(*args)  # type: ignore[arg-type]
         if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             return there(first)  # type: ignore[arg-type]
         if name == "numpy" and first is not None and there(first) and not kwargs.get("force"):
@@ -118,10 +119,8 @@ class _Place(TorchFunctionMode):
         if first is not None and name in ("to", "cpu", "cuda", "type_as"):
             return self._moved(func, name, first, args, kwargs)
         named = kwargs.get("device")
-        if named is not None and name != "_parse_to":
-            kwargs["device"] = "cpu"
-            made = func(*args, **kwargs)
-            return put(made) if _is_there(named) else made
+        if named is not None and _is_there(named):
+            return put(func(*args, **kwargs | {"device": "cpu"}))
         return func(*args, **kwargs)
 
     def _moved(

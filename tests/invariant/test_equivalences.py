@@ -63,7 +63,7 @@ def scored(
     assert sorted(made) == list(range(len(pairs)))
     for number, targets in made.items():
         prompt, completion = pairs[number].teacher_prompt, pairs[number].completion
-        yield prompt, completion, plain_logits(model.network, prompt, completion), targets
+        yield prompt, completion, plain_logits(model.network, prompt, completion).cpu(), targets
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -19,9 +19,15 @@ from instil.models.reader import read_labels
 def test_a_distillation_runs_on_the_accelerator(
     family: str, model_folders: dict[str, Path]
 ) -> None:
+    ids = torch.tensor([[5, 9, 7, 3]])
+    with torch.inference_mode():
+        expected = load(str(model_folders[family]), dtype="float32").network(ids).logits
     with pretended():
         model = load(str(model_folders[family]), dtype="float32")
         assert model.device == DEVICE
+        with torch.inference_mode():
+            got = model.network(ids.to(DEVICE)).logits.cpu()
+        torch.testing.assert_close(got, expected)  # only the place is pretended
         form, prompts = form_of(model), [pair.teacher_prompt for pair in pairs_of(model)]
         for temperature in (0.0, 1.0):
             decoding = Decoding(max_new_tokens=4, temperature=temperature, batch_size=3)
@@ -54,4 +60,3 @@ def test_devices_that_mix_are_noticed() -> None:
         ):
             with pytest.raises(Mixed):
                 mixture()
-    assert here.device == away.device

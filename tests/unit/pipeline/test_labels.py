@@ -168,7 +168,7 @@ def naive(folder: Path, prompts: list[str]) -> torch.Tensor:
                 ]
             logprobs.append(logits.log_softmax(-1)[range(len(form)), ids[start:]].sum())
         made.append(torch.stack(logprobs).softmax(-1))
-    return torch.stack(made)
+    return torch.stack(made).cpu()
 
 
 def test_predictions_are_those_of_the_prompts_as_text(

@@ -92,7 +92,7 @@ def naive(model: LanguageModel, one: LabelTeacher, size: int | None = None) -> t
                 sums.append(logprobs[range(len(ids)), list(ids)].sum())
             labels.append(torch.stack(sums).logsumexp(0))
         rows.append(torch.stack(labels))
-    return torch.stack(rows).float()
+    return torch.stack(rows).float().cpu()
 
 
 @pytest.fixture(params=["branches", "packed paths", "padded paths"])
@@ -167,7 +167,7 @@ def test_next_token_targets_are_those_of_the_deciding_positions(
                 ids_BL = torch.tensor([[*prompt, *node]], device=llama.device)
                 logits = llama.network(input_ids=ids_BL).logits[0]
             expected.append(logits[-1].log_softmax(-1))
-    logprobs_NK, ids_NK = torch.stack(expected).topk(5)
+    logprobs_NK, ids_NK = torch.stack(expected).cpu().topk(5)
     assert torch.equal(got.vocabulary.ids_NK, ids_NK)
     torch.testing.assert_close(got.vocabulary.logprobs_NK, logprobs_NK, atol=1e-4, rtol=0)
 
