@@ -30,7 +30,7 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/$(PYTEST) -m slow $(ARGS)
 
-# On the CUDA device, in at most 8 minutes on one H200; on a processor in a tiny setting.
+# On the CUDA device, with time limits that add up to 8 minutes; on a processor in a tiny setting.
 accelerator-check: .venv/installed
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/accelerator_check.py \
 		--output benchmarks/results/accelerator_check.json $(ARGS)
