@@ -316,7 +316,7 @@ def labels(model: LanguageModel, reference: Any) -> float:
         )["logits"]
         for made_PV, prompt in zip(made, prompts, strict=True):
             plain = [plain_logits(reference, [*prompt, *node], [0]) for node in LABELS.nodes]
-            worst = max(worst, apart(made_PV, torch.cat(plain)))
+            worst = max(worst, apart(made_PV, torch.cat(plain).cpu(), model.network.dtype))
     return worst
 
 
