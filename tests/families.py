@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_
 
 from instil.losses import ForwardKL
 from instil.models.branches import Branches
+from instil.models.forward import CACHE
 from instil.models.generate import Decoding, Ending, generate
 from instil.models.label_reader import read_labels
 from instil.models.load import LanguageModel, load
@@ -354,7 +355,7 @@ def decoded(model: LanguageModel, reference: Any) -> tuple[float, str]:
     usual = model.network.generate
 
     def watched(ids_BL: Tensor, **settings: Any) -> Any:
-        cache = settings["past_key_values"]
+        cache = settings[CACHE]
         seen.append(0 if cache is None else int(cache.get_seq_length()))
         cached.append(settings["generation_config"].use_cache)
         return usual(ids_BL, **settings)  # type: ignore[operator]

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from instil.models.batch import shared_prefix
+from instil.models.forward import CACHE
 from instil.models.proof import proven
 
 # Most tokens in the cache of one batch, over all rows. This bounds the memory of long prompts.
@@ -63,7 +64,7 @@ class SharedPrefix:
 
         def fill() -> DynamicCache:
             ids = torch.tensor([prompts[0][: self.length]], device=network.device)
-            network(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+            network(input_ids=ids, **{CACHE: self._cache}, use_cache=True, logits_to_keep=1)
             return self._cache
 
         if self.length:

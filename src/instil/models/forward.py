@@ -10,11 +10,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from instil.models import attention
 from instil.models.chunked import Head
+
+# The argument of a forward pass that takes the cache. transformers 5.24 renamed it.
+NEW = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24)
+CACHE = "cache" if NEW else "past_key_values"
 
 # transformers' names for what some models do with the output layer's numbers: multiply or divide
 # them, or cap them.
@@ -190,7 +195,7 @@ def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
         more |= {
             "attention_mask": mask.to(device, inner.dtype if mask.is_floating_point() else None),
             "position_ids": batch.position_ids_BL.to(device),
-            "past_key_values": cache,
+            CACHE: cache,
             "logits_to_keep": batch.predicts_BL.to(device),
         }
     if batch.bounds is not None:

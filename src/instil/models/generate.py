@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from instil.models.cache import SharedPrefix, alike
+from instil.models.forward import CACHE
 from instil.models.load import LanguageModel
 from instil.models.proof import (
     COMPARED,
@@ -302,7 +303,7 @@ def _complete(
     output_BT = cast(Any, model.network).generate(
         ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
-        past_key_values=prefix.cache(len(prompts)),
+        **{CACHE: prefix.cache(len(prompts))},
         generation_config=_settings(model, ending, decoding, cached=cached),
         logits_processor=LogitsProcessorList([seen, *noise]),
         stopping_criteria=StoppingCriteriaList([_StopStrings(ending, width)]),

@@ -122,7 +122,7 @@ def _outline(name: str) -> tuple[Outline, PreTrainedConfig]:
     checkpoint.model_class(name, config)
     with reading(f"the tokenizer of {name}", mend="save the tokenizer beside the model"):
         tokenizer = AutoTokenizer.from_pretrained(
-            source.path, revision=source.commit or source.revision, trust_remote_code=False
+            source.path, revision=source.pinned, trust_remote_code=False
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -167,7 +167,7 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     ):
         network, loaded = kind.from_pretrained(
             path,
-            revision=known.source.commit or known.source.revision,
+            revision=known.source.pinned,
             dtype=getattr(torch, resolve_dtype(dtype)),
             use_safetensors=True,
             trust_remote_code=False,
@@ -201,7 +201,7 @@ def loader(name: str) -> str:
     """
     source = resolve(name)
     config = AutoConfig.from_pretrained(
-        source.path, revision=source.commit or source.revision, trust_remote_code=False
+        source.path, revision=source.pinned, trust_remote_code=False
     )
     return str(checkpoint.model_class(name, config).__name__)
 
@@ -279,7 +279,7 @@ def _end_ids(source: Source, network_config: PreTrainedConfig) -> tuple[int, ...
     """The ends that config.json and generation_config.json name; there may be no such file."""
     named: list[object] = [network_config.get_text_config()]
     with suppress(OSError, ValueError):
-        pinned = source.commit or source.revision or "main"
+        pinned = source.pinned or "main"
         named.append(GenerationConfig.from_pretrained(source.path, revision=pinned))
     found: set[int] = set()
     for config in named:

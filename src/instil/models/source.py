@@ -38,12 +38,16 @@ class Source:
         return None if Path(self.path).is_dir() else _cached_commit(self.path, self.revision)
 
     @property
+    def pinned(self) -> str | None:
+        """The commit, or the revision where the commit is not known; None for a folder."""
+        return self.commit or self.revision
+
+    @property
     def anywhere(self) -> str:
         """A name that leads to the same weights from every working directory of this machine."""
         if self.name.startswith(bundled.PREFIX):
             return self.name
-        revision = self.commit or self.revision
-        return f"{self.path}@{revision}" if revision else self.path
+        return f"{self.path}@{self.pinned}" if self.pinned else self.path
 
 
 def resolve(name: str) -> Source:

@@ -42,7 +42,7 @@ def render(results: Results, *, example: str) -> str:
         accuracy=_accuracy,
         base=source.path,
         loader=loader(results.model),
-        revision=source.commit or source.revision,
+        revision=source.pinned,
         hub_id=bundled.hub_id(results.model)
         if results.model.startswith(bundled.PREFIX)
         else source.path,

@@ -114,6 +114,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             if reads_context(recipe):
                 contexts = rows.contexts.contexts(0, rows_of_set, what)
             made = RenderedRows.of(what, rows_of_set, form, contexts, gold=gold, student=rows.alone)
+            made.check_ids(models.teacher, models.student)
             checks.rows(what, made.rows, contexts, made.gold)
             return made
 
@@ -135,8 +136,6 @@ class TextSteps(Steps[Taught | None, Trained]):
             )
             for rows_of in drawn.sets
         ]
-        for of_set in [learnt, *([validation] if validation else []), *(r for _, r in sets)]:
-            of_set.check_ids(models.teacher, models.student)
         windows = Windows.of(models.teacher, models.student)
         answered = [of_set for _, of_set in sets] + ([validation] if validation else [])
         asked = [*answered, *([learnt] if method.learns else [])]

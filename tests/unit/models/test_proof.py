@@ -14,6 +14,7 @@ from tests.small import form_of, models_of, nothing, plain_logits, target_rows, 
 
 from instil.models import proof
 from instil.models.attention import BOUNDS
+from instil.models.forward import CACHE
 from instil.models.generate import Decoding, Ending, generate
 from instil.models.load import LanguageModel, load, load_for_training
 from instil.models.proof import COMPARED, EXACT, agree, proven, same
@@ -63,12 +64,12 @@ def forget_bounds(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def forget_cache(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """As a model that takes a cache and neither reads nor fills it."""
-    return args, kwargs | {"past_key_values": None}
+    return args, kwargs | {CACHE: None}
 
 
 def forget_prefix(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """As a model that fills a cache, and counts positions from the start of each pass."""
-    if kwargs.get("past_key_values") is not None and len(kwargs["input_ids"]) > 1:
+    if kwargs.get(CACHE) is not None and len(kwargs["input_ids"]) > 1:
         length = kwargs["input_ids"].shape[1]
         kwargs["position_ids"] = torch.arange(length)[None].expand(len(kwargs["input_ids"]), -1)
     return args, kwargs
@@ -142,7 +143,7 @@ def test_every_model_decodes_what_whole_passes_say(llama: LanguageModel, how: Ch
 
 def shift_padding(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """As a model that counts padding as text when it reads a prompt."""
-    mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+    mask, cache = kwargs.get("attention_mask"), kwargs.get(CACHE)
     if cache is not None and mask is not None and not mask.all():
         start, length = cache.get_seq_length(), kwargs["input_ids"].shape[1]
         kwargs["position_ids"] = (start + torch.arange(length)).expand(len(mask), -1)
@@ -176,7 +177,7 @@ def test_long_answers_are_compared_at_their_end(
 
     def forget_late(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """As a model with a window: what is decoded late has lost its beginning."""
-        if kwargs.get("past_key_values") is not None and kwargs["input_ids"].shape[1] == 1:
+        if kwargs.get(CACHE) is not None and kwargs["input_ids"].shape[1] == 1:
             calls.append(1)
             if len(calls) > 2 * COMPARED:
                 kwargs["position_ids"] = kwargs["position_ids"] + 7

@@ -11,6 +11,7 @@ from tests.conftest import FAMILIES
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, set_seed
 
 from instil.errors import ConfigError
+from instil.models.forward import CACHE
 from instil.models.load import LanguageModel
 from instil.models.reshape import keep_layers, put_head
 
@@ -98,8 +99,8 @@ def test_a_cache_gives_what_the_full_forward_gives(deep: PreTrainedModel) -> Non
     keep_layers(deep, (1, 3, 4))
     cache = DynamicCache(config=deep.config)
     with torch.no_grad():
-        deep(input_ids=IDS[:, :5], past_key_values=cache, use_cache=True)
-        rest = deep(input_ids=IDS[:, 5:], past_key_values=cache, use_cache=True).logits
+        deep(input_ids=IDS[:, :5], **{CACHE: cache}, use_cache=True)
+        rest = deep(input_ids=IDS[:, 5:], **{CACHE: cache}, use_cache=True).logits
     assert len(cache.layers) == 3
     torch.testing.assert_close(rest, logits(deep)[:, 5:], atol=1e-4, rtol=0)
 
