@@ -30,7 +30,8 @@ from instil.results.schema import (
     Results,
     StudyIndex,
 )
-from instil.system.files import from_home, read_lines
+from instil.system.disk import from_home
+from instil.system.files import read_lines
 from instil.tasks.rows import Row, as_rows
 
 if TYPE_CHECKING:

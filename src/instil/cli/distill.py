@@ -23,7 +23,7 @@ from instil.cli.options import (
 )
 from instil.errors import ConfigError
 from instil.system import processes
-from instil.system.files import from_home
+from instil.system.disk import from_home
 
 if TYPE_CHECKING:
     from instil.api import Run

@@ -12,7 +12,7 @@ import typer
 
 from instil.errors import DiskFullError, InstilError
 from instil.system import processes
-from instil.system.files import is_disk_full
+from instil.system.disk import is_disk_full
 
 INTERRUPTED = 130
 

@@ -12,7 +12,7 @@ import typer
 from instil.cli.options import Debug, Quiet, RecipeName, Set, errors
 from instil.errors import ConfigError
 from instil.system import processes
-from instil.system.files import from_home
+from instil.system.disk import from_home
 
 if TYPE_CHECKING:
     from instil.recipe.grid import Plan

@@ -20,7 +20,8 @@ from instil.errors import (
 )
 from instil.results.schema import RESULTS
 from instil.system import processes
-from instil.system.files import is_disk_full, written_whole
+from instil.system.disk import is_disk_full
+from instil.system.files import written_whole
 from instil.system.locks import hold
 
 SCRATCH = "scratch"  # files from which an interrupted cell resumes; removed at the end

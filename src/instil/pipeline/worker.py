@@ -18,7 +18,7 @@ from typing import Any
 from instil.errors import DiskFullError, InstilError
 from instil.pipeline.cell import run_cell
 from instil.recipe.recipe import Recipe
-from instil.system.files import is_disk_full
+from instil.system.disk import is_disk_full
 from instil.system.progress import Relay, StudyDisplay
 
 LONGEST_FOLDER = 64  # bytes; the path of a socket has at most 103, of which its name takes 32

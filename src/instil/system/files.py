@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,31 +30,6 @@ def written_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # it may be a folder that has become read-only
             work.unlink(missing_ok=True)
         raise
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def from_home(path: str | Path) -> Path:
-    """Returns a path with its first part `~` replaced by the home folder.
-
-    Shells do not do this in `--output=~/runs`.
-    """
-    path = Path(path)
-    return path.expanduser() if path.parts[:1] == ("~",) else path
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk is full. Not all libraries raise OSError for this."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left" in str(error) or "file write failed" in str(error)
 
 
 def digest(value: object) -> str:

@@ -14,7 +14,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from instil.errors import DataFileError, DataFormatError, TargetStoreError
-from instil.system.files import JsonFile, Strict, content_digest, digest, sync, written_whole
+from instil.system.disk import sync
+from instil.system.files import JsonFile, Strict, content_digest, digest, written_whole
 from instil.targets.selection import Selection
 
 INDEX = "store.json"

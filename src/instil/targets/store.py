@@ -21,7 +21,8 @@ import pyarrow as pa
 
 from instil.errors import TargetStoreError
 from instil.system import processes
-from instil.system.files import content_digest, sync, written_whole
+from instil.system.disk import sync
+from instil.system.files import content_digest, written_whole
 from instil.system.locks import hold
 from instil.system.progress import Advance
 from instil.targets.codec import Encoded, decode, encode

@@ -17,7 +17,8 @@ from typing import IO, Any
 from instil.models.generate import Generated
 from instil.system import processes
 from instil.system.costs import Recorder
-from instil.system.files import digest, sync
+from instil.system.disk import sync
+from instil.system.files import digest
 
 _LOG = logging.getLogger(__name__)
 

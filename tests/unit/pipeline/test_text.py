@@ -159,7 +159,7 @@ def test_what_the_teacher_writes_is_written_once(
     """Cells that share a store learn the same answers, and each of them counts what they have cost."""
     first = run(recipe(*SAMPLED), tmp_path / "first", store=tmp_path / "store")
     assert first.reused == []
-    monkeypatch.setattr(completions, "generate", None)
+    monkeypatch.setattr(completions, "completed", None)
     again = run(
         recipe(*SAMPLED, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
     )

@@ -16,7 +16,6 @@ from instil.system.files import (
     Strict,
     content_digest,
     digest,
-    from_home,
     read_lines,
     sampled_digest,
     write_lines,
@@ -107,11 +106,3 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
-
-
-def test_home_is_filled_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert from_home("~/runs/a") == tmp_path / "runs" / "a"
-    assert from_home("~") == tmp_path
-    for text in ("a/~", "~nobody/a", "runs", "/x"):
-        assert from_home(text) == Path(text)
