@@ -11,7 +11,11 @@ import pytest
 from instil.results.schema import CELLS, INDEX, RESULTS, Results, StudyIndex
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+PAGES = [
+    page
+    for folder in (".", "docs/**", "benchmarks", "examples")
+    for page in sorted(ROOT.glob(f"{folder}/*.md"))
+]
 COMMITTED = ROOT / "benchmarks" / "results"
 
 
@@ -31,11 +35,27 @@ def test_generated_files_are_up_to_date(path: Path) -> None:
     )
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of the page's headings, as a code host and the site name them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    headings = (line.lower() for line in re.findall(r"^#+ (.*)$", text, re.M))
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", text):
         if not link.startswith(("http://", "https://")):
-            assert (page.parent / link).exists(), link
+            target = (page.parent / link) if link else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def test_the_site_lists_every_page() -> None:
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert pages <= set(listed)
 
 
 def test_every_module_has_one_concept_and_at_most_500_lines() -> None:
