@@ -413,16 +413,12 @@ def trained(
     )
     objective = ForwardKL()
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = trainer._arguments(
-            sections.Training(batch_size=len(rows)),
-            2,
-            seed=0,
-            folder=Path(scratch),
-            resumable=False,
-        )
+        settings = sections.Training(batch_size=len(rows))
+        arguments = trainer._arguments(settings, 2, seed=0, folder=Path(scratch), resumable=False)
         ours = trainer.DistillationTrainer(
             model=network, args=arguments, train_dataset=trainer.Numbers(len(rows)),
-            data_collator=collator, objective=objective, advance=lambda a, b: None, online=None,
+            data_collator=collator, objective=objective, settings=settings,
+            advance=lambda a, b: None, online=None,
         )  # fmt: skip
         batch = collator(range(len(rows)))
         network.train()

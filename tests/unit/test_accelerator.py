@@ -10,9 +10,10 @@ from tests.accelerator import DEVICE, Mixed, pretended, there
 from tests.conftest import FAMILIES
 from tests.small import form_of, models_of, nothing, pairs_of, target_rows, train_on
 
+from instil.models.branches import Branches
 from instil.models.generate import Decoding, generate
+from instil.models.label_reader import read_labels
 from instil.models.load import load
-from instil.models.reader import read_labels
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -33,16 +34,20 @@ def test_a_distillation_runs_on_the_accelerator(
             decoding = Decoding(max_new_tokens=4, temperature=temperature, batch_size=3)
             generate(model, prompts, form.ending, decoding, advance=nothing)
         made = read_labels(
-            model, prompts, [[5], [7]], batch_size=3, advance=nothing,
-            make=lambda logits_NV: {"first_N": logits_NV[::2, 0].cpu()},
-        )  # fmt: skip
+            model,
+            prompts,
+            Branches.of({(5, 6), (7,)}),
+            batch_size=3,
+            advance=nothing,
+            make=lambda chunks: {"nodes": torch.cat(list(chunks)).unflatten(0, (-1, 4)).cpu()},
+        )
         models = models_of(model, dropout=0.1)
         rows = target_rows(models)
         # Targets go to a store.
         assert not any(there(row.targets.ids_NK) for row in rows if row.targets)
         report = train_on(models, rows, steps=2, batch_size=3)
         assert models.student.device == DEVICE
-    assert len(made["first_N"]) == len(prompts)
+    assert len(made["nodes"]) == len(prompts)
     assert report.steps == 2
 
 

@@ -420,7 +420,7 @@ def _bound(least: float | None, bound: str | None) -> Bound:
             got=bound,
             mend="add --min-recovery, or leave the option out",
         )
-    return check_gate(0 if least is None else least, bound or "upper")
+    return check_gate(0 if least is None else least, bound or "upper", name="--min-recovery")
 
 
 def _kl(result: MethodResult | None) -> float | None:

@@ -16,15 +16,20 @@ upper or lower: an end of the 95 % interval. estimate: recovery itself.
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
 
-def check_gate(least: float, bound: str) -> Bound:
+def check_gate(least: float, bound: str, *, name: str = "min_recovery") -> Bound:
     """Checks the settings of a gate, and returns the bound.
+
+    Args:
+        least: The lowest recovery that is good enough.
+        bound: What must reach it.
+        name: What the user calls `least`.
 
     Raises:
         ConfigError: the lowest recovery is not a finite number, or the bound is unknown.
     """
     if not math.isfinite(least):
         raise ConfigError(
-            "the lowest recovery is not a number that a student can reach",
+            f"{name} is not a finite number",
             got=str(least),
             allowed="a finite number, such as 0.9",
         )

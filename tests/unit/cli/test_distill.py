@@ -259,8 +259,8 @@ BAD: dict[str, tuple[Any, str, str]] = {
     ),
     "malformed line": (
         lambda c, t: {"--eval": _text(t / "e.jsonl", "{}\nx\n")},
-        "FieldError",
-        "line 1",
+        "DataFormatError",
+        "line 2",
     ),
     "no rows": (
         lambda c, t: {"--inputs": _text(t / "i.csv", "input\n")},
@@ -740,7 +740,7 @@ def test_a_recovery_that_cannot_be_compared_is_refused_before_the_work(
     command["--min-recovery"] = value
     status, _, err = run(command, capfd=capfd)
     assert (status, hasattr(cell, "recipe")) == (2, False)
-    assert f"--min-recovery: not a finite number; got: {value}" in err
+    assert f"--min-recovery is not a finite number; got: {value}" in err
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(
