@@ -17,14 +17,17 @@ from safetensors.torch import load_file
 from tests.conftest import save_tiny
 from tests.small import write_gsm8k
 
-from instil import FewShot, Run, distill
+from instil import Run
 from instil.errors import ConfigError
+from instil.losses import ForwardKL
 from instil.pipeline import study
-from instil.recipe import grid
+from instil.recipe import grid, sections
 from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
+from instil.system import processes
 from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.targets.store import TargetStore
+from instil.training import trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -397,7 +400,7 @@ def test_two_processes_make_the_labelled_cells_that_one_makes(
         for file in theirs.rglob("*.safetensors"):
             got = load_file(ours / file.relative_to(theirs))
             for name, weight in load_file(file).items():
-                torch.testing.assert_close(got[name], weight, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(got[name], weight, atol=5e-4, rtol=1e-4)
         told = [read_lines(Prediction, folder / PREDICTIONS) for folder in (ours, theirs)]
         for got_line, line in zip(*told, strict=True):
             assert (got_line.input, got_line.expected) == (line.input, line.expected)
@@ -437,17 +440,7 @@ def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> No
         assert ours.phases["evaluate"].tokens >= theirs.phases["evaluate"].tokens
 
 
-def test_a_batch_has_a_row_for_each_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("RANK", "0")
+def test_a_batch_has_a_row_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 8)
     with pytest.raises(ConfigError, match="4 rows for 8 processes; allowed: at least 8"):
-        distill(
-            "anything",
-            context=FewShot([{"input": "a", "output": "b"}]),
-            inputs=["a", "b"],
-            output=tmp_path / "run",
-            training={"batch_size": 4},
-        )
-    assert not list(tmp_path.iterdir())
+        trainer.check(sections.Training(batch_size=4), ForwardKL(), None)
