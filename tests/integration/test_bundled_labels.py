@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 },
                 "method": method,
                 "demonstrations": {"k": 4},
-                "training": {"rows": 8, "max_steps": 6, "batch_size": 4, "learning_rate": 3e-3},
+                "training": {"rows": 8, "max_steps": 16, "batch_size": 4, "learning_rate": 1e-3},
                 "dtype": "float32",
             }
         )
@@ -138,7 +138,7 @@ def test_training_moved_the_student_towards_its_teacher(folder: Path) -> None:
         untrained = by_hand(network, f"{PREFIX}\n\n{asked.input}")[1]
         before += abs(untrained - wanted)
         after += abs(learnt.probabilities["positive"] - wanted)
-    assert after < 0.7 * before
+    assert after < 0.6 * before
 
 
 def test_the_card_s_snippet_says_what_the_student_said(
