@@ -11,6 +11,7 @@ from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
 from instil.system import processes
 from instil.system.progress import Advance
+from instil.system.sequences import Computed
 
 LATENCY_ROWS = 3  # queries that are answered one at a time, to measure the time per query
 
@@ -38,7 +39,7 @@ def answer(
     with models.adapter(on=method.learns is not None):
         generated = generate(
             models.model(method),
-            [prompts[number] for number in share],
+            Computed.picked(prompts, share),
             form.ending,
             decoding,
             advance=advance,

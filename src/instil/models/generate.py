@@ -6,7 +6,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -33,6 +33,7 @@ from instil.models.proof import (
     refused,
 )
 from instil.system.progress import Advance
+from instil.system.sequences import Computed
 
 SPARE_TOKENS = 8  # tokens before a stop string that are decoded with it
 LEAST_DRAWN = 2.0**-24  # a float32 generator may return 0, and the noise would be infinite
@@ -190,7 +191,7 @@ def _of_group(
     """Completes the prompts of one context; yields places, completions and computed tokens."""
     network, left = model.network, list(group)
     shares = not _refused(network, SINGLE, EQUAL, shared=True)
-    prefix = SharedPrefix(network, [prompts[i] for i in group] if shares else [])
+    prefix = SharedPrefix(network, Computed.picked(prompts, group) if shares else [])
     yield [], [], prefix.length
     while left:
         if prefix.length and _refused(network, SINGLE, EQUAL, shared=True):
@@ -206,7 +207,7 @@ def _of_group(
             places = [i for i in batch if i not in known]
             if not places:
                 continue
-            made = _proven(
+            made = _Batch(
                 model,
                 [prompts[i] for i in places],
                 prefix,
@@ -214,7 +215,7 @@ def _of_group(
                 decoding,
                 numbers=[rows[i] for i in places],
                 cached=cached,
-            )
+            ).proven()
             if made is None:  # the way was wrong; the rest goes another way
                 break
             done.update(places)
@@ -242,73 +243,60 @@ def _batches(
             yield [places[group[i]] for i in batch]
 
 
-def _proven(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    prefix: SharedPrefix,
-    ending: Ending,
-    decoding: Decoding,
-    *,
-    numbers: Sequence[int],
-    cached: bool,
-) -> list[Generated] | None:
-    """Completes one batch; None if the way is wrong for this model."""
-    seen = _Seen(sorted({0, len(prompts) - 1}))  # the shortest and the longest
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts that are completed together, and how."""
 
-    def make() -> list[Generated]:
-        return _complete(
-            model, prompts, prefix, ending, decoding, numbers=numbers, cached=cached, seen=seen
+    model: LanguageModel
+    prompts: Sequence[list[int]]
+    prefix: SharedPrefix
+    ending: Ending
+    decoding: Decoding
+    numbers: Sequence[int]
+    cached: bool
+
+    def proven(self) -> list[Generated] | None:
+        """The completions; None if the way is wrong for this model."""
+        seen = _Seen(sorted({0, len(self.prompts) - 1}))  # the shortest and the longest
+
+        def holds(made: list[Generated]) -> bool:
+            compared, steps_TV = list[tuple[list[int], list[int]]](), list[Tensor]()
+            for place, i in enumerate(seen.rows):
+                ids = made[i].ids
+                for end in sorted({min(COMPARED, len(ids)), len(ids)}):
+                    start = max(0, end - COMPARED)
+                    if seen.steps.keys() >= set(range(start, end)):
+                        compared.append((self.prompts[i] + ids[:start], ids[start:end]))
+                        steps_TV += [seen.steps[step][place] for step in range(start, end)]
+            logits_NV = torch.stack(steps_TV)
+            return agree(self.model.network, compared, lambda start, end: logits_NV[start:end])
+
+        if not self.cached:  # the plain forward pass itself
+            return self._complete(seen)
+        lengths, shared = [len(prompt) for prompt in self.prompts], self.prefix.length > 0
+        return proven(
+            self.model.network,
+            _way(kind(lengths), shared=shared),
+            max(lengths) + self.decoding.max_new_tokens,
+            partial(self._complete, seen),
+            holds,
+            instead=_instead(kind(lengths), shared=shared),
         )
 
-    def holds(made: list[Generated]) -> bool:
-        compared, steps_TV = list[tuple[list[int], list[int]]](), list[Tensor]()
-        for place, i in enumerate(seen.rows):
-            ids = made[i].ids
-            for end in sorted({min(COMPARED, len(ids)), len(ids)}):
-                start = max(0, end - COMPARED)
-                if seen.steps.keys() >= set(range(start, end)):
-                    compared.append((prompts[i] + ids[:start], ids[start:end]))
-                    steps_TV += [seen.steps[step][place] for step in range(start, end)]
-        logits_NV = torch.stack(steps_TV)
-        return agree(model.network, compared, lambda start, end: logits_NV[start:end])
-
-    if not cached:  # the plain forward pass itself
-        return make()
-    rows, shared = kind(list(map(len, prompts))), prefix.length > 0
-    return proven(
-        model.network,
-        _way(rows, shared=shared),
-        max(map(len, prompts)) + decoding.max_new_tokens,
-        make,
-        holds,
-        instead=_instead(rows, shared=shared),
-    )
-
-
-def _complete(
-    model: LanguageModel,
-    prompts: Sequence[list[int]],
-    prefix: SharedPrefix,
-    ending: Ending,
-    decoding: Decoding,
-    *,
-    numbers: Sequence[int],
-    cached: bool,
-    seen: _Seen,
-) -> list[Generated]:
-    """Completes one batch."""
-    ids_BL, mask_BL = _pad_left(prompts, prefix.length, model.pad_id)
-    width = ids_BL.shape[1]
-    noise = [_Noise(decoding, numbers, model.device)] if decoding.temperature > 0 else []
-    output_BT = cast(Any, model.network).generate(
-        ids_BL.to(model.device),
-        attention_mask=mask_BL.to(model.device),
-        **{CACHE: prefix.cache(len(prompts))},
-        generation_config=_settings(model, ending, decoding, cached=cached),
-        logits_processor=LogitsProcessorList([seen, *noise]),
-        stopping_criteria=StoppingCriteriaList([_StopStrings(ending, width)]),
-    )[:, width:]
-    return [_trim(row, ending) for row in output_BT.tolist()]
+    def _complete(self, seen: _Seen) -> list[Generated]:
+        model, decoding = self.model, self.decoding
+        ids_BL, mask_BL = _pad_left(self.prompts, self.prefix.length, model.pad_id)
+        width = ids_BL.shape[1]
+        noise = [_Noise(decoding, self.numbers, model.device)] if decoding.temperature > 0 else []
+        output_BT = cast(Any, model.network).generate(
+            ids_BL.to(model.device),
+            attention_mask=mask_BL.to(model.device),
+            **{CACHE: self.prefix.cache(len(self.prompts))},
+            generation_config=_settings(model, self.ending, decoding, cached=self.cached),
+            logits_processor=LogitsProcessorList([seen, *noise]),
+            stopping_criteria=StoppingCriteriaList([_StopStrings(self.ending, width)]),
+        )[:, width:]
+        return [_trim(row, self.ending) for row in output_BT.tolist()]
 
 
 def _settings(

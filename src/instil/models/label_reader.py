@@ -24,6 +24,7 @@ from instil.models.proof import kind, proven
 from instil.models.reader import LABELS, Pass, Reader
 from instil.system import processes
 from instil.system.progress import Advance
+from instil.system.sequences import Computed
 
 
 def read_labels(
@@ -53,9 +54,7 @@ def read_labels(
         The same tensors for all prompts, in their order.
     """
     mine = processes.share(len(prompts))
-    reader = LabelReader(
-        model, [prompts[number] for number in mine], branches, batch_size=batch_size
-    )
+    reader = LabelReader(model, Computed.picked(prompts, mine), branches, batch_size=batch_size)
     made: list[tuple[list[int], dict[str, Tensor]]] = []
     with torch.inference_mode():
         for reading in reader.read():

@@ -420,12 +420,12 @@ class LabelSteps(Steps[Taught, Trained]):
             prompt_tokens=sum(s.prompt_tokens for s in scores),
         )
 
-    def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> list[list[int]]:
+    def _prompts(self, name: str, rows: Sequence[Row], *, context: bool) -> Sequence[list[int]]:
         """Returns the student's prompts, in token ids."""
         contexts = [self.rows.alone] * len(rows)
         if context:
             contexts = self.rows.contexts.contexts(0, rows, name)
-        return [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+        return self.form.prompts([row.input for row in rows], contexts)
 
     def _logprobs(self, student: LanguageModel, prompts: Sequence[list[int]], show: Any) -> Tensor:
         return label_logprobs(

@@ -100,16 +100,16 @@ def context_facts(
     recipe: Recipe,
     context: Context | None,
     *,
-    teacher: Sequence[Sequence[int]] = (),
-    student: Sequence[Sequence[int]] = (),
+    teacher: Sequence[int] = (),
+    student: Sequence[int] = (),
 ) -> ContextFacts | None:
     """Describes the context of a recipe; returns None if no method reads a context.
 
     Args:
         recipe: All settings.
         context: The context, if it is the same for all rows; else None.
-        teacher: Prompts with the context, in token ids.
-        student: Prompts of the same rows without the context, in token ids.
+        teacher: Lengths of prompts with the context, in tokens.
+        student: Lengths of the prompts of the same rows without the context.
     """
     if not reads_context(recipe):
         return None
@@ -124,7 +124,7 @@ def context_facts(
     elif recipe.teacher.contexts > 1:
         parts = [f"{recipe.teacher.contexts} contexts of {part}" for part in parts]
     *others, last = parts or ["nothing"]
-    tokens = fmean(map(len, teacher)) - fmean(map(len, student)) if teacher else None
+    tokens = fmean(teacher) - fmean(student) if teacher else None
     return ContextFacts(
         description=f"{', '.join(others)} and {last}" if others else last,
         k=k,

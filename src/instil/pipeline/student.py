@@ -126,14 +126,14 @@ class Student:
             dict(zip(labels, values, strict=True)) for values in probabilities(logprobs_RL).tolist()
         ]
 
-    def _prompts(self, queries: Sequence[Query]) -> list[list[int]]:
+    def _prompts(self, queries: Sequence[Query]) -> Sequence[list[int]]:
         if isinstance(queries, str | Mapping):
             raise TypeError("queries must be a list, got a single query; pass [query]")
         rows = [Row(self._text(query, f"query {n}")) for n, query in enumerate(queries, 1)]
         contexts = [self._alone] * len(rows)
         if METHODS[self.results.method].context:
             contexts = CellRows.of(self.recipe).contexts.contexts(0, rows, "queries")
-        prompts = [self.form.prompt_ids(r.input, c) for r, c in zip(rows, contexts, strict=True)]
+        prompts = self.form.prompts([row.input for row in rows], contexts)
         self.model.check_ids(prompts, where="query")
         return prompts
 

@@ -306,8 +306,8 @@ class TextSteps(Steps[Taught | None, Trained]):
             "context": context_facts(
                 self.recipe,
                 self.rows.context,
-                teacher=[ids for _, rows in self.sets for ids in rows.teacher_prompts],
-                student=[ids for _, rows in self.sets for ids in rows.student_prompts],
+                teacher=[len(ids) for _, rows in self.sets for ids in rows.teacher_prompts],
+                student=[len(ids) for _, rows in self.sets for ids in rows.student_prompts],
             ),
             "shipped_bytes": shipped,
         }

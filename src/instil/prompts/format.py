@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -24,6 +24,7 @@ from instil.prompts.context import NO_CONTEXT, Context, as_given, without_space
 from instil.prompts.template import ChatTemplate, Message
 from instil.prompts.tokens import Tokens, unmarked
 from instil.recipe import sections
+from instil.system.sequences import TokenLists
 from instil.tasks.rows import Row
 
 QUESTION, ANSWER = "instil probe question", "instil probe answer"
@@ -59,6 +60,12 @@ class PromptFormat(ABC):
     @abstractmethod
     def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
         """The prompt as token ids, special tokens included."""
+
+    def prompts(self, queries: Sequence[str], contexts: Sequence[Context]) -> TokenLists:
+        """The prompts as token ids, for queries with one context each."""
+        asked = zip(queries, contexts, strict=True)
+        # `contexts` holds the objects, so no two of them have the same id.
+        return TokenLists((id(read), self.prompt_ids(query, read)) for query, read in asked)
 
     @abstractmethod
     def completion_ids(self, row: Row) -> list[int]:

@@ -7,9 +7,11 @@ for both models. So the first completion token and the end-of-turn token are bot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from instil.errors import AlignmentError
+from instil.system.sequences import Computed
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class AlignedPair:
                 side=side,
                 mend=mend,
             )
+
+
+def teacher_prompts(pairs: Sequence[AlignedPair]) -> Sequence[list[int]]:
+    """The teacher's prompts of pairs, in token ids; each is made when it is asked for."""
+    return Computed(len(pairs), lambda index: pairs[index].teacher_prompt)
 
 
 def check_window(

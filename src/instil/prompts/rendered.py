@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from instil.errors import ContextError, FieldError
@@ -11,6 +12,7 @@ from instil.methods import Method
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
+from instil.system.sequences import Computed
 from instil.tasks.rows import Row
 
 if TYPE_CHECKING:
@@ -42,11 +44,11 @@ def completion_limit(
     if thinks:
         limit += THOUGHT_LENGTH
     for window, prompts in (
-        (windows.teacher, [ids for rows in sets for ids in rows.teacher_prompts]),
-        (windows.student, [ids for rows in sets for ids in rows.student_prompts]),
+        (windows.teacher, (rows.teacher_prompts for rows in sets)),
+        (windows.student, (rows.student_prompts for rows in sets)),
     ):
         if window is not None:
-            limit = min(limit, window - max(map(len, prompts)))
+            limit = min(limit, window - max(map(len, chain.from_iterable(prompts))))
     return max(limit, longest, 1)
 
 
@@ -77,8 +79,8 @@ class RenderedRows:
 
     name: str
     rows: list[Row]
-    teacher_prompts: list[list[int]]
-    student_prompts: list[list[int]]
+    teacher_prompts: Sequence[list[int]]
+    student_prompts: Sequence[list[int]]
     gold: list[list[int] | None]
 
     @classmethod
@@ -106,7 +108,7 @@ class RenderedRows:
             FieldError: an output cannot be a completion in this format. The message has the row.
         """
         contexts = [context] * len(rows) if isinstance(context, Context) else context
-        completions: list[list[int] | None] = []
+        queries, completions = [row.input for row in rows], list[list[int] | None]()
         for number, row in enumerate(rows, 1):
             try:
                 completions.append(form.completion_ids(row) if gold and row.output else None)
@@ -116,14 +118,12 @@ class RenderedRows:
         return cls(
             name=name,
             rows=list(rows),
-            teacher_prompts=[
-                form.prompt_ids(row.input, read) for row, read in zip(rows, contexts, strict=True)
-            ],
-            student_prompts=[form.prompt_ids(row.input, student) for row in rows],
+            teacher_prompts=form.prompts(queries, contexts),
+            student_prompts=form.prompts(queries, [student] * len(rows)),
             gold=completions,
         )
 
-    def prompts(self, method: Method) -> list[list[int]]:
+    def prompts(self, method: Method) -> Sequence[list[int]]:
         """The prompts that a method uses."""
         return self.teacher_prompts if method.context else self.student_prompts
 
@@ -183,16 +183,18 @@ class RenderedRows:
 
     def pairs(
         self, completions: Sequence[tuple[int, list[int]]], windows: Windows
-    ) -> list[AlignedPair]:
+    ) -> Sequence[AlignedPair]:
         """Makes checked pairs from (number of a row, completion).
 
         Raises:
             AlignmentError: a pair does not fit a model.
         """
-        pairs = [
-            AlignedPair(number, self.teacher_prompts[number], self.student_prompts[number], ids)
-            for number, ids in completions
-        ]
+
+        def pair_at(index: int) -> AlignedPair:
+            row, ids = completions[index]
+            return AlignedPair(row, self.teacher_prompts[row], self.student_prompts[row], ids)
+
+        pairs = Computed(len(completions), pair_at)
         for pair in pairs:
             pair.check(teacher_window=windows.teacher, student_window=windows.student)
         return pairs

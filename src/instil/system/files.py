@@ -16,7 +16,7 @@ from instil.errors import DataFileError, DataFormatError
 
 M = TypeVar("M", bound=BaseModel)
 WHOLE_BYTES, BLOCK_BYTES, BLOCKS = 64 * 2**20, 2**16, 256
-"""What `sampled_digest` reads: a file of this size whole, or so many blocks of so many bytes."""
+"""For `sampled_digest`: the largest file that is read whole; of a larger one, a block's size and number."""
 
 
 @contextmanager
@@ -35,10 +35,15 @@ def written_whole(path: Path) -> Iterator[Path]:
 def digest(value: object) -> str:
     """Returns the SHA-256 of a value as JSON, in hexadecimal. The order of keys does not matter.
 
+    The JSON is hashed piece by piece, to save memory.
+
     Raises:
         TypeError: the value cannot be written as JSON.
     """
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    hasher = hashlib.sha256()
+    for piece in json.JSONEncoder(sort_keys=True).iterencode(value):
+        hasher.update(piece.encode())
+    return hasher.hexdigest()
 
 
 def digest_ids(settings: object, sequences: Iterable[Sequence[int]]) -> str:

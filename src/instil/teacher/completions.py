@@ -18,6 +18,7 @@ from instil.system.environment import ALGORITHM
 from instil.system.files import digest_ids
 from instil.system.locks import hold
 from instil.system.progress import Display
+from instil.system.sequences import Computed
 from instil.teacher.journal import Journal, Written
 
 
@@ -128,7 +129,7 @@ class Writer:
             bar.advance(len(there))
             batches = completed(
                 self.models.teacher,
-                [prompts[number] for number in mine],
+                Computed.picked(prompts, mine),
                 self.form.ending,
                 decoding,
                 numbers=mine,

@@ -48,9 +48,9 @@ class OnlineTeacher:
             prompts: All teacher prompts, in token ids.
             alone: Makes a context manager in which an adapter on the model is off.
         """
-        network, ordered = model.network, sorted(prompts, key=len)
-        prompts_2 = [ordered[0], ordered[-1]]
-        completions_2 = [ordered[0][-1:], ordered[-1][-1:] * 2]  # rows of different length
+        network, shortest, longest = model.network, min(prompts, key=len), max(prompts, key=len)
+        prompts_2 = [shortest, longest]
+        completions_2 = [shortest[-1:], longest[-1:] * 2]  # rows of different length
         rows_2 = list(zip(prompts_2, completions_2, strict=True))
 
         def read_after(prefix: SharedPrefix) -> Tensor:
@@ -64,7 +64,7 @@ class OnlineTeacher:
                 made = proven(
                     network,
                     Way.SHARED.of(DIFFERENT, prefix=True),
-                    len(ordered[-1]),
+                    len(longest),
                     lambda: read_after(prefix),
                     lambda made_NV: agree(network, rows_2, lambda start, end: made_NV[start:end]),
                     instead=Way.SHARED.instead,

@@ -42,7 +42,7 @@ from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM
-from instil.system.files import digest, written_whole
+from instil.system.files import digest_ids, written_whole
 from instil.system.progress import Advance, Display
 from instil.targets.prediction import Targets
 from instil.tasks.rows import Row
@@ -185,13 +185,13 @@ class LabelTeacher:
         Raises:
             AlignmentError: a prompt does not fit the model's window.
         """
-        prompts = [self.form.prompt_ids(q.input, c) for q, c in zip(queries, contexts, strict=True)]
+        prompts = self.form.prompts([query.input for query in queries], contexts)
         check_prompts(prompts, self.choices.branches, self.outline.window, what=what)
         self.outline.check_ids(prompts, where=f"{what}, row")
         wanted = [top_k, temperature] if top_k else []
         made_by = [ALGORITHM, self.outline.fingerprint, self.dtype]
         settings = [*made_by, asdict(self.choices), *wanted]
-        fingerprint = digest([*settings, prompts])
+        fingerprint = digest_ids(settings, prompts)
         path = self.store / f"{fingerprint[:32]}.safetensors"
         known = fingerprint in self.counted
         stored = processes.main_does(path.exists)
@@ -219,7 +219,11 @@ class LabelTeacher:
         return LabelScores(tensors["logprobs_RL"], vocabulary, tokens), stored and not known
 
     def _compute(
-        self, prompts: list[list[int]], top_k: int | None, temperature: float, advance: Advance
+        self,
+        prompts: Sequence[list[int]],
+        top_k: int | None,
+        temperature: float,
+        advance: Advance,
     ) -> dict[str, Tensor]:
         choices = self.choices
 

@@ -11,7 +11,7 @@ from instil.losses import Objective
 from instil.models.cache import alike
 from instil.models.forward import output_embeddings
 from instil.models.roles import Models
-from instil.prompts.pair import AlignedPair
+from instil.prompts.pair import AlignedPair, teacher_prompts
 from instil.recipe.canonical import selection_of
 from instil.recipe.recipe import Recipe
 from instil.system import processes
@@ -19,6 +19,7 @@ from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM
 from instil.system.files import digest_ids
 from instil.system.progress import Display
+from instil.system.sequences import Computed
 from instil.targets.prediction import TargetRow, Targets
 from instil.targets.selection import Selection
 from instil.targets.store import StorePlan, TargetStore, build
@@ -80,8 +81,8 @@ class Teaching:
         if not objective.needs_targets:
             return Lessons(pairs, None, [], teacher_prompts=online)
         # Pairs with the same context are stored together, so that it is read once.
-        order = [n for group in alike([pair.teacher_prompt for pair in pairs]) for n in group]
-        stored = self._stored([pairs[number] for number in order], store)
+        order = [n for group in alike(teacher_prompts(pairs)) for n in group]
+        stored = self._stored(Computed.picked(pairs, order), store)
         places = sorted(range(len(order)), key=order.__getitem__)
         return Lessons(pairs, stored, places, teacher_prompts=online)
 
@@ -89,7 +90,7 @@ class Teaching:
         """A teacher that runs during training; None if the loss does not need one."""
         if not objective.needs_hidden_states:
             return None
-        prompts = [pair.teacher_prompt for pair in pairs]
+        prompts = teacher_prompts(pairs)
         return OnlineTeacher.of(self.models.teacher, prompts, lambda: self.models.adapter(on=False))
 
     def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> TargetStore:

@@ -9,7 +9,7 @@ import torch
 
 from instil.models.load import LanguageModel
 from instil.models.reader import COMPLETIONS, Packing, Pass, Reader
-from instil.prompts.pair import AlignedPair
+from instil.prompts.pair import AlignedPair, teacher_prompts
 from instil.system.progress import Advance
 from instil.targets.draws import points, sparse
 from instil.targets.prediction import Targets
@@ -63,7 +63,7 @@ class Scorer:
         """
         reader = Reader(
             teacher,
-            [pair.teacher_prompt for pair in pairs],
+            teacher_prompts(pairs),
             [[pair.completion] for pair in pairs],
             packing=packing,
             batch_size=batch_size,

@@ -384,10 +384,10 @@ def test_fine_tuning_in_context_learns_from_the_prompts_that_it_answers(
 ) -> None:
     cell = prepared(recipe("method=pattern_fine_tuning_in_context"), tmp_path)
     lessons = learnt(cell)
-    assert [one.student_prompt for one in lessons] == cell.learnt.teacher_prompts
+    assert [one.student_prompt for one in lessons] == list(cell.learnt.teacher_prompts)
     plain = prepared(recipe("method=pattern_fine_tuning"), tmp_path)
     lessons = learnt(plain)
-    assert [one.student_prompt for one in lessons] == plain.learnt.student_prompts
+    assert [one.student_prompt for one in lessons] == list(plain.learnt.student_prompts)
     assert [one.completion for one in lessons] == plain.learnt.gold
 
 

@@ -1,0 +1,53 @@
+"""Sequences whose items are made when they are asked for."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.conftest import byte_tokenizer
+
+from instil.prompts.context import Context
+from instil.prompts.format import PlainPrompt
+from instil.prompts.rendered import RenderedRows, Windows
+from instil.system.sequences import Computed, TokenLists
+from instil.tasks.rows import Row
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2**31 - 1)))))
+def test_token_lists_come_back_as_they_were(lists: list[tuple[int, list[int]]]) -> None:
+    kept = TokenLists(lists)
+    assert list(kept) == [ids for _, ids in lists]
+    assert len(kept) == len(lists)
+
+
+def test_a_computed_sequence_is_indexed_as_a_list() -> None:
+    squares = Computed(5, lambda n: n * n)
+    assert [squares[-1], *squares[1:3], *squares[::-2]] == [16, 1, 4, 16, 4, 0]
+    assert list(Computed.picked(squares, [3, 3, 0])) == [9, 9, 0]
+    with pytest.raises(IndexError):
+        squares[5]
+
+
+def test_a_row_does_not_keep_its_whole_prompt() -> None:
+    """A context of 1,700 tokens, and 200 or 1,200 rows."""
+    form = PlainPrompt(
+        byte_tokenizer(), pattern="Q: {input}\nA:", completion=" {output}\n", separator="\n"
+    )
+    read = Context(instruction="word " * 340)
+
+    def kept(count: int) -> int:
+        rows = [Row(f"query {number}", "yes") for number in range(count)]
+        tracemalloc.start()
+        rendered = RenderedRows.of("row", rows, form, read, gold=False)
+        pairs = rendered.pairs(
+            [(number, [1, 2]) for number in range(count)], Windows(teacher=None, student=None)
+        )
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(pairs[count - 1].teacher_prompt) > 1_700
+        return taken
+
+    assert (kept(1_200) - kept(200)) / 1_000 < 1_500  # bytes; a list of 1,700 numbers has 13,600
