@@ -273,7 +273,7 @@ def _without_row(
     return UnknownModelError(
         f"{name} has no embedding for a token {where}",
         got=f"token {tokenizer.convert_ids_to_tokens(token)!r} with id {token:,}",
-        allowed=f"ids below {rows:,}: the model's embedding has so many rows",
+        allowed=f"ids below {rows:,}, the number of rows in the model's embedding",
         mend="use the tokenizer that belongs to the model; or resize the model "
         "(resize_token_embeddings), train the new rows and save both together",
     )

@@ -194,7 +194,7 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
 
 
 def loader(name: str) -> str:
-    """The name of transformers' class that loads a model, for who loads it without instil.
+    """The name of transformers' class that loads a model, for a program that loads it without instil.
 
     Args:
         name: As for `outline`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +17,7 @@ from instil.models.forward import Logits
 from instil.models.load import LanguageModel
 from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, packs
 from instil.models.proof import FEW, KINDS, agree, kind, lengthened, proven, refused
+from instil.system.sequences import Computed
 
 
 class Way(StrEnum):
@@ -164,7 +165,7 @@ class Reader:
         self._prefix = None  # free the previous prefix first
         packs = self._packable and not Way.PACKED.refused(network, prefix=True)
         shares = packs or not Way.SHARED.refused(network, prefix=True)
-        prompts = [self._prompts[number] for number in of_group]
+        prompts = Computed.picked(self._prompts, of_group)
         self._prefix = SharedPrefix(network, prompts if shares else [])
         if self._way is Way.SHARED and Way.SHARED.refused(network, prefix=True):
             self._prefix = SharedPrefix(network, [])
@@ -222,20 +223,16 @@ class Reader:
             made = read_rows(self._model, prompts, completions, whole=self._whole)
             return Pass(rows, batch, made, fresh)
 
-        def holds(logits: Logits) -> bool:
-            sequences = list(zip(prompts, completions, strict=True))
-            if min(map(len, completions)) >= FEW:
-                return agree(network, sequences, logits.part)
-            longer = [lengthened(*sequence, least=prefix.length) for sequence in sequences]
-            return agree(network, longer, read(batch_of(*zip(*longer, strict=True))).part)
-
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+        sequences = list(zip(prompts, completions, strict=True))
+        lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
         logits = proven(
             network,
             way.of(kind(lengths), prefix=shared),
             prefix.length + batch.input_ids_BL.shape[1],
             lambda: read(batch),
-            holds,
+            lambda logits: _as_alone(
+                network, sequences, logits, lambda *rows: read(batch_of(*rows)), least=prefix.length
+            ),
             instead=way.instead,
         )
         return None if logits is None else Pass(rows, batch, logits, fresh)
@@ -257,16 +254,45 @@ def read_rows(
         whole: Compute all logits at once.
     """
     network, sequences = model.network, list(zip(prompts, completions, strict=True))
+
+    def read(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> Logits:
+        return Logits(network, collate(prompts, completions, pad_id=model.pad_id), whole=whole)
+
     if len(prompts) > 1:
-        batch = collate(prompts, completions, pad_id=model.pad_id)
+        lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
         logits = proven(
             network,
-            Way.PADDED.of(kind([len(p) + len(c) for p, c in sequences]), prefix=False),
-            batch.input_ids_BL.shape[1],
-            lambda: Logits(network, batch, whole=whole),
-            lambda logits: agree(network, sequences, logits.part),
+            Way.PADDED.of(kind(lengths), prefix=False),
+            max(lengths),
+            lambda: read(prompts, completions),
+            lambda logits: _as_alone(network, sequences, logits, read),
             instead=Way.PADDED.instead,
         )
         if logits is not None:
             return logits
     return Logits.cat([Logits(network, alone(*one), whole=whole) for one in sequences])
+
+
+def _as_alone(
+    network: torch.nn.Module,
+    sequences: Sequence[tuple[list[int], list[int]]],
+    logits: Logits,
+    read: Callable[[Sequence[list[int]], Sequence[list[int]]], Logits],
+    *,
+    least: int = 0,
+) -> bool:
+    """Whether rows that were read together have the logits of plain forward passes.
+
+    Args:
+        network: The model.
+        sequences: Prompts with their completions, in token ids.
+        logits: Those of the completions.
+        read: Reads prompts and completions in the same way. If completions are short, they are read
+            again with a part of the prompt, which proves more.
+        least: A prompt keeps more tokens than this.
+    """
+    if min(len(completion) for _, completion in sequences) >= FEW:
+        return agree(network, sequences, logits.part)
+    longer = [lengthened(*sequence, least=least) for sequence in sequences]
+    prompts, completions = zip(*longer, strict=True)
+    return agree(network, longer, read(prompts, completions).part)

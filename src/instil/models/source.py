@@ -140,7 +140,7 @@ def _check_folder(name: str, folder: Path) -> None:
             allowed="a folder with a whole model and no adapter",
             mend="move the adapter to another folder"
             if both
-            else f"name its base, {base}; to go on from the adapter, merge it into the base "
+            else f"name its base, {base}; to continue from the adapter, merge it into the base "
             "(merge_and_unload), save the result with its tokenizer, and name that folder",
         )
     if "config.json" in files:
@@ -219,5 +219,5 @@ def _check_hub(source: Source) -> None:
         raise UnknownModelError(
             f"{name} holds a PEFT adapter, not a model",
             got="adapter_config.json in it",
-            mend="name its base; to go on from the adapter, merge it into the base",
+            mend="name its base; to continue from the adapter, merge it into the base",
         )

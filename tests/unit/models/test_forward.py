@@ -77,33 +77,23 @@ def test_layers_are_the_models_hidden_states_where_a_completion_token_is_predict
     assert at == len(batch.completion_N)
 
 
+SIZES = {
+    "vocab_size": len(byte_tokenizer()),
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
 def gemma(cap: float | None) -> Gemma2ForCausalLM:
-    return Gemma2ForCausalLM(
-        Gemma2Config(
-            vocab_size=len(byte_tokenizer()),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-            final_logit_softcapping=cap,
-        )
-    ).eval()
+    config = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=cap)
+    return Gemma2ForCausalLM(config).eval()
 
 
 def granite(scaling: float) -> GraniteForCausalLM:
-    return GraniteForCausalLM(
-        GraniteConfig(
-            vocab_size=len(byte_tokenizer()),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            logits_scaling=scaling,
-        )
-    ).eval()
+    return GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=scaling)).eval()
 
 
 SCALED = {

@@ -310,4 +310,13 @@ def test_rounding_is_allowed_and_a_small_leak_is_not() -> None:
     assert same(rounded, plain, exact=False)
     assert not same(rounded, plain, exact=True)
     assert not same(plain.roll(1, 0), plain, exact=False)
+    assert not same(plain[:2].roll(1, 0), plain[:2], exact=False)
+
+
+def test_the_rounding_of_a_single_token_is_no_proof_of_a_wrong_way() -> None:
+    """bfloat16 made a KL of 0.0205 at the second of two tokens of SmolLM2."""
+    plain = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+    made = torch.log(torch.tensor([[0.5, 0.5], [0.6, 0.4]]))  # 0.0204 nats
+    assert same(made, plain, exact=False)
+    assert not same(made.repeat(4, 1)[1::2].repeat(2, 1), plain.repeat(4, 1), exact=False)
     assert not same(torch.full_like(plain, torch.nan), plain, exact=False)

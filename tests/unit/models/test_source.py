@@ -116,7 +116,10 @@ ADAPTER = {"base_model_name_or_path": "the/base"}
         ({"a.gguf": 0}, "got: only GGUF files"),
         ({"checkpoint-9/config.json": {}}, "name a folder in it: checkpoint-9"),
         ({"snapshots/abc/config.json": {}}, "name a folder in it: snapshots/abc"),
-        ({"adapter_config.json": ADAPTER}, "holds a PEFT adapter, not.*its base, the/base; to go"),
+        (
+            {"adapter_config.json": ADAPTER},
+            "holds a PEFT adapter, not.*its base, the/base; to continue",
+        ),
         ({"adapter_config.json": []}, "holds a PEFT adapter, not a model"),
         ({"adapter_config.json": ADAPTER, "config.json": {}}, "a PEFT adapter beside a model"),
     ],
