@@ -468,7 +468,7 @@ PARTS: dict[Callable[[Setting], Found], int] = {
     tests: 150,
 }
 BY_NAME = {part.__name__: part for part in PARTS}
-SLOW_MACHINE = 10  # a busy processor may take so many times as long
+SLOW_MACHINE = 10  # how many times as long a busy processor may take
 
 
 def run(part: Callable[[Setting], Found], *, tiny: bool) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class Staging:
             self._only_teacher()
             kept = (
                 f"what the teacher wrote and predicted is kept in {self.path}: the same command, "
-                "also with other settings of the training, goes on from there"
+                "also with other settings of the training, resumes from there"
             )
         else:
             shutil.rmtree(self.path, ignore_errors=True)

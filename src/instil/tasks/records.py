@@ -304,15 +304,19 @@ def _read_parquet(path: Path) -> Records:
         file = pq.ParquetFile(pa.BufferReader(data))
         names, count = file.schema_arrow.names, file.metadata.num_rows
     except Exception as error:  # pyarrow raises many kinds
-        raise DataFormatError(
-            f"{path}: not a complete Parquet file",
-            got=_first_line(error),
-            mend="the file may be cut off, or be of another type; create it again",
-        ) from None
+        raise _damaged(f"{path}: not a complete Parquet file", error) from None
     places, columns = _places(names), _Columns(path, file, names)
     for number in range(count):
         where = f"{path}, row {number + 1}"
         yield where, Record(where, places, partial(columns.cell, number))
+
+
+def _damaged(what: str, error: Exception) -> DataFormatError:
+    return DataFormatError(
+        what,
+        got=_first_line(error),
+        mend="the file may be cut off, or be of another type; create it again",
+    )
 
 
 class _Columns:
@@ -329,11 +333,7 @@ class _Columns:
                 # A name without a dot would also read a nested column whose name begins so.
                 self._read[column] = self._file.read(columns=[name]).column(name)
             except Exception as error:  # pyarrow raises many kinds
-                raise DataFormatError(
-                    f"{self._path}: the column {name!r} cannot be read",
-                    got=_first_line(error),
-                    mend="the file may be damaged; create it again",
-                ) from None
+                raise _damaged(f"{self._path}: the column {name!r} cannot be read", error) from None
         try:
             return self._read[column][row].as_py()
         except UnicodeDecodeError as error:
