@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from transformers import (
 
 from instil.models.load import LanguageModel, load
 
+# A job in a shell's background ignores Ctrl-C, and so would the commands that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no error.
 hypothesis.settings.register_profile("instil", deadline=None)
 hypothesis.settings.load_profile("instil")
