@@ -88,7 +88,7 @@ def main() -> None:
             check=True,
         )
         wall = time.perf_counter() - start
-        cells = [json.loads(path.read_text()) for path in folder.glob("study/*/results.json")]
+        cells = [json.loads(path.read_text()) for path in folder.glob("study/cells/*/results.json")]
     record = {
         "command": "python benchmarks/many_labels_in_context.py",
         "load_average_before": load,
