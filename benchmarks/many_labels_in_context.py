@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import yaml
+
 from many_labels import MODEL, NAMES
 
 LEARNT = [
