@@ -190,9 +190,10 @@ def test_a_value_in_parquet_that_python_cannot_hold_is_refused(tmp_path: Path) -
 
 def test_values_of_all_types_of_parquet_are_read(tmp_path: Path) -> None:
     text = pa.array(["a", None])
+    writes_views = int(pa.__version__.partition(".")[0]) >= 21
     columns = {
         "large": text.cast(pa.large_string()),
-        "view": text.cast(pa.string_view()),
+        "view": text.cast(pa.string_view()) if writes_views else text,
         "category": text.dictionary_encode(),
         "decimal": pa.array([Decimal("1.50"), None]),
         "day": pa.array([datetime.date(2020, 1, 2), None]),
