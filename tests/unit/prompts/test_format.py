@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.conftest import byte_tokenizer
 from tests.unit.prompts import families
@@ -96,11 +96,14 @@ def test_an_output_that_holds_the_stop_string_is_refused() -> None:
     assert chat().completion_ids(Row("x", "two\nlines"))
 
 
+@example(query="0", output="\xa00")  # indentation, which stays
 @given(query=words, output=words)
 def test_any_completion_decodes_to_its_output(query: str, output: str) -> None:
     for form in (plain(), chat()):
         row = Row(query, output)
-        assert form.decode(form.completion_ids(row)) == output.strip()
+        decoded = form.decode(form.completion_ids(row))
+        assert decoded.strip() == output.strip()
+        assert decoded in output
 
 
 @given(query=words, shots=st.lists(st.tuples(words, words), max_size=3))
