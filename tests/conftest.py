@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import gc
 import json
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,18 @@ from transformers import (
     set_seed,
 )
 
+from instil.models.bundled import cache_folder
 from instil.models.load import LanguageModel, load
+
+# Tests store what models write in a folder of their own, with the models that are converted already.
+if "INSTIL_TESTED" not in os.environ:
+    usual = cache_folder()
+    os.environ["INSTIL_TESTED"] = "1"  # the workers of `make test` share the folder
+    os.environ["INSTIL_CACHE"] = tempfile.mkdtemp(prefix="instil-cache-")
+    atexit.register(shutil.rmtree, os.environ["INSTIL_CACHE"], ignore_errors=True)
+    for known in (*usual.glob("*/config.json"), *usual.glob("*.json")):
+        known = known if known.parent == usual else known.parent
+        (cache_folder() / known.name).symlink_to(known)
 
 # A job in a shell's background ignores Ctrl-C, and so would the commands that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -423,7 +423,7 @@ def trained(
         batch = collator(range(len(rows)))
         network.train()
         for part in batch["parts"]:
-            (ours._summed(network, part) / len(batch["labels"])).backward()
+            (ours._weighted(network, part, 1 / len(batch["labels"]))).backward()
     plain.train()
     for row in rows:
         ids_BL = torch.tensor([row.student_prompt + row.completion[:-1]], device=plain.device)

@@ -19,6 +19,7 @@ from instil.prompts.context import Context, FewShot
 from instil.prompts.format import PlainPrompt
 from instil.prompts.pair import AlignedPair
 from instil.recipe import sections
+from instil.results.schema import Results
 from instil.system.progress import Display
 from instil.targets.prediction import TargetRow
 from instil.targets.selection import Selection
@@ -82,9 +83,9 @@ def models_of(model: LanguageModel, *, dropout: float = 0.0) -> Models:
     return Models(student, student)
 
 
-def target_rows(models: Models, *, top_k: int = 64) -> list[TargetRow]:
+def target_rows(models: Models, *, top_k: int = 64, context: Context = CONTEXT) -> list[TargetRow]:
     with models.adapter(on=False):
-        pairs = pairs_of(models.teacher)
+        pairs = pairs_of(models.teacher, context)
         scorer = Scorer.of(
             models.teacher,
             pairs,
@@ -159,3 +160,8 @@ def write_gsm8k(root: Path) -> Path:
     write("svamp/test.jsonl", list(svamp))
     write("gsm8k/cot_8shot.jsonl", SHOTS)
     return root
+
+
+def reused(results: Results) -> list[str]:
+    """The phases that a run has not computed, but for kept texts: another test may have had the model write them."""
+    return [phase for phase in results.reused if phase != "keep"]

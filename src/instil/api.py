@@ -17,7 +17,7 @@ from instil.recipe import changes, sections
 from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
 from instil.results.comparison import averages, best
-from instil.results.gate import Bound, check_recovery
+from instil.results.gate import Bound, check_drift, check_recovery
 from instil.results.schema import (
     CELLS,
     FAILURE,
@@ -127,6 +127,18 @@ class Run:
             RecoveryError: the number is lower, or unknown.
         """
         check_recovery(self.results, least, bound)
+
+    def check_drift(self, most: float) -> None:
+        """Raises an error if the student has changed too much on unrelated text.
+
+        Args:
+            most: The highest drift to accept, in nats per token.
+
+        Raises:
+            ConfigError: `most` is not a finite number, or negative.
+            DriftError: the drift is higher, or was not measured.
+        """
+        check_drift(self.results, most)
 
 
 @dataclass(frozen=True, init=False)
@@ -239,6 +251,7 @@ def distill(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
+    keep: sections.Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     dtype: DType = "auto",
     seed: int = 0,
@@ -267,6 +280,7 @@ def distill(
         objective: A loss, or a list of losses, which are added with their weights.
         tuning: Which weights are trained.
         training: How the student is optimised.
+        keep: Text on which the student stays as its base is.
         evaluation: How the student is evaluated; by default with zero-shot and in-context.
         dtype: Number format of the weights; `auto` measures which is fastest.
         seed: Seed for all randomness.
@@ -293,6 +307,7 @@ def distill(
         "objective": objective,
         "tuning": tuning,
         "training": training,
+        "keep": keep,
         "evaluation": _with_baselines(evaluation),
     }
     recipe = Recipe.parse(
@@ -333,6 +348,7 @@ def run(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
+    keep: sections.Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     dtype: DType | None = None,
     seed: int | None = None,
@@ -360,6 +376,7 @@ def run(
         objective: A loss, or a list of losses, which are added with their weights.
         tuning: Which weights are trained.
         training: How the student is optimised.
+        keep: Text on which the student stays as its base is.
         evaluation: How the student is evaluated.
         dtype: Number format of the weights; `auto` measures which is fastest.
         seed: Seed for all randomness.
@@ -405,6 +422,7 @@ def validate(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
+    keep: sections.Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     dtype: DType | None = None,
     seed: int | None = None,

@@ -16,7 +16,7 @@ MethodName = Literal[
     "pattern_fine_tuning_in_context",
     "distillation",
 ]
-Phase = Literal["load", "generate", "teach", "train", "evaluate"]
+Phase = Literal["load", "generate", "teach", "keep", "train", "evaluate"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 

@@ -179,6 +179,14 @@ def distill(
         int | None,
         _training(help="Rows per forward pass, summed over all processes. Default: 16."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        _training(
+            metavar="SHARE|none",
+            help="Share of each batch that is text on which the model must not change. Default: "
+            "0.2. For your own text, see --set keep.source=FILE.",
+        ),
+    ] = None,
     dtype: Annotated[
         str,
         _training(
@@ -211,6 +219,13 @@ def distill(
             "enough. Default: upper."
         ),
     ] = None,
+    max_drift: Annotated[
+        float | None,
+        _last(
+            help="Exit with status 3 if the model has changed more than this on unrelated text, in "
+            "nats per token. 0.05 is little."
+        ),
+    ] = None,
     quiet: Annotated[bool, quiet_option(LAST_PANEL)] = False,
     debug: Annotated[bool, debug_option(LAST_PANEL)] = False,
 ) -> None:
@@ -220,10 +235,10 @@ def distill(
     After an interruption (Ctrl-C), the same command resumes the run.
 
     Exit status: 0 the run is complete, 2 an input is wrong,
-    3 recovery is below --min-recovery, or unknown.
+    3 recovery is below --min-recovery or unknown, or drift is above --max-drift.
     """
     with errors(debug):
-        bound = _bound(min_recovery, recovery_bound)
+        bound = _gates(min_recovery, recovery_bound, max_drift)
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
@@ -257,6 +272,7 @@ def distill(
                 max_steps=max_steps,
                 batch_size=batch_size,
             ),
+            "keep": _given(share=keep) if keep != "none" else {"source": keep},
             "dtype": dtype,
             "seed": seed,
         }
@@ -265,6 +281,8 @@ def distill(
             _print_run(run)
             if min_recovery is not None:
                 run.check_recovery(min_recovery, bound)
+            if max_drift is not None:
+                run.check_drift(max_drift)
 
 
 def demo(
@@ -406,13 +424,16 @@ def _recovery(results: Results) -> str:
     return f"{results.recovery:.3f} ({spread})"
 
 
-def _bound(least: float | None, bound: str | None) -> Bound:
-    """Checks `--min-recovery` and `--recovery-bound` before any work.
+def _gates(least: float | None, bound: str | None, most: float | None) -> Bound:
+    """Checks `--min-recovery`, `--recovery-bound` and `--max-drift` before any work.
 
     Raises:
         ConfigError: one of them is wrong, or the bound has no value to reach.
     """
-    from instil.results.gate import check_gate
+    from instil.results.gate import check_gate, check_most
+
+    if most is not None:
+        check_most(most, name="--max-drift")
 
     if bound is not None and least is None:
         raise ConfigError(

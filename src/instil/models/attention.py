@@ -9,7 +9,7 @@ eighth.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -24,6 +24,9 @@ NAME = "instil_packed"
 # transformers' name for the start of each packed sequence, followed by the end of the last one.
 # Here the first start may be greater than 0: every sequence reads the tokens before it.
 BOUNDS = "cu_seq_lens_q"
+# Another of transformers' names. Here: the number of the first sequence that reads nothing before
+# it. Without it, all of them read the tokens before the first start.
+APART = "cu_seq_lens_k"
 # Bytes per number from which a processor's fused attention is faster than plain products. With AVX2
 # alone, plain products take 1.4 to 2.3 times as long in float32 and 3 to 30 times as long in
 # bfloat16 (benchmarks/attention_speed.py). Where bfloat16 is fast, plain products are faster in it.
@@ -55,12 +58,12 @@ def attend(
         key: Shape (B, key heads, S, head size), of the S tokens that are read.
         value: Shape (B, key heads, S, value's head size), of the same tokens.
         attention_mask: Not needed for packed sequences.
-        settings: Options of `sdpa`; with `BOUNDS` for a packed row.
+        settings: Options of `sdpa`; with `BOUNDS`, and perhaps `APART`, for a packed row.
 
     Returns:
         Shape (B, L, heads, value's head size); and no attention weights.
     """
-    bounds = settings.pop(BOUNDS, None)
+    bounds, apart = settings.pop(BOUNDS, None), settings.pop(APART, None)
     if bounds is None:
         attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return attended, None
@@ -69,6 +72,7 @@ def attend(
     on_cpu = on_cpu and query.shape[-1] == value.shape[-1]  # they differ in latent attention
     lead, *ends = bounds.tolist()
     runs = list(pairwise([0, *ends]))  # the tokens before the first sequence belong to it
+    led = len(runs) if apart is None else int(apart)
     cached = key.shape[2] - query.shape[2]
     settings |= {"is_causal": True}
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast they may be wider
@@ -77,10 +81,10 @@ def attend(
     widest = query.shape[1] * TOGETHER * (max(cached, lead) + TOGETHER)
     together = TOGETHER if (plainly or (on_cpu and fused)) and widest <= MOST_SCORES else 0
     pieces: list[Tensor] = []
-    for lengths in _grouped(runs, together, first_alone=lead > 0):
-        start = sum(piece.shape[1] for piece in pieces)
+    start = number = 0
+    for lengths in _grouped(runs, together, cuts=(1, led) if lead else ()):
         end = start + sum(lengths)
-        before = cached or (lead if start else 0)
+        before = cached or (lead if 0 < number < led else 0)
         q = query[:, :, start:end]
         k, v = (_read(part, before, cached + start, cached + end) for part in (key, value))
         few = query.shape[1] * (end - start) * k.shape[2] <= MOST_SCORES
@@ -95,22 +99,23 @@ def attend(
             masked = before or len(lengths) > 1
             mask = _lower_right(lengths, before, query) if masked else None
             pieces.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0])
+        start, number = end, number + len(lengths)
     return torch.cat(pieces, dim=1), None
 
 
 def _grouped(
-    runs: list[tuple[int, int]], together: int, *, first_alone: bool
+    runs: list[tuple[int, int]], together: int, *, cuts: Collection[int]
 ) -> Iterator[list[int]]:
     """Groups neighbouring short sequences for attention at once, and yields the groups' lengths.
 
     Args:
         runs: Start and end of each sequence, in tokens.
         together: Most tokens of a group; a longer sequence is a group of its own.
-        first_alone: Whether the first sequence is a group of its own.
+        cuts: Numbers of sequences with which a group begins.
     """
     group: list[int] = []
     for number, (start, end) in enumerate(runs):
-        if group and (sum(group) + end - start > together or (number == 1 and first_alone)):
+        if group and (sum(group) + end - start > together or number in cuts):
             yield group
             group = []
         group.append(end - start)

@@ -39,6 +39,8 @@ class Batch:
         tokens: Number of positions that hold a token, without the shared prefix and padding.
         bounds: Packed without a mask: the start of each sequence, then the end of the row. All
             sequences read the tokens before the first start.
+        apart: Packed without a mask: the number of the first sequence that does not read them.
+            None: all do.
     """
 
     input_ids_BL: Tensor
@@ -48,6 +50,7 @@ class Batch:
     completion_N: Tensor
     tokens: int
     bounds: Tensor | None = None
+    apart: Tensor | None = None
 
 
 def alone(prompt: list[int], completion: list[int]) -> Batch:
@@ -106,6 +109,7 @@ def pack(
     masked: bool = True,
     multiple: int = 1,
     lead: int = 0,
+    led: int | None = None,
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
@@ -121,12 +125,14 @@ def pack(
             bounds needs no mask.
         multiple: Pad the row to a multiple of this length, with tokens that predict nothing and
             that no other token reads.
-        lead: Number of leading tokens that all prompts share, placed once before all sequences.
+        lead: Number of leading tokens that prompts share, placed once before all sequences.
             Requires `masked` False and `prefix` 0.
+        led: How many prompts share them: the first ones. The others are whole. None: all.
     """
     assert not lead or not (prefix or masked)
     # The first sequence holds the lead.
-    begins = [prefix, *[prefix + lead] * (len(prompts) - 1)]
+    led = len(prompts) if led is None or not lead else led
+    begins = [prefix, *[prefix + lead] * (led - 1), *[prefix] * (len(prompts) - led)]
     rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
     ends = list(accumulate(map(len, rows)))
     tokens = ends[-1]
@@ -152,4 +158,5 @@ def pack(
         completion_N=torch.tensor([token for completion in completions for token in completion]),
         tokens=tokens,
         bounds=None if masked else torch.tensor([lead, *ends]),
+        apart=torch.tensor(led) if lead and led < len(prompts) else None,
     )

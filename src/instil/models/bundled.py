@@ -91,7 +91,7 @@ def hub_id(name: str) -> str:
 
 
 def cache_folder() -> Path:
-    """The folder of converted models; the environment variable `INSTIL_CACHE` changes it."""
+    """The folder of converted models and kept texts; the environment variable `INSTIL_CACHE` changes it."""
     chosen = os.environ.get("INSTIL_CACHE")
     return Path(chosen) if chosen else platformdirs.user_cache_path("instil")
 

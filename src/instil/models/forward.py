@@ -200,6 +200,8 @@ def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
         }
     if batch.bounds is not None:
         more[attention.BOUNDS] = batch.bounds
+    if batch.apart is not None:
+        more[attention.APART] = batch.apart
     return network(input_ids=batch.input_ids_BL.to(device), use_cache=cache is not None, **more)
 
 

@@ -93,8 +93,16 @@ class Models:
         return self.teacher if method.context else self.student
 
     def adapter(self, *, on: bool) -> AbstractContextManager[object]:
-        """Runs the enclosed code with the adapter on, or with the unchanged base."""
-        return nullcontext() if on else self.student.network.disable_adapter()  # type: ignore[operator]
+        """Runs the enclosed code with the adapter on, or with the unchanged base.
+
+        A student without an adapter must not be trained yet.
+        """
+        network: Any = self.student.network
+        return (
+            nullcontext()
+            if on or not hasattr(network, "peft_config")
+            else network.disable_adapter()
+        )
 
 
 @dataclass(frozen=True)

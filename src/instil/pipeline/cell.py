@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from instil.errors import ConfigError
+from instil.methods import METHODS
 from instil.pipeline import record
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH, Staging, check_place, resolved
 from instil.pipeline.rows import Given
@@ -22,6 +23,7 @@ from instil.results.schema import RESULTS, Results
 from instil.system import processes
 from instil.system.progress import Display
 from instil.tasks.files import Files
+from instil.tasks.kept_texts import read_kept
 from instil.teacher.lessons import Lessons
 
 
@@ -110,6 +112,8 @@ def _prepare(
 ) -> Steps[Any, Any]:
     """Reads and checks all inputs of a cell."""
     _check_store(recipe)
+    if isinstance(recipe.keep.source, Path) and METHODS[recipe.method].learns == "targets":
+        read_kept(recipe.keep.source)
     if recipe.task.answers == "labels":
         from instil.pipeline.labels import LabelSteps
 
@@ -170,6 +174,8 @@ def _places(recipe: Recipe) -> list[Path]:
     named = [Path(m) for m in models if m and isdir(m)]  # noqa: PTH112 - takes any text
     if teacher.store:
         named.append(teacher.store)
+    if isinstance(recipe.keep.source, Path):
+        named.append(recipe.keep.source)
     if isinstance(task, Files):
         sets = task.eval.values() if isinstance(task.eval, dict) else [task.eval]
         files = [task.inputs, task.demos, task.instruction, task.document, *sets]

@@ -13,20 +13,19 @@ from torch import Tensor
 from transformers import set_seed
 
 from instil.evaluation.answers import seconds_per_query
-from instil.evaluation.drift import drift, drift_pieces
 from instil.evaluation.labels import Judgement, label_logprobs, right_rows
 from instil.losses.label_kl import LabelKL, LabelTargets
 from instil.methods import Phase
 from instil.models.branches import Branches
-from instil.models.load import LanguageModel, Outline, outline
+from instil.models.load import LanguageModel, Outline, load, outline
 from instil.models.number_format import resolve_dtype
 from instil.models.roles import Models, Reshaped, shared_out, take_over
 from instil.pipeline.folder import CHECKPOINTS
 from instil.pipeline.form import check_prompts_of, form_of
+from instil.pipeline.keeping import kept_texts
 from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.format import PromptFormat
 from instil.prompts.labels import HEAD, LabelTokens, check_prompts
 from instil.recipe.recipe import Recipe
 from instil.results.schema import Drift, MethodResult, Prediction, SingleContext, Training
@@ -80,7 +79,6 @@ class LabelSteps(Steps[Taught, Trained]):
     """A cell with its rows drawn and its prompts checked. No weights are loaded yet."""
 
     outline: Outline
-    form: PromptFormat
     tokens: LabelTokens
     teacher: LabelTeacher | None
 
@@ -172,6 +170,7 @@ class LabelSteps(Steps[Taught, Trained]):
                 strict=True,
             )
         ]
+        kept = kept_texts(self, lambda: self._base(student))
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = trainer.train(
@@ -187,6 +186,7 @@ class LabelSteps(Steps[Taught, Trained]):
                     "train", tokens=tokens, steps=steps
                 ),
                 display=self.display,
+                kept=kept,
             )
         parameters = list(student.network.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
@@ -218,7 +218,7 @@ class LabelSteps(Steps[Taught, Trained]):
             judgements = {rows.name: self._judge_student(student, rows) for rows in sets}
             with self.recorder.phase("evaluate"):
                 seconds = self._seconds(student)
-                drifted = self._drift(student) if trained else None
+                drifted = self._drift_of(student) if trained else None
         labels = self.tokens.labels
         by_teacher = taught.judgements if self.recipe.method == "distillation" else {}
         result = MethodResult(
@@ -277,6 +277,13 @@ class LabelSteps(Steps[Taught, Trained]):
             return student_of(self.recipe, self.method.head, len(self.tokens.labels)).load(
                 tuning=self.recipe.tuning if self.method.learns else None, seed=self.recipe.seed
             )
+
+    def _base(self, student: LanguageModel) -> LanguageModel:
+        """The untrained model with all layers, in the number format in which it is used."""
+        if self.recipe.student.keep_layers is None and not self.recipe.tuning.trains_base:
+            return student
+        with self.recorder.phase("load"):
+            return load(self.recipe.model, dtype=self.recipe.dtype)
 
     def _save(self, student: LanguageModel, folder: Path) -> None:
         """Writes the trained weights. A full model is written with its tokenizer."""
@@ -459,7 +466,7 @@ class LabelSteps(Steps[Taught, Trained]):
 
         return seconds_per_query(prompts, ask)
 
-    def _drift(self, student: LanguageModel) -> Drift | None:
+    def _drift_of(self, student: LanguageModel) -> Drift | None:
         """Measures the drift of a student that is the full language model with an adapter.
 
         Returns None for other students, whose base model is not loaded.
@@ -467,13 +474,7 @@ class LabelSteps(Steps[Taught, Trained]):
         full = self.recipe.student.keep_layers is None and self._labels is not None
         if not full or self.recipe.tuning.trains_base:
             return None
-
-        def measure() -> Drift:
-            with self.display.bar("measuring drift", drift_pieces(student)) as bar:
-                show = self.recorder.advance("evaluate", bar.advance)
-                return drift(Models(teacher=student, student=student), advance=show)
-
-        return processes.main_does(measure)
+        return self._drift(Models(teacher=student, student=student))
 
 
 def student_of(recipe: Recipe, head: str, labels: int) -> Reshaped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from instil.errors import ConfigError, DataFileError, InstilError
@@ -17,6 +18,7 @@ from instil.tasks.base import PatternTask
 from instil.tasks.classification import ClassificationTask
 from instil.tasks.files import ROWS, Files
 from instil.tasks.free_text import QuestionTask
+from instil.tasks.kept_texts import read_kept
 from instil.tasks.rows import Row, as_rows
 from instil.tasks.split import Drawn, draw_rows, held_out_rows, split
 
@@ -171,6 +173,11 @@ def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:
     found: dict[str, None] = {}
     for recipe in recipes:
         task = recipe.task
+        try:
+            if isinstance(recipe.keep.source, Path):
+                read_kept(recipe.keep.source)
+        except InstilError as error:
+            found[str(error)] = None
         if not task.local:
             continue
         own = isinstance(task, Files)

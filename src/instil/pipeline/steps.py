@@ -8,13 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from instil.evaluation.drift import drift, drift_pieces
 from instil.methods import METHODS, Method
+from instil.models.roles import Models
 from instil.models.source import resolve
 from instil.pipeline.rows import CellRows
+from instil.prompts.format import PromptFormat
 from instil.recipe.recipe import Recipe
 from instil.results.recovery import recovery_interval
 from instil.results.schema import (
     NO_MATTER,
+    Drift,
     Interval,
     MethodResult,
     PhaseCost,
@@ -24,6 +28,7 @@ from instil.results.schema import (
     SetScore,
     Training,
 )
+from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM, VERSION
 from instil.system.files import digest
@@ -79,6 +84,7 @@ class Steps(ABC, Generic[Taught, Trained]):
     Attributes:
         recipe: All settings.
         rows: Training and evaluation rows.
+        form: Prompt format.
         store: Folder with the predictions of teachers, shared by all cells of a study.
         recorder: Measures the cost of each phase.
         display: Shows progress.
@@ -86,6 +92,7 @@ class Steps(ABC, Generic[Taught, Trained]):
 
     recipe: Recipe
     rows: CellRows
+    form: PromptFormat
     store: Path
     recorder: Recorder
     display: Display
@@ -157,16 +164,31 @@ class Steps(ABC, Generic[Taught, Trained]):
             for name, value in settings["task"].items()
             if name not in self.recipe.task.content_fields()
         }
+        if isinstance(self.recipe.keep.source, Path):  # its content counts
+            del settings["keep"]["source"]
         context = self.rows.context
         return digest(
             {
                 "recipe": settings,
                 "rows": {name: facts.sha256 for name, facts in self.rows_facts().items()},
                 "context": context and context.digest(),
+                "keep": self.recipe.keep.digest(),
                 "models": self.fingerprints,
                 "version": [VERSION, ALGORITHM],
             }
         )
+
+    def _drift(self, models: Models) -> Drift:
+        """Measures how much the student has changed on unrelated text, in the main process."""
+        most = self.recipe.evaluation.drift_tokens
+
+        def measure() -> Drift:
+            pieces = drift_pieces(models.student, most=most)
+            with self.display.bar("measuring drift", pieces) as bar:
+                advance = self.recorder.advance("evaluate", bar.advance)
+                return drift(models, most=most, advance=advance)
+
+        return processes.main_does(measure)
 
     def rows_facts(self) -> dict[str, RowsFacts]:
         """Number and digest of the training rows and of each evaluation set."""

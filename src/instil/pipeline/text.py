@@ -12,7 +12,6 @@ from typing import Any, cast
 from transformers import set_seed
 
 from instil.evaluation.answers import answer, seconds_per_query
-from instil.evaluation.drift import drift, drift_pieces
 from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
@@ -22,18 +21,17 @@ from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
+from instil.pipeline.keeping import kept_texts
 from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rows import CellRows, Given, needs_gold
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.checks import Checks
-from instil.prompts.format import PromptFormat
 from instil.prompts.rendered import RenderedRows, Windows, completion_limit
 from instil.recipe.canonical import methods_of, reads_context, selection_of
 from instil.recipe.recipe import Recipe
 from instil.results.schema import (
     Checkpoint,
     Completions,
-    Drift,
     MethodResult,
     Prediction,
     SetScore,
@@ -85,7 +83,6 @@ class TextSteps(Steps[Taught | None, Trained]):
     """A cell with all rows rendered. All rows fit the windows of the models."""
 
     models: Models
-    form: PromptFormat
     learnt: RenderedRows
     validation: RenderedRows | None
     sets: list[tuple[EvaluationSet, RenderedRows]]
@@ -222,6 +219,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         watch = None
         if self.validation is not None:
             watch = Watch(network, self._checkpoint, folder / SCRATCH)
+        kept = kept_texts(self, lambda: student)
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
             report = trainer.train(
@@ -237,6 +235,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 ),
                 display=self.display,
                 online=self._teaching.online(lessons.pairs, self._objective),
+                kept=kept,
                 observe=watch.observe if watch else None,
                 at_steps=self.recipe.evaluation.at_steps,
                 curves=folder / callbacks.CURVES,
@@ -287,7 +286,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                         len(ids) for _, rows in self.sets for ids in rows.prompts(METHODS[name])
                     ),
                     seconds_per_query=self._seconds(name),
-                    drift=self._drift() if METHODS[name].learns else None,
+                    drift=self._drift(self.models) if METHODS[name].learns else None,
                 )
                 for name in names
             ]
@@ -318,7 +317,8 @@ class TextSteps(Steps[Taught | None, Trained]):
 
     @cached_property
     def _writer(self) -> Writer:
-        return Writer(self.recipe, self.models, self.form, self.store, self.recorder, self.display)
+        ending = self.form.ending
+        return Writer(self.recipe, self.models, ending, self.store, self.recorder, self.display)
 
     @property
     def _objective(self) -> Objective:
@@ -477,13 +477,6 @@ class TextSteps(Steps[Taught | None, Trained]):
         with self.models.adapter(on=method.learns is not None):
             prompts = self.sets[0][1].prompts(method)
             return processes.main_does(lambda: seconds_per_query(prompts, ask))
-
-    def _drift(self) -> Drift:
-        def measure() -> Drift:
-            with self.display.bar("measuring drift", drift_pieces(self.models.student)) as bar:
-                return drift(self.models, advance=self.recorder.advance("evaluate", bar.advance))
-
-        return processes.main_does(measure)
 
 
 def load_models(recipe: Recipe, display: Display) -> Models:

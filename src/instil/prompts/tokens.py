@@ -46,16 +46,23 @@ class Tokens:
     ) -> None:
         self.tokenizer = tokenizer
         self._before, self._after = self._around()
-        self._line_break = self._bare("\n")
+        self.line_break = self._bare("\n")
         # SentencePiece puts a space before a text, and takes it away when it decodes.
-        self._adds_space = self._bare("\na") != self._line_break + self._bare("a")
-        self._takes_space = self._adds_space and tokenizer.decode(self._line_break) == "\n"
+        self._adds_space = self._bare("\na") != self.line_break + self._bare("a")
+        self._takes_space = self._adds_space and tokenizer.decode(self.line_break) == "\n"
         control = {
             number: token for number, token in self._control(ends, template) if token not in own
         }
         self._control_ids = set(control)
         longest_first = sorted(control.values(), key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @property
+    def start(self) -> list[int]:
+        """The token ids that stand before a text, at least one."""
+        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        marks = [[int(number)] for number in known if number is not None]
+        return next(filter(None, [self._before, *marks]), self.line_break)
 
     def spells(self, text: str) -> str | None:
         """The first control token that a text from data spells; None if there is none."""
@@ -115,7 +122,7 @@ class Tokens:
 
     def text(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of token ids inside a text: a space at its start is not lost."""
-        anchor = self._line_break if self._takes_space else []
+        anchor = self.line_break if self._takes_space else []
         text = str(
             self.tokenizer.decode(
                 [*anchor, *ids],
@@ -136,8 +143,8 @@ class Tokens:
         if control:
             return self._split(piece)
         if self._adds_space and piece:
-            after, count = self._bare("\n" + piece), len(self._line_break)
-            if after[:count] == self._line_break:
+            after, count = self._bare("\n" + piece), len(self.line_break)
+            if after[:count] == self.line_break:
                 return after[count:]
         return self._bare(piece)
 

@@ -15,7 +15,7 @@ from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA
 from instil.recipe.recipe import Recipe, default_names
-from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
+from instil.recipe.sections import Demonstrations, Evaluation, Keep, Student, Teacher, Training
 from instil.results.schema import NO_MATTER
 from instil.system.environment import ALGORITHM, VERSION
 from instil.system.files import digest, sampled_digest
@@ -85,6 +85,7 @@ def effective(recipe: Recipe) -> Recipe:
     evaluation: dict[str, object] = {"baselines": tuple(names[1:])}
     reset: dict[str, object] = {}
     if method.learns is None:
+        evaluation["drift_tokens"] = Evaluation().drift_tokens
         reset |= {"tuning": LoRA(), "training": Training()}
         # With a context, the validation rows matter: demonstrations are drawn from the others.
         if not reads_context(recipe):
@@ -92,6 +93,10 @@ def effective(recipe: Recipe) -> Recipe:
     if recipe.evaluation.at_steps is None:
         evaluation["validation_rows"] = Evaluation().validation_rows
     reset["evaluation"] = recipe.evaluation.model_copy(update=evaluation)
+    if method.learns != "targets" or not recipe.keep.on:
+        reset["keep"] = Keep(source="none")
+    elif recipe.keep.source != "self":
+        reset["keep"] = recipe.keep.model_copy(update={"rows": Keep().rows})
     if method.learns != "targets":
         reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
     if not asks_teacher:
@@ -180,6 +185,7 @@ def cell_digest(recipe: Recipe) -> str:
         ],
         "recipe": recipe.model_dump(mode="json", exclude=NO_MATTER),
         "task": recipe.task.digest(),
+        "keep": recipe.keep.digest(),
         "version": [VERSION, ALGORITHM],
     }
     return digest(identity)[:8]

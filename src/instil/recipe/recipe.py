@@ -24,6 +24,7 @@ from instil.recipe.problems import problem, unread
 from instil.recipe.sections import (
     Demonstrations,
     Evaluation,
+    Keep,
     Prompt,
     Section,
     Student,
@@ -60,6 +61,7 @@ class Recipe(Section):
     )
     tuning: Tuning = LoRA()
     training: Training = Training()
+    keep: Keep = Keep()
     evaluation: Evaluation = Evaluation()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,7 +20,7 @@ from instil.report.analysis import Analysis, Comparison, SetFacts, analyse
 from instil.report.browser import MOST_LABELS, browse, matrices
 from instil.report.export import to_csv, to_latex, to_markdown
 from instil.report.figures import sketches
-from instil.report.groups import NEAR, SOLVED
+from instil.report.groups import NEAR, SOLVED, mean_of
 from instil.report.numerals import (
     NBSP,
     count,
@@ -303,13 +304,24 @@ def _fidelity(
 
 
 def _drift(found: Comparison) -> Reading:
-    tokens = max(c.result.drift.tokens for c in found.student.cells if c.result.drift)
+    measured = [cell.result.drift for cell in found.student.cells if cell.result.drift]
+    remark = f"On {count(max(one.tokens for one in measured), 'token')} of unrelated text."
+    same = mean_of(one.same_top for one in measured)
+    if same is not None:
+        kinds = ", ".join(
+            f"{kind} {whole_percent(fmean(one.kinds[kind].same_top for one in measured))}"
+            for kind in measured[0].kinds
+        )
+        remark += (
+            f" The likeliest next token is still the same at {whole_percent(same)} of the "
+            f"positions ({kinds})."
+        )
     return Reading(
         name="Drift",
         before="",
         after=number(found.student.drift or 0),
         unit="nats per token",
-        remark=f"On {count(tokens, 'token')} of unrelated text.",
+        remark=remark,
         meaning="How much training changed the model’s predictions on text that is not about "
         f"the task. 0 means no change. A good value is below {NOTICEABLE_DRIFT}, which is about 10 % "
         "more perplexity on text from the base model.",

@@ -1,11 +1,11 @@
-"""The gate on recovery: whether a student is good enough to replace its context."""
+"""The gates: whether a student is good enough to replace its context, and keeps the rest."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal, get_args
 
-from instil.errors import ConfigError, RecoveryError, did_you_mean
+from instil.errors import ConfigError, DriftError, RecoveryError, did_you_mean
 from instil.results.schema import Results
 
 Bound = Literal["upper", "estimate", "lower"]
@@ -27,12 +27,7 @@ def check_gate(least: float, bound: str, *, name: str = "min_recovery") -> Bound
     Raises:
         ConfigError: the lowest recovery is not a finite number, or the bound is unknown.
     """
-    if not math.isfinite(least):
-        raise ConfigError(
-            f"{name} is not a finite number",
-            got=str(least),
-            allowed="a finite number, such as 0.9",
-        )
+    _check_finite(least, name, 0.9)
     for known in BOUNDS:
         if bound == known:
             return known
@@ -79,6 +74,55 @@ def check_recovery(results: Results, least: float, bound: Bound = "upper") -> No
             got=f"recovery {recovery:.3f}{spread}",
             allowed=allowed,
             mend="give more inputs or more steps; the report shows the different answers",
+        )
+
+
+def check_drift(results: Results, most: float) -> None:
+    """Raises an error if the student has changed too much on unrelated text.
+
+    Args:
+        results: Results of a run.
+        most: The highest drift to accept, KL(base || student) in nats per token.
+
+    Raises:
+        ConfigError: `most` is not a finite number, or negative.
+        DriftError: the drift is higher, or was not measured.
+    """
+    check_most(most)
+    drift = results.methods[0].drift
+    allowed = f"at most {most:g} nats per token"
+    if drift is None:
+        raise DriftError("drift was not measured", allowed=allowed, mend="use an adapter")
+    if drift.kl_to_base > most:
+        raise DriftError(
+            "the student has changed too much on unrelated text",
+            got=f"drift {drift.kl_to_base:.3f}",
+            allowed=allowed,
+            mend="keep more (keep.weight, keep.share); the report shows which kinds of text changed",
+        )
+
+
+def check_most(most: float, *, name: str = "max_drift") -> None:
+    """Checks the setting of the gate on drift.
+
+    Args:
+        most: The highest drift to accept.
+        name: What the user calls it.
+
+    Raises:
+        ConfigError: it is not a finite number, or negative.
+    """
+    _check_finite(most, name, 0.05)
+    if most < 0:
+        raise ConfigError(f"{name} is negative", got=f"{most:g}", allowed="0 or more")
+
+
+def _check_finite(value: float, name: str, example: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"{name} is not a finite number",
+            got=str(value),
+            allowed=f"a finite number, such as {example:g}",
         )
 
 

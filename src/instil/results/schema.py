@@ -32,7 +32,7 @@ NO_MATTER: Any = {
     "evaluation": {"batch_size"},
 }
 """Settings of a recipe that do not change its results: section -> keys."""
-SPENT: tuple[Phase, ...] = ("generate", "teach", "train")
+SPENT: tuple[Phase, ...] = ("generate", "teach", "keep", "train")
 """The phases whose cost is needed to make a student."""
 
 Domain = Literal["in", "out"]
@@ -128,11 +128,27 @@ class SetScore(Strict):
     )
 
 
+class KindDrift(Strict):
+    """How much a student has changed on one kind of text."""
+
+    kl_to_base: float = Field(description="KL(base || student), in nats per token.")
+    same_top: float = Field(
+        description="Share of positions where both expect the same token as the likeliest."
+    )
+    tokens: int = Field(description="Number of tokens in this text.")
+
+
 class Drift(Strict):
     """How much a student has changed on text that is unrelated to the task."""
 
     kl_to_base: float = Field(description="KL(base || student), in nats per token.")
+    same_top: float | None = Field(
+        None,
+        description="Share of positions where base and student expect the same token as the "
+        "likeliest. null: it was not measured.",
+    )
     tokens: int = Field(description="Number of tokens in this text.")
+    kinds: dict[str, KindDrift] = Field({}, description="The same by kind of text.")
 
 
 class MethodResult(Strict):
@@ -186,7 +202,8 @@ class Training(Strict):
     trainable_parameters: int = Field(description="Number of trained parameters.")
     trainable_share: float = Field(description="Their share of all parameters of the student.")
     loss: list[tuple[int, float]] = Field(
-        description="Pairs of a step and the mean loss (per row or token) since the previous pair."
+        description="Pairs of a step and the mean loss (per row or token) since the previous pair; with "
+        "kept texts, plus keep.weight times their mean loss."
     )
     checkpoints: list[Checkpoint] = Field(
         [], description="Free text only. Checkpoints that evaluation.at_steps asks for."

@@ -48,7 +48,8 @@ def read_rows(path: str | Path, *, need_output: bool) -> list[Row]:
         FieldError: a row has no `input` or no needed `output`, or the field is empty.
     """
     rows = make_rows(
-        read_fields(Path(path)), lambda fields, where: _row(fields, where, need_output=need_output)
+        read_fields(Path(path)),
+        lambda fields, where: row_of(fields, where, need_output=need_output),
     )
     if not rows:
         raise DataFileError(f"{path} contains no rows", mend="add at least one row")
@@ -113,7 +114,7 @@ def as_rows(
         )
     made = make_rows(
         ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1)),
-        lambda row, where: _row(_fields(row, where), where, need_output=need_output),
+        lambda row, where: row_of(_fields(row, where), where, need_output=need_output),
     )
     if not made:
         raise DataFileError(f"no rows are given for {name}", mend="add at least one row")
@@ -184,9 +185,21 @@ def _fields(row: object, where: str) -> Fields:
     )
 
 
-def _row(fields: Fields, where: str, *, need_output: bool) -> Row:
+def row_of(fields: Fields, where: str, *, need_output: bool, input: str = "input") -> Row:
+    """Makes a row of a record.
+
+    Args:
+        fields: The record.
+        where: Its place, for error messages.
+        need_output: Whether it must have an output.
+        input: Name of the field that is the row's input.
+
+    Raises:
+        FieldError: a field is missing, empty or no text.
+        DataFormatError: a text contains half a character.
+    """
     values: dict[str, str] = {}
-    for field in ("input", "output"):
+    for field in (input, "output"):
         if field == "output" and not need_output and is_missing(fields.get(field)):
             continue
         value = needed(fields, field, where)
@@ -205,4 +218,4 @@ def _row(fields: Fields, where: str, *, need_output: bool) -> Row:
             )
         check_characters(value, f"{where}: the field {field!r}")
         values[field] = value
-    return Row(values["input"], values.get("output"))
+    return Row(values[input], values.get("output"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from instil.models.generate import Decoding, Generated, completed
+from instil.models.generate import Decoding, Ending, Generated, completed
 from instil.models.roles import Models
-from instil.prompts.format import PromptFormat
 from instil.prompts.rendered import RenderedRows
 from instil.recipe.recipe import Recipe
 from instil.system import processes
@@ -29,7 +28,7 @@ class Writer:
     Attributes:
         recipe: Settings of the completions and their folder.
         models: Teacher and student.
-        form: Prompt format.
+        ending: What ends a completion.
         store: Folder of the files if the recipe sets none.
         recorder: Counts their cost.
         display: Shows progress.
@@ -37,7 +36,7 @@ class Writer:
 
     recipe: Recipe
     models: Models
-    form: PromptFormat
+    ending: Ending
     store: Path
     recorder: Recorder
     display: Display
@@ -66,7 +65,7 @@ class Writer:
                 seed=self.recipe.seed * settings.samples + sample,
                 batch_size=self.recipe.evaluation.batch_size,
             )
-            made = self._stored(rows, decoding)
+            made = self.stored(rows.teacher_prompts, decoding)
             truncated += sum(not completion.finished for completion in made)
             learnt += [(n, completion.ids) for n, completion in enumerate(made)]
         if truncated:
@@ -79,20 +78,31 @@ class Writer:
     def held_out(self, rows: RenderedRows, *, max_new_tokens: int) -> list[list[int]]:
         """The teacher's greedy completions of held-out rows, in token ids."""
         decoding = Decoding(max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
-        return [completion.ids for completion in self._stored(rows, decoding)]
+        return [completion.ids for completion in self.stored(rows.teacher_prompts, decoding)]
 
-    def _stored(self, rows: RenderedRows, decoding: Decoding) -> list[Generated]:
+    def stored(
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        *,
+        what: str = "teacher writes completions",
+    ) -> list[Generated]:
         """The teacher's completions, read from the disk as far as they were generated before.
 
         If another run is writing them, this waits for it. All processes of a launch must call this.
+
+        Args:
+            prompts: Full prompts, in token ids.
+            decoding: Greedy or sampled decoding, and its limits.
+            what: Text for the progress bar.
         """
-        model, form = self.models.teacher, self.form
+        model, ending = self.models.teacher, self.ending
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
-        ends = [form.end_ids, form.stop, decoding.max_new_tokens]
+        ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
         made_by = [ALGORITHM, model.fingerprint, model.dtype]
-        asked = digest_ids([*made_by, *drawn, *ends], rows.teacher_prompts)
+        asked = digest_ids([*made_by, *drawn, *ends], prompts)
         folder = self.recipe.teacher.store or self.store
-        journal, count = Journal(folder, f"completions-{asked[:32]}"), len(rows.teacher_prompts)
+        journal, count = Journal(folder, f"completions-{asked[:32]}"), len(prompts)
 
         def begin() -> Written:
             found = journal.read()
@@ -106,7 +116,7 @@ class Writer:
             if len(found.completions) == count:
                 self.recorder.reused.add("generate")
             else:
-                self._write(rows, decoding, journal, found.completions)
+                self._write(prompts, decoding, journal, found.completions, what)
                 processes.wait()
                 found = processes.main_does(journal.read)
         # The stored cost is that of all processes, so only the main process counts it. It is all
@@ -116,21 +126,25 @@ class Writer:
         return [found.completions[number] for number in range(count)]
 
     def _write(
-        self, rows: RenderedRows, decoding: Decoding, journal: Journal, known: Collection[int]
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        journal: Journal,
+        known: Collection[int],
+        what: str,
     ) -> None:
         """Generates the completions that are missing, each process its share."""
-        prompts = rows.teacher_prompts
         mine = processes.share(len(prompts))
         there = {place for place, number in enumerate(mine) if number in known}
         with (
             self.models.adapter(on=False),
-            self.display.bar("teacher writes completions", len(mine)) as bar,
+            self.display.bar(what, len(mine)) as bar,
         ):
             bar.advance(len(there))
             batches = completed(
                 self.models.teacher,
                 Computed.picked(prompts, mine),
-                self.form.ending,
+                self.ending,
                 decoding,
                 numbers=mine,
                 known=there,

@@ -84,12 +84,29 @@ class Part:
         sequences: The prompts and completions of the batch, in token ids.
         targets: For the completions; None if the loss needs no targets.
         teacher: The same completions for an online teacher; None without an online teacher.
+        kept: The kept texts at the end of the batch; None if it has none.
     """
 
     batch: Batch
     sequences: list[tuple[list[int], list[int]]]
     targets: Any
     teacher: list[Batch] | None
+    kept: KeptTokens | None = None
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """The completion tokens of kept texts in a part. They come after those of its lessons.
+
+    Attributes:
+        start: Number of completion tokens before them.
+        weight: Weight of each of them in the loss of a batch.
+        targets: The base's predictions.
+    """
+
+    start: int
+    weight: float
+    targets: Any
 
 
 class Together(StrEnum):
@@ -137,8 +154,16 @@ class Collator:
         packed = together is Together.PACKED
         self.on_processor = packed and not masked and not torch.accelerator.is_available()
 
-    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """The parts of this process's share of a batch; labels only give the number of terms."""
+    def __call__(
+        self, numbers: Sequence[int], texts: Sequence[Lesson] = (), weight: float = 0.0
+    ) -> dict[str, Any]:
+        """The parts of this process's share of a batch; labels only give the number of terms.
+
+        Args:
+            numbers: Numbers of the batch's lessons, over all processes.
+            texts: Kept texts of this process, which are added to the batch.
+            weight: Weight of each of their tokens.
+        """
         mine = numbers[processes.rank() :: processes.count()]
         # The last batch may be too short to give every process a row. A process without a row reads
         # a row with weight 0, because all processes must take part in every backward pass.
@@ -147,10 +172,14 @@ class Collator:
         # labels need no shift by one position.
         terms = torch.zeros(sum(row.terms for row in rows) if mine else 0, dtype=torch.long)
         lead = self._lead(rows)
+        *groups, last = ([rows[i] for i in group] for group in self._groups(rows, lead))
+        parts = [self._part(group, lead) for group in groups]
+        if not texts or self._fits(last, texts, lead):
+            parts.append(self._part(last, lead, texts, weight))
+        else:
+            parts += [self._part(last, lead), *self.alone(texts, weight)]
         return {
-            "parts": [
-                self._part([rows[i] for i in group], lead) for group in self._groups(rows, lead)
-            ],
+            "parts": parts,
             "weight": 1.0 if mine else 0.0,
             "labels": terms,
             "shift_labels": terms,
@@ -168,25 +197,68 @@ class Collator:
             return [[number] for number in range(len(rows))]
         if not self.on_processor:
             return [list(range(len(rows)))]
-        tokens = [sum(len(p) - lead + len(c) for p, c in row.sequences) for row in rows]
+        tokens = [_own_tokens(row, lead) for row in rows]
         return even_packs(tokens, most=max(1, PASS_TOKENS - lead))
 
-    def _part(self, rows: Sequence[Lesson], lead: int) -> Part:
+    def _fits(self, rows: Sequence[Lesson], texts: Sequence[Lesson], lead: int) -> bool:
+        """Whether kept texts go through the model together with these rows."""
+        if self.together is not Together.PACKED or self.masked or self.online is not None:
+            return False
+        tokens = lead + sum(_own_tokens(row, lead) for row in rows)
+        tokens += sum(_own_tokens(text, 0) for text in texts)
+        return tokens <= (PASS_TOKENS if self.on_processor else self.longest)
+
+    def alone(self, texts: Sequence[Lesson], weight: float) -> list[Part]:
+        """Kept texts in parts of their own.
+
+        Args:
+            texts: The texts.
+            weight: Weight of each of their tokens.
+        """
+        groups = self._groups(texts, 0)
+        if processes.count() > 1 and self.together is not Together.ALONE:
+            groups = [[*range(len(texts))]]  # under FSDP, all processes must make as many passes
+        return [self._part([], 0, [texts[i] for i in group], weight) for group in groups]
+
+    def _part(
+        self,
+        rows: Sequence[Lesson],
+        lead: int,
+        texts: Sequence[Lesson] = (),
+        weight: float = 0.0,
+    ) -> Part:
         sequences = [pair for row in rows for pair in row.sequences]
+        led, start = len(sequences), sum(len(completion) for _, completion in sequences)
+        sequences += [pair for text in texts for pair in text.sequences]
         prompts, completions = zip(*sequences, strict=True)
         fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
         if self.together is Together.ALONE:
             batch = alone(*sequences[0])
         elif self.together is Together.PACKED and fits:
             multiple = LENGTHS if self.on_processor else 1
-            batch = pack(prompts, completions, masked=self.masked, multiple=multiple, lead=lead)
+            batch = pack(
+                prompts, completions, masked=self.masked, multiple=multiple, lead=lead, led=led
+            )
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]
         teacher = None
-        if self.online is not None:
+        if self.online is not None and rows:
             teacher = self.online.collate([row.teacher_prompt or [] for row in rows], completions)
-        return Part(batch, sequences, type(targets[0]).cat(targets) if targets else None, teacher)
+        kept = None
+        if texts:
+            kept = KeptTokens(start, weight, _joined([text.targets for text in texts]))
+        return Part(batch, sequences, _joined(targets), teacher, kept)
+
+
+def _own_tokens(row: Lesson, lead: int) -> int:
+    return sum(len(prompt) - lead + len(completion) for prompt, completion in row.sequences)
+
+
+def _joined(targets: Sequence[Any]) -> Any:
+    """Targets of several rows as one; None if there are none."""
+    known = [one for one in targets if one is not None]
+    return type(known[0]).cat(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -206,6 +278,7 @@ def proven_collator(
     batch_size: int,
     pad_id: int,
     online: HiddenStates | None,
+    texts: Sequence[Lesson] = (),
 ) -> Collator:
     """The fastest collator whose batches the student reads as it reads each lesson alone.
 
@@ -215,6 +288,7 @@ def proven_collator(
         batch_size: Lessons of a batch.
         pad_id: Fills masked positions.
         online: An online teacher, if there is one.
+        texts: Kept texts that are added to a batch.
 
     Raises:
         TuningError: lessons of several sequences must be read together, and the student cannot.
@@ -227,7 +301,8 @@ def proven_collator(
     for together in (Together.PACKED, Together.PADDED):
         packed = together is Together.PACKED
         if (not packed or packable(student)) and all(
-            _right(student, batch, together, masked=masked, pad_id=pad_id) for batch in batches
+            _right(student, batch, together, masked=masked, pad_id=pad_id, texts=texts)
+            for batch in batches
         ):
             break
     else:
@@ -249,18 +324,23 @@ def _right(
     *,
     masked: bool,
     pad_id: int,
+    texts: Sequence[Lesson],
 ) -> bool:
     """Whether the student reads these lessons together as it reads each alone.
 
     A pack that does not fit is padded. Then these lessons must be right when they are padded, and
     some of them when they are packed.
     """
-    trials = [_Trial([lengthened(*pair) for pair in row.sequences]) for row in lessons]
+    trials, added = (
+        [_Trial([lengthened(*pair) for pair in row.sequences]) for row in rows]
+        for rows in (lessons, texts)
+    )
     collator = Collator(trials, pad_id, together=together, masked=masked, online=None)
-    parts = collator(range(len(trials)))["parts"]
-    if together is Together.PACKED and any(len(part.batch.input_ids_BL) > 1 for part in parts):
+    parts = collator(range(len(trials)), added)["parts"]
+    of_lessons = [part for part in parts if part.kept is None or part.kept.start]
+    if together is Together.PACKED and any(len(part.batch.input_ids_BL) > 1 for part in of_lessons):
         fewer = lessons[: len(lessons) // 2]
-        right = partial(_right, student, masked=masked, pad_id=pad_id)
+        right = partial(_right, student, masked=masked, pad_id=pad_id, texts=texts)
         padded = len(fewer) > 1 and right(lessons, Together.PADDED)
         return padded and right(fewer, Together.PACKED)
     several = max(range(len(parts)), key=lambda n: len(parts[n].sequences))

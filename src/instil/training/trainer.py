@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from typing_extensions import override
 from instil.errors import ConfigError, LaunchError, NotFiniteLossError
 from instil.losses import Objective
 from instil.losses.base import Loss
+from instil.losses.forward_kl import ForwardKL
 from instil.losses.label_kl import LabelKL
 from instil.models.chunked import MOST_LOGITS, chunked, chunked_sum
 from instil.models.forward import completion_logits, output_embeddings, read
@@ -37,10 +39,12 @@ from instil.system import processes
 from instil.system.progress import Advance, Display
 from instil.training.branching import branch_collator
 from instil.training.callbacks import Curves, Interrupt, Observe, Saved, Show
-from instil.training.collation import HiddenStates, Lesson, Numbers, Part, proven_collator
+from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part, proven_collator
+from instil.training.keeping import KeepingCollator, Kept
 from instil.training.schedule import schedule
 
 STATE = "trainer_state.json"
+KEEPING = ForwardKL()  # the loss of kept texts
 CHECKPOINTS = 4  # per run; each holds only the adapter and its optimiser state
 
 
@@ -70,6 +74,7 @@ def train(
     advance: Advance,
     display: Display,
     online: HiddenStates | None = None,
+    kept: Kept | None = None,
     observe: Callable[[int], None] | None = None,
     at_steps: int | Sequence[int] | None = None,
     curves: Path | None = None,
@@ -92,6 +97,7 @@ def train(
         advance: Called to report progress.
         display: Shows progress.
         online: A teacher that runs during training, for losses of hidden states.
+        kept: Texts on which the student stays as its base is; None: there are none.
         observe: Called with the number of the step, with the student in evaluation mode.
         at_steps: When to call `observe`: every N steps, or at the listed steps. It is also called
             before the first step and after the last step.
@@ -120,10 +126,7 @@ def train(
             model=student,
             args=arguments,
             train_dataset=Numbers(len(rows)),
-            data_collator=branch_collator(student, rows, pad_id=pad_id)
-            or proven_collator(
-                student, rows, batch_size=settings.batch_size, pad_id=pad_id, online=online
-            ),
+            data_collator=_collator(student, rows, kept, settings, pad_id=pad_id, online=online),
             callbacks=[
                 Show(bar, advance),
                 interrupt,
@@ -181,6 +184,29 @@ def check(
             got=f"objective: {objective.name}",
             mend="start the processes without --use_fsdp",
         )
+
+
+def _collator(
+    student: PreTrainedModel | PeftModel,
+    rows: Sequence[Lesson],
+    kept: Kept | None,
+    settings: sections.Training,
+    *,
+    pad_id: int,
+    online: HiddenStates | None,
+) -> Callable[[Sequence[int]], dict[str, Any]]:
+    """Makes the batches, in the fastest way that the student reads right."""
+    texts = (
+        [] if kept is None else [kept.rows[n] for n in range(min(kept.per_batch, len(kept.rows)))]
+    )
+    proven = partial(proven_collator, student, pad_id=pad_id)
+    lessons: Collator | None = branch_collator(student, rows, pad_id=pad_id)
+    alone = None
+    if lessons is None:
+        lessons = proven(rows, batch_size=settings.batch_size, online=online, texts=texts)
+    elif kept is not None:
+        alone = proven(kept.rows, batch_size=kept.per_batch, online=None)
+    return lessons if kept is None else KeepingCollator(lessons, alone, kept)
 
 
 def _arguments(
@@ -292,7 +318,7 @@ class DistillationTrainer(Trainer):
         return total + self._step(model, last, count, inputs["weight"])
 
     def _step(self, model: Module, part: Part, count: Tensor | int, weight: float) -> Tensor:
-        loss = self._summed(model, part) / count * weight
+        loss = self._weighted(model, part, weight / count)
         self.advance(0, part.batch.tokens)
         if self.args.average_tokens_across_devices and isinstance(count, Tensor):
             loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
@@ -310,47 +336,77 @@ class DistillationTrainer(Trainer):
         self.accelerator.backward(loss)
         return loss.detach()
 
-    def _summed(self, model: Module, part: Part) -> Tensor:
-        """The loss summed over all terms of a part."""
-        objective = self.objective
-        if isinstance(objective, LabelKL):
-            return self._labels(model, part, objective)
-        if not (objective.by_position and self.chunks):
-            loss = self._whole(model, part)
-            if self.online is None:
+    def _weighted(self, model: Module, part: Part, weight: Tensor | float) -> Tensor:
+        """The loss of a part: the sum over its terms with their weights.
+
+        Args:
+            model: The student.
+            part: The part.
+            weight: Weight of each term of its lessons. Those of kept texts have their own.
+        """
+        objective, texts = self.objective, part.kept is not None
+        if isinstance(objective, LabelKL) and not texts:
+            return self._labels(model, part, objective) * weight
+        alone = part.kept is not None and part.kept.start == 0
+        if not (self.chunks and (objective.by_position or alone)):
+            loss = self._whole(model, part, weight)
+            if part.teacher is None:
                 return loss
             layers = read(model, part.batch, layers=True).layers
-            return loss + self._hidden(layers, part)
-        reading = read(model, part.batch, layers=objective.needs_hidden_states)
-        if objective.needs_logits and reading.head is None:  # the model caps or scales its logits
+            return loss + self._hidden(layers, part) * weight
+        reading = read(model, part.batch, layers=part.teacher is not None)
+        needs_logits = objective.needs_logits or texts
+        if needs_logits and reading.head is None:  # the model caps or scales its logits
             self.chunks = False
-            return self._summed(model, part)
-        if objective.needs_logits and reading.head is not None:
-            device = reading.hidden_ND.device
-            completion_N = part.batch.completion_N.to(device)
-            targets = part.targets.to(device) if part.targets else None
-            loss = chunked_sum(
-                reading.hidden_ND,
-                reading.head,
-                lambda logits_CV, start, end: objective(
-                    logits_CV, completion_N[start:end], targets and targets.part(start, end)
-                ),
-            )
+            return self._weighted(model, part, weight)
+        if needs_logits and reading.head is not None:
+            terms = self._terms(part, weight, reading.hidden_ND.device)
+            loss = chunked_sum(reading.hidden_ND, reading.head, terms)
         else:
             # Several processes wait for a gradient of every layer, even if no loss uses the layer.
             loss = reading.hidden_ND.sum() * 0
-        return loss + self._hidden(reading.layers, part) if self.online is not None else loss
+        if part.teacher is None:
+            return loss
+        return loss + self._hidden(reading.layers, part) * weight
+
+    def _terms(
+        self, part: Part, weight: Tensor | float, device: torch.device
+    ) -> Callable[[Tensor, int, int], Tensor]:
+        """Computes the weighted terms (C,) of a part's completion tokens from their logits (C, V)."""
+        completion_N = part.batch.completion_N.to(device)
+        targets = part.targets.to(device) if part.targets else None
+        kept, border = part.kept, len(completion_N)
+        if kept is not None:
+            border, base = kept.start, kept.targets.to(device)
+            kept_weight = kept.weight / self.current_gradient_accumulation_steps
+
+        def terms(logits_CV: Tensor, start: int, end: int) -> Tensor:
+            own, made = min(max(border - start, 0), end - start), []
+            if own:
+                whole = own == border
+                known = targets if whole or not targets else targets.part(start, start + own)
+                ids = completion_N[start : start + own]
+                made.append(self.objective(logits_CV[:own], ids, known) * weight)
+            if own < end - start:
+                ids, known = (
+                    completion_N[start + own : end],
+                    base.part(start + own - border, end - border),
+                )
+                made.append(KEEPING(logits_CV[own:], ids, known) * kept_weight)
+            return torch.cat(made)
+
+        return terms
 
     def _labels(self, model: Module, part: Part, objective: LabelKL) -> Tensor:
         """The loss of labels. Many logits are computed in chunks."""
         inner: Any = getattr(model, "module", model)
         outputs = len(cast(Tensor, output_embeddings(inner).weight))
         if not self.chunks or len(part.batch.completion_N) * outputs <= MOST_LOGITS:
-            return self._whole(model, part)
+            return self._whole(model, part, 1.0)
         reading = read(model, part.batch)
         if reading.head is None:
             self.chunks = False
-            return self._whole(model, part)
+            return self._whole(model, part, 1.0)
         targets = part.targets.to(reading.hidden_ND.device)
         kept_NK = chunked(
             reading.hidden_ND,
@@ -359,12 +415,15 @@ class DistillationTrainer(Trainer):
         )
         return objective.of_rows(kept_NK, targets).sum()
 
-    def _whole(self, model: Module, part: Part) -> Tensor:
-        """The loss of the logits, all computed at once."""
+    def _whole(self, model: Module, part: Part, weight: Tensor | float) -> Tensor:
+        """The weighted loss of the logits, all computed at once."""
         logits_NV = completion_logits(model, part.batch)
-        device = logits_NV.device
-        targets = part.targets.to(device) if part.targets else None
-        return self.objective(logits_NV, part.batch.completion_N.to(device), targets).sum()
+        if part.kept is None:
+            device = logits_NV.device
+            targets = part.targets.to(device) if part.targets else None
+            ids_N = part.batch.completion_N.to(device)
+            return self.objective(logits_NV, ids_N, targets).sum() * weight
+        return self._terms(part, weight, logits_NV.device)(logits_NV, 0, len(logits_NV)).sum()
 
     def _hidden(self, layers: list[Tensor], part: Part) -> Tensor:
         """The loss of hidden states."""

@@ -19,6 +19,7 @@ import pytest
 import typer
 from tests.conftest import save_tiny
 from tests.finished import method_result, results, run_results, score, write_run
+from tests.small import reused
 from typer.testing import CliRunner
 
 import instil.pipeline
@@ -218,6 +219,7 @@ def test_the_gate_reads_the_bound_that_is_named(
         (["--min-recovery", "nan"], "got: nan; allowed: a finite number, such as 0.9"),
         (["--min-recovery", "0.9", "--recovery-bound", "low"], "did you mean 'lower'?"),
         (["--recovery-bound", "lower"], "has no effect without --min-recovery"),
+        (["--max-drift", "inf"], "--max-drift is not a finite number; got: inf"),
     ],
 )
 def test_a_wrong_gate_is_refused_before_any_work(
@@ -231,6 +233,46 @@ def test_a_wrong_gate_is_refused_before_any_work(
     assert status == 2
     assert message in err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("some", "keep.share: Input should be a valid number"),
+        ("1", "keep.share: Input should be less than 1"),
+        ("0", "keep.share: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_share_is_refused_before_any_work(
+    command: dict[str, str],
+    share: str,
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    status, _, err = run(command, "--keep", share, capfd=capfd)
+    assert status == 2
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_keeps_texts_or_nothing(
+    command: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    computed = []
+    for share in ("0.3", "none"):
+        command["--output"] = str(tmp_path / share)
+        status, _, err = run(command, "--keep", share, "--max-drift", "0", capfd=capfd)
+        assert (status, "DriftError: the student has changed" in err) == (3, True)
+        results = results_of(command)
+        computed.append(results.phases["train"].tokens)
+        assert ("keep" in results.phases) == (share != "none")
+        drift = results.methods[0].drift
+        assert drift is not None
+        assert set(drift.kinds) == {"prose", "code", "sums", "languages", "chat", "tasks"}
+        card = (tmp_path / share / "adapter" / "README.md").read_text(encoding="utf-8")
+        assert f"At {100 * (drift.same_top or 0):.0f} % of the positions" in card
+    assert computed[0] > computed[1]
 
 
 def _without_template(tmp_path: Path) -> str:
@@ -385,7 +427,7 @@ def test_after_a_loss_that_is_not_finite_another_rate_uses_the_teacher_s_work(
     command["--learning-rate"] = "1e-3"
     command["--set"] = f"teacher.store={staged / SCRATCH / 'targets'}"
     assert run(command, capfd=capfd)[0] == 0
-    assert results_of(command).reused == ["generate", "teach"]
+    assert reused(results_of(command)) == ["generate", "teach"]
 
 
 def _written(staged: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import save_tiny
+from tests.small import reused
 from typer.testing import CliRunner
 
 from instil.cli import app
@@ -128,7 +129,7 @@ def test_a_study_of_word_problems_reads_what_was_built(
     taught = [cell for cell in cells if cell.method == "distillation"]
     assert (len(cells), len(taught)) == (3, 2)
     for cell in taught:
-        assert cell.reused == ["teach"]
+        assert reused(cell) == ["teach"]
         assert cell.phases["teach"].tokens == spent(store)["tokens"]
         assert cell.phases["teach"].wall_seconds == spent(store)["wall_seconds"]
     assert not list(study.glob("targets/*"))

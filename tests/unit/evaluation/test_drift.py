@@ -10,14 +10,24 @@ import pytest
 import torch
 from tests.small import models_of, nothing, plain_logits, target_rows, train_on
 
-from instil.evaluation.drift import DRIFT_WINDOW, drift, drift_pieces
+from instil.evaluation.drift import KINDS, LONGEST, SEPARATOR, drift, drift_pieces
 from instil.models.load import LanguageModel, load
 from instil.models.roles import Models
 
+ROOT = files("instil.evaluation") / "unrelated"
+MOST = 300
 
-def pieces(model: LanguageModel, window: int = DRIFT_WINDOW) -> list[list[int]]:
-    text = (files("instil.evaluation") / "unrelated.txt").read_text(encoding="utf-8")
-    return [model.tokenizer(part.strip())["input_ids"][:window] for part in text.split("\n\n")]
+
+def pieces(model: LanguageModel, window: int = LONGEST, most: int = MOST) -> list[list[int]]:
+    """The first pieces of each kind, until there are as many tokens as were asked for."""
+    found: list[list[int]] = []
+    for kind in KINDS:
+        tokens = 0
+        for piece in (ROOT / f"{kind}.txt").read_text(encoding="utf-8").strip().split(SEPARATOR):
+            if tokens < most:
+                found.append(model.tokenizer(piece)["input_ids"][:window])
+                tokens += len(found[-1])
+    return found
 
 
 def plain_kl(models: Models) -> float:
@@ -36,24 +46,28 @@ def test_drift_is_the_kl_to_the_student_s_own_base(
     llama: LanguageModel, model_folders: dict[str, Path], another: bool
 ) -> None:
     models, told = models_of(llama), list[tuple[int, int]]()
-    before = drift(models, advance=nothing)
+    before = drift(models, most=MOST, advance=nothing)
     assert before.kl_to_base == pytest.approx(0, abs=1e-6)
     train_on(models, target_rows(models), steps=10)
     if another:
         models = replace(models, teacher=load(str(model_folders["opt"]), dtype="float32"))
-    got = drift(models, advance=lambda count, tokens: told.append((count, tokens)))
+    got = drift(models, most=MOST, advance=lambda count, tokens: told.append((count, tokens)))
     expected = plain_kl(models)
     assert expected > 1e-3
     assert got.kl_to_base == pytest.approx(expected, rel=1e-3)
     read = pieces(models.student)
     assert got.tokens == before.tokens == sum(len(piece) - 1 for piece in read)
-    assert [count for count, _ in told] == [1] * drift_pieces(models.student) == [1] * len(read)
+    assert (
+        [count for count, _ in told]
+        == [1] * drift_pieces(models.student, most=MOST)
+        == [1] * len(read)
+    )
     assert sum(tokens for _, tokens in told) == 2 * got.tokens
 
 
 def test_a_piece_is_no_longer_than_the_model_s_window(llama: LanguageModel) -> None:
     student = models_of(llama).student
-    for window, read in ((40, 40), (None, DRIFT_WINDOW), (512, DRIFT_WINDOW)):
+    for window, read in ((40, 40), (None, LONGEST), (512, LONGEST)):
         one = replace(student, window=window)
-        got = drift(Models(one, one), advance=nothing)
+        got = drift(Models(one, one), most=MOST, advance=nothing)
         assert got.tokens == sum(len(piece) - 1 for piece in pieces(student, read))

@@ -313,6 +313,22 @@ def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) 
 
 
 @pytest.mark.usefixtures("each_attention")
+def test_sequences_that_begin_otherwise_stand_after_those_that_share_a_lead(
+    any_model: LanguageModel,
+) -> None:
+    shared = [5, 9, 7, 3]
+    prompts = [[*shared, 8], [*shared, 2, 6], [11], [4, 9], [12, 3, 5, 8, 9]]
+    completions = [[6, 2], [7], [2, 9, 3], [5, 5], [1]]
+    logits = []
+    for lead in (0, 1, 4):
+        batch = pack(prompts, completions, masked=False, multiple=4, lead=lead, led=2)
+        assert batch.tokens == sum(map(len, [*prompts, *completions])) - len(prompts) - lead
+        logits.append(completion_logits(any_model.network, batch).detach())
+    for once in logits[1:]:
+        torch.testing.assert_close(once, logits[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("each_attention")
 def test_a_lead_is_read_where_attention_is_fused_too() -> None:
     query, key, value = (part.requires_grad_() for part in drawn(4, 2))
     lead = LENGTHS[0]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import byte_tokenizer, save_tiny, tiny_llama
+from tests.small import reused
 
 from instil.errors import AlignmentError, TokenizerMismatchError, TuningError
 from instil.losses.label_kl import LabelTargets
@@ -217,6 +218,7 @@ def test_a_teacher_without_demonstrations_has_nothing_to_teach_itself(
             objective={"over": over},
             training=UNTRAINED,
             teacher={"top_k": 1000},
+            keep={"source": "none"},
         )
         check_sound(tmp_path, cell)
         assert cell.training is not None
@@ -230,8 +232,8 @@ def test_a_teacher_without_demonstrations_has_nothing_to_teach_itself(
 @pytest.mark.parametrize(
     ("settings", "closer"),
     [
-        ({"tuning": {"name": "lora"}}, 0.3),
-        ({"tuning": {"name": "full"}}, 0.3),
+        ({"tuning": {"name": "lora"}}, 0.4),
+        ({"tuning": {"name": "full"}}, 0.4),
         ({"objective": {"over": "vocabulary"}}, 0.6),
         ({"objective": {"over": "labels_and_mass"}}, 0.6),
         ({"prompt": {"format": "chat"}}, 0.3),
@@ -255,7 +257,7 @@ def test_a_student_imitates_its_teacher(
     losses = [
         loss for _, loss in cell.training.loss
     ]  # a step's own wobbles with the model's dropout
-    assert mean(losses[-10:]) < 0.5 * mean(losses[:10])
+    assert mean(losses[-10:]) < 0.7 * mean(losses[:10])  # kept texts cannot get nearer
     assert len(kl[0]) == len(kl[1]) == 2
     assert sum(kl[1]) < closer * sum(kl[0])
 
@@ -323,7 +325,7 @@ def test_cells_share_what_the_teacher_said(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run("distillation")
-    assert first.reused == []
+    assert reused(first) == []
     real = labels.load
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -331,23 +333,23 @@ def test_cells_share_what_the_teacher_said(
 
     monkeypatch.setattr(labels, "load", fail)
     second = run("distillation", tuning={"name": "bitfit"})
-    assert second.reused == ["teach"]
+    assert reused(second) == ["teach"]
     assert second.phases["teach"] == first.phases["teach"]
     assert second.teacher == first.teacher
     third = run("in_context")
-    assert third.reused == ["evaluate"]
+    assert reused(third) == ["evaluate"]
     without = [score.model_copy(update={"fidelity": None}) for score in third.methods[0].scores]
     assert without == first.teacher
     with pytest.raises(AssertionError, match="the teacher was loaded"):
         run("in_context", seed=1)
     monkeypatch.setattr(labels, "load", real)
-    assert run("in_context", seed=1).reused == []
+    assert reused(run("in_context", seed=1)) == []
 
 
 def test_what_is_computed_once_is_paid_once(run: Run) -> None:
     plain = run("distillation", demonstrations={"k": 2})
     calibrated = run("distillation", teacher={"calibration": "batch"}, demonstrations={"k": 4})
-    assert calibrated.reused == plain.reused == []
+    assert reused(calibrated) == reused(plain) == []
     assert calibrated.phases["teach"].steps == plain.phases["teach"].steps
 
 

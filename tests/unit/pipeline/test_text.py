@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import load_peft_weights
 from tests.conftest import save_tiny
-from tests.small import QUIET, SHOTS, write_gsm8k
+from tests.small import QUIET, SHOTS, reused, write_gsm8k
 from torch import Tensor
 
 from instil.errors import ConfigError
@@ -112,7 +112,7 @@ def test_a_cell_tells_what_there_is_to_tell(recipe: Settings, tmp_path: Path, me
             assert one.accuracy.n == 4
             assert (one.fidelity is not None) == (method == "distillation")
     phases = {"load", "evaluate"} | ({"train"} if learns else set())
-    assert set(cell.phases) == phases | ({"teach"} if method == "distillation" else set())
+    assert set(cell.phases) == phases | ({"teach", "keep"} if method == "distillation" else set())
     assert all(cost.wall_seconds > 0 for cost in cell.phases.values())
     lines = read_lines(Prediction, tmp_path / PREDICTIONS)
     assert [line.row for line in lines] == [*range(5), *range(3)]
@@ -158,12 +158,12 @@ def test_what_the_teacher_writes_is_written_once(
 ) -> None:
     """Cells that share a store learn the same answers, and each of them counts what they have cost."""
     first = run(recipe(*SAMPLED), tmp_path / "first", store=tmp_path / "store")
-    assert first.reused == []
+    assert reused(first) == []
     monkeypatch.setattr(completions, "completed", None)
     again = run(
         recipe(*SAMPLED, "training.max_steps=1"), tmp_path / "again", store=tmp_path / "store"
     )
-    assert again.reused == ["generate", "teach"]
+    assert reused(again) == ["generate", "teach"]
     for name in ("generate", "teach"):
         assert again.phases[name].tokens == first.phases[name].tokens > 0
     with pytest.raises(TypeError):  # other samples are other answers
@@ -396,10 +396,10 @@ def test_a_second_cell_reuses_the_teachers_part_and_tells_so(
 ) -> None:
     first = run(recipe(), tmp_path / "one", store=tmp_path / "store")
     second = run(recipe("tuning.r=2"), tmp_path / "two", store=tmp_path / "store")
-    assert (first.reused, second.reused) == ([], ["teach"])
+    assert (reused(first), reused(second)) == ([], ["teach"])
     assert second.phases["teach"] == first.phases["teach"]
     other = run(recipe("demonstrations.k=1"), tmp_path / "three", store=tmp_path / "store")
-    assert other.reused == []
+    assert reused(other) == []
 
 
 def test_a_teacher_may_write_what_is_learnt(recipe: Settings, tmp_path: Path) -> None:

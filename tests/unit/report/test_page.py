@@ -293,7 +293,8 @@ def test_fidelity_and_drift_are_read_with_their_meaning(run: Callable[..., Page]
         "zero-shot 31.2 % student 93.4 %",
         "62.2 points above zero-shot.",
         "Drift nats per token student 0.0410",
-        "On 2,048 tokens of unrelated text.",
+        "On 2,048 tokens of unrelated text. The likeliest next token is still the same at 93 % of the "
+        "positions (prose 91 %, code 95 %).",
         "A good value is below 0.1",
     ):
         assert said in words, said

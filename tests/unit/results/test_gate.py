@@ -1,4 +1,4 @@
-"""The gate on recovery."""
+"""The gates on recovery and on drift."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.finished import method_result, results, score
 
-from instil.errors import ConfigError, RecoveryError
-from instil.results.gate import BOUNDS, check_gate, check_recovery
-from instil.results.schema import Interval, Results
+from instil.errors import ConfigError, DriftError, RecoveryError
+from instil.results.gate import BOUNDS, check_drift, check_gate, check_recovery
+from instil.results.schema import Drift, Interval, Results
 
 
 def distilled(low: float | None = 0.7, high: float = 1.05, **more: Any) -> Results:
@@ -101,3 +101,22 @@ def test_an_unknown_bound_is_refused() -> None:
         ConfigError, match="unknown bound of recovery 'uper'; mend: did you mean 'upper'"
     ):
         check_gate(0.9, "uper")
+
+
+def test_a_student_that_changed_too_much_is_refused() -> None:
+    student = method_result("distillation", score(8))
+    moved = student.model_copy(update={"drift": Drift(kl_to_base=0.05, tokens=100)})
+    check_drift(results(moved), 0.05)
+    with pytest.raises(DriftError) as error:
+        check_drift(results(moved), 0.049)
+    assert str(error.value) == (
+        "the student has changed too much on unrelated text; got: drift 0.050; "
+        "allowed: at most 0.049 nats per token; mend: keep more (keep.weight, keep.share); "
+        "the report shows which kinds of text changed"
+    )
+    with pytest.raises(DriftError, match="not measured"):
+        check_drift(results(student.model_copy(update={"drift": None})), 1.0)
+    with pytest.raises(ConfigError, match="max_drift is not a finite number"):
+        check_drift(results(moved), math.nan)
+    with pytest.raises(ConfigError, match=r"max_drift is negative; got: -0\.1"):
+        check_drift(results(moved), -0.1)

@@ -50,7 +50,7 @@ def writer(models: Models, tmp_path: Path) -> Writes:
     def make(*changes: str, store: Path | None = None, display: Display = QUIET) -> Writer:
         recipe = Recipe.parse(override({"model": models.student.name}, changes))
         form, folder = form_of(models.teacher), store or tmp_path / "store"
-        return Writer(recipe, models, form, folder, Recorder(), display)
+        return Writer(recipe, models, form.ending, folder, Recorder(), display)
 
     return make
 
@@ -144,11 +144,11 @@ def test_another_question_has_another_answer(
     elif sampled:
         other = writer(*SAMPLED, "seed=1")
     elif change == "another context":
-        rows = RenderedRows.of("input", ROWS, plain.form, Context(instruction="Add."), gold=True)
+        rows = RenderedRows.of(
+            "input", ROWS, form_of(models.teacher), Context(instruction="Add."), gold=True
+        )
     else:
-        form = form_of(models.teacher)
-        form.stop = [";"]
-        other = replace(plain, form=form)
+        other = replace(plain, ending=replace(plain.ending, stop=[";"]))
     other.learnt(rows, max_new_tokens=limit)
     assert len(asked) == before + (2 if "samples" in change else 1)
 

@@ -78,7 +78,7 @@ def test_the_gradient_is_that_of_plain_forwards(
     one.objective, one.online, one.chunks = objective, None, True
     loss = torch.zeros(())
     for part in collator(range(len(rows)))["parts"]:
-        loss = loss + one._summed(network, part)
+        loss = loss + one._weighted(network, part, 1.0)
     loss.backward()
     got = gradients(network)
     network.zero_grad()

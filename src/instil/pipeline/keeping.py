@@ -1,0 +1,59 @@
+"""The texts that a cell keeps, ready for the training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instil.models.bundled import cache_folder
+from instil.models.load import LanguageModel
+from instil.pipeline.steps import Steps
+from instil.system import processes
+from instil.teacher.keeping import Keeper
+from instil.training.keeping import Kept
+
+FOLDER = "kept"
+
+
+def kept_texts(steps: Steps[Any, Any], base: Callable[[], LanguageModel]) -> Kept | None:
+    """The texts on which the student stays as its base is; None if the cell keeps nothing.
+
+    All processes of a launch must call this before the training.
+
+    Args:
+        steps: The cell.
+        base: Gives the student before training. An adapter on it is turned off.
+
+    Raises:
+        AlignmentError: a text of a file does not fit the model's window.
+        DataFormatError: a file cannot be read.
+        FieldError: a row of a file has neither a text nor an input.
+    """
+    recipe, keep = steps.recipe, steps.recipe.keep
+    if not keep.on or steps.method.learns != "targets":
+        return None
+    keeper = Keeper(recipe, base(), steps.form, _folder(steps), steps.recorder, steps.display)
+    lessons = keeper.lessons()
+    if lessons is None:
+        return None
+    return Kept(lessons, keep.per_batch(recipe.training.batch_size), keep.weight, recipe.seed)
+
+
+def _folder(steps: Steps[Any, Any]) -> Path:
+    """Where the texts are stored: for all runs, or for this one if that folder cannot be used.
+
+    The processes of a launch may be on several machines. They share only the folder of the targets.
+    """
+    usual = cache_folder() / FOLDER
+    own = (steps.recipe.teacher.store or steps.store) / FOLDER
+
+    def writable() -> bool:
+        try:
+            usual.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(usual, os.W_OK)
+
+    return usual if processes.count() == 1 and writable() else own

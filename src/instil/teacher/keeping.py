@@ -1,0 +1,169 @@
+"""Kept texts: text on which a student must stay as its base is, with the base's predictions.
+
+The base writes them itself, sampled at temperature 1: from the start of a text, from the start of
+a line, and as the user's turn of its own chat template. What a model writes freely is what it knows, so no other data
+is needed. The texts and their targets do not depend on the task. They are stored, and every run of
+the model with the same settings uses them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from instil.errors import ChatTemplateError, FieldError
+from instil.losses.forward_kl import ForwardKL
+from instil.methods import Phase
+from instil.models.generate import Decoding, Ending
+from instil.models.load import LanguageModel
+from instil.models.roles import Models
+from instil.prompts.format import PromptFormat
+from instil.prompts.pair import AlignedPair, check_window
+from instil.prompts.template import ChatTemplate
+from instil.recipe.recipe import Recipe
+from instil.recipe.sections import Keep, Teacher
+from instil.system.costs import Recorder
+from instil.system.progress import Display
+from instil.tasks.kept_texts import read_kept
+from instil.teacher.completions import Writer
+from instil.teacher.lessons import Lessons, Teaching
+
+_MARK = "instil"  # stands for what a user writes
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Makes the kept texts of a run.
+
+    Attributes:
+        recipe: All settings.
+        base: The student before training. An adapter on it is turned off.
+        form: Prompt format of the run.
+        folder: Where the texts and their targets are stored.
+        recorder: Counts the cost.
+        display: Shows progress.
+    """
+
+    recipe: Recipe
+    base: LanguageModel
+    form: PromptFormat
+    folder: Path
+    recorder: Recorder
+    display: Display
+
+    def lessons(self) -> Lessons | None:
+        """The texts with the base's predictions; None if the base cannot write any.
+
+        All processes of a launch must call this.
+
+        Raises:
+            AlignmentError: a text of a file does not fit the model's window.
+            DataFormatError: a file cannot be read.
+            FieldError: a row of a file has neither a text nor an input, or an output that the
+                prompt format does not allow.
+        """
+        keep = self.recipe.keep
+        pairs = self._of_file(keep.source) if isinstance(keep.source, Path) else self._own(keep)
+        if not pairs:
+            return None
+        # Texts that another run has stored say nothing about the rows of this run.
+        plain = self.recipe.model_copy(update={"teacher": Teacher(), "objective": ForwardKL()})
+        teaching = Teaching(plain, self._models, self._spent, self.display)
+        lessons = teaching.lessons(pairs, ForwardKL(), self.folder)
+        phases: tuple[Phase, ...] = ("generate", "teach")
+        for phase in phases:
+            self.recorder.put("keep", self._spent.spent(phase))
+        if "teach" in self._spent.reused:
+            self.recorder.reused.add("keep")
+        return lessons
+
+    @cached_property
+    def _spent(self) -> Recorder:
+        return Recorder()
+
+    @property
+    def _models(self) -> Models:
+        return Models(teacher=self.base, student=self.base)
+
+    def _own(self, keep: Keep) -> list[AlignedPair]:
+        """Texts that the base writes: as many from each start."""
+        window, rows = self.base.window or math.inf, self.base.rows or math.inf
+        starts = [ids for ids in self._starts() if 0 < len(ids) < window and max(ids) < rows]
+        if not starts:
+            self.display.warn("the model has no token to begin a text with, so no texts are kept")
+            return []
+        prompts = [starts[number % len(starts)] for number in range(keep.rows)]
+        tokens = int(min(keep.tokens, window - max(map(len, starts))))
+        decoding = Decoding(tokens, temperature=1.0, batch_size=self.recipe.evaluation.batch_size)
+        # Nothing ends a text: what follows the end of a turn is another turn.
+        written = self._written(prompts, Ending((), (), self.form.tokens.text), decoding)
+        return _pairs(prompts, written)
+
+    def _starts(self) -> list[list[int]]:
+        """What the base writes on from: the start of a text, of a line, and of a user's turn."""
+        tokens = self.form.tokens
+        starts = [tokens.start, [*tokens.start, *tokens.line_break]]
+        if self.base.tokenizer.chat_template:
+            with suppress(ChatTemplateError):  # a template that cannot be used
+                template = ChatTemplate(self.base.tokenizer, {})
+                turn = template.render(
+                    [{"role": "user", "content": _MARK}], generation_prompt=False
+                )
+                before, mark, _ = turn.partition(_MARK)
+                ids = tokens.ids(before, special=False)
+                starts += [ids] if mark and ids else []
+        return starts
+
+    def _of_file(self, path: Path) -> list[AlignedPair]:
+        """The user's texts. The base answers inputs without an output."""
+        form, tokens = self.form, self.form.tokens
+        prompts: list[list[int]] = []
+        completions: list[list[int] | None] = []
+        for number, row in enumerate(read_kept(path), 1):
+            try:
+                known = form.completion_ids(row) if row.input and row.output else None
+            except FieldError as error:
+                what = f"{path}, row {number}: {error.what}"
+                raise FieldError(what, got=error.got, mend=error.mend) from None
+            if not row.input:
+                known = tokens.ids(tokens.marked(row.output or ""), special=False)
+            prompts.append(form.prompt_ids(row.input) if row.input else tokens.start)
+            completions.append(known)
+            check_window(
+                len(prompts[-1]),
+                len(known or []) or self.recipe.keep.tokens,
+                self.base.window,
+                where=f"{path}, row {number}",
+                side="kept",
+                mend="shorten the text",
+            )
+        self.base.check_ids(prompts, where=f"the prompt of {path}, row")
+        self.base.check_ids([ids or [] for ids in completions], where=f"the text of {path}, row")
+        asked = [number for number, ids in enumerate(completions) if ids is None]
+        if asked:
+            tokens_each = self.recipe.keep.tokens
+            decoding = Decoding(tokens_each, batch_size=self.recipe.evaluation.batch_size)
+            answers = self._written([prompts[n] for n in asked], form.ending, decoding)
+            for number, ids in zip(asked, answers, strict=True):
+                completions[number] = ids
+        return _pairs(prompts, [ids or [] for ids in completions])
+
+    def _written(
+        self, prompts: Sequence[list[int]], ending: Ending, decoding: Decoding
+    ) -> list[list[int]]:
+        plain = self.recipe.model_copy(update={"teacher": Teacher()})
+        writer = Writer(plain, self._models, ending, self.folder, self._spent, self.display)
+        what = "base writes texts to keep"
+        return [made.ids for made in writer.stored(prompts, decoding, what=what)]
+
+
+def _pairs(prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[AlignedPair]:
+    """The same prompt for teacher and student."""
+    return [
+        AlignedPair(number, prompt, prompt, ids)
+        for number, (prompt, ids) in enumerate(zip(prompts, completions, strict=True))
+    ]
