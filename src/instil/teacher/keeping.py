@@ -1,9 +1,9 @@
 """Kept texts: text on which a student must stay as its base is, with the base's predictions.
 
 The base writes them itself, sampled at temperature 1: from the start of a text, from the start of
-a line, and as the user's turn of its own chat template. What a model writes freely is what it knows, so no other data
-is needed. The texts and their targets do not depend on the task. They are stored, and every run of
-the model with the same settings uses them again.
+a line, and as the user's turn of its own chat template. What a model writes freely is a sample of
+what it knows, so no other data is needed. The texts and their targets do not depend on the task.
+They are stored, and every run of the model with the same settings uses them again.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class Keeper:
         pairs = self._of_file(keep.source) if isinstance(keep.source, Path) else self._own(keep)
         if not pairs:
             return None
-        # Texts that another run has stored say nothing about the rows of this run.
-        plain = self.recipe.model_copy(update={"teacher": Teacher(), "objective": ForwardKL()})
-        teaching = Teaching(plain, self._models, self._spent, self.display)
+        teaching = Teaching(self._plain, self._models, self._spent, self.display)
         lessons = teaching.lessons(pairs, ForwardKL(), self.folder)
         phases: tuple[Phase, ...] = ("generate", "teach")
         for phase in phases:
@@ -84,6 +82,11 @@ class Keeper:
     @cached_property
     def _spent(self) -> Recorder:
         return Recorder()
+
+    @property
+    def _plain(self) -> Recipe:
+        """The recipe without what concerns the teacher of the rows, so that all runs share texts."""
+        return self.recipe.model_copy(update={"teacher": Teacher(), "objective": ForwardKL()})
 
     @property
     def _models(self) -> Models:
@@ -155,8 +158,7 @@ class Keeper:
     def _written(
         self, prompts: Sequence[list[int]], ending: Ending, decoding: Decoding
     ) -> list[list[int]]:
-        plain = self.recipe.model_copy(update={"teacher": Teacher()})
-        writer = Writer(plain, self._models, ending, self.folder, self._spent, self.display)
+        writer = Writer(self._plain, self._models, ending, self.folder, self._spent, self.display)
         what = "base writes texts to keep"
         return [made.ids for made in writer.stored(prompts, decoding, what=what)]
 
