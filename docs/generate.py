@@ -20,7 +20,8 @@ from instil.recipe.grid import RecipeFile
 from instil.report import read_study
 from instil.report.analysis import analyse
 from instil.report.groups import SetSummary
-from instil.results.schema import INDEX, RESULTS, Proportion, Results, SetScore, StudyIndex
+from instil.results.schema import INDEX, RESULTS, Results, StudyIndex
+from instil.results.scores import Proportion, SetScore
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = ROOT / "benchmarks/results"

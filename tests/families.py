@@ -413,11 +413,14 @@ def trained(
     )
     objective = ForwardKL()
     with tempfile.TemporaryDirectory() as scratch:
-        settings = sections.Training(batch_size=len(rows))
-        arguments = trainer._arguments(settings, 2, seed=0, folder=Path(scratch), resumable=False)
+        settings = sections.Training(batch_size=len(rows), max_steps=2)
+        course = trainer.Course.of(settings, len(rows))
+        arguments = trainer._arguments(
+            settings, course, seed=0, folder=Path(scratch), resumable=False
+        )
         ours = trainer.DistillationTrainer(
-            model=network, args=arguments, train_dataset=trainer.Numbers(len(rows)),
-            data_collator=collator, objective=objective, settings=settings,
+            model=network, args=arguments, train_dataset=trainer.Numbers(range(len(rows))),
+            data_collator=collator, objective=objective, course=course,
             advance=lambda a, b: None, online=None,
         )  # fmt: skip
         batch = collator(range(len(rows)))

@@ -13,19 +13,16 @@ from instil.results.schema import (
     PREDICTIONS,
     RESULTS,
     ContextFacts,
-    Drift,
-    Fidelity,
-    Interval,
     MethodResult,
     PhaseCost,
     Prediction,
     Results,
     SentPrompt,
-    SetScore,
     StudyIndex,
-    Training,
 )
+from instil.results.scores import Drift, Fidelity, Interval, SetScore
 from instil.results.statistics import proportion
+from instil.results.training import Training
 from instil.system.files import write_lines
 
 COST = PhaseCost(

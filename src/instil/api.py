@@ -16,6 +16,7 @@ from instil.prompts.context import Context, ContextPart
 from instil.recipe import changes, sections
 from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
+from instil.recipe.usual import usual
 from instil.results.comparison import averages, best
 from instil.results.gate import Bound, check_drift, check_recovery
 from instil.results.schema import (
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 """A recipe or a section of it, as a mapping."""
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-BASELINES = ("zero_shot", "in_context")
-"""The baselines that `distill` compares its student with, unless `evaluation` names others."""
 
 
 @dataclass(frozen=True, init=False)
@@ -279,7 +277,7 @@ def distill(
         student: Whether the trained weights are saved.
         objective: A loss, or a list of losses, which are added with their weights.
         tuning: Which weights are trained.
-        training: How the student is optimised.
+        training: How the student is optimised; by default until it learns no more.
         keep: Text on which the student stays as its base is.
         evaluation: How the student is evaluated; by default with zero-shot and in-context.
         dtype: Number format of the weights; `auto` measures which is fastest.
@@ -308,7 +306,7 @@ def distill(
         "tuning": tuning,
         "training": training,
         "keep": keep,
-        "evaluation": _with_baselines(evaluation),
+        "evaluation": evaluation,
     }
     recipe = Recipe.parse(
         {
@@ -316,7 +314,7 @@ def distill(
             "task": {"name": "files", "allow_overlap": allow_overlap},
             "dtype": dtype,
             "seed": seed,
-            **{name: value for name, value in chosen.items() if value is not None},
+            **usual({name: value for name, value in chosen.items() if value is not None}),
         }
     )
     from instil.pipeline.rows import Given, named_sets
@@ -476,17 +474,6 @@ def load(path: str | Path) -> Run | Study:
     elif not folder.is_dir():
         got = "a file" if folder.exists() else "no such folder"
     raise DataFileError(f"{folder} is not a finished run or a study", got=got, mend=mend)
-
-
-def _with_baselines(
-    evaluation: sections.Evaluation | Settings | None,
-) -> sections.Evaluation | Settings:
-    """Adds the baselines of `distill` to the section, if it names none."""
-    if isinstance(evaluation, sections.Evaluation):
-        if "baselines" in evaluation.model_fields_set:
-            return evaluation
-        return evaluation.model_copy(update={"baselines": BASELINES})
-    return {"baselines": list(BASELINES), **(evaluation or {})}
 
 
 def _by_time() -> Path:

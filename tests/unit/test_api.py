@@ -86,6 +86,7 @@ def test_distill_gives_its_rows_and_context_to_one_cell(
         {
             "model": "tiny",
             "task": {"name": "files", "allow_overlap": True},
+            "training": {"until": "plateau"},
             "evaluation": {"baselines": ["zero_shot", "in_context"]},
             "seed": 3,
         }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from instil.cli.gates import check, checked
 from instil.cli.options import (
     Debug,
     Overwrite,
@@ -27,7 +28,6 @@ from instil.system.disk import from_home
 
 if TYPE_CHECKING:
     from instil.api import Run
-    from instil.results.gate import Bound
     from instil.results.schema import MethodResult, Results
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
@@ -92,6 +92,14 @@ def distill(
             "the option with a NAME for each. Default: a fifth of the inputs is held out.",
         ),
     ] = [],  # noqa: B006 - typer reads the default; it is never changed
+    make_inputs: Annotated[
+        int | None,
+        _rows(
+            metavar="N",
+            help="Let the teacher write N more inputs like those that are given. For a few dozen "
+            "inputs or fewer.",
+        ),
+    ] = None,
     allow_overlap: Annotated[
         bool,
         _rows(
@@ -168,12 +176,14 @@ def distill(
     ] = None,
     epochs: Annotated[
         float | None,
-        _training(
-            help="Passes over the inputs. Default: as many as 60 steps need, but at least one."
-        ),
+        _training(help="Passes over the inputs. Default: until the student learns no more."),
     ] = None,
     max_steps: Annotated[
-        int | None, _training(help="Number of optimiser steps. Cannot be used with --epochs.")
+        int | None,
+        _training(
+            help="Number of optimiser steps. Cannot be used with --epochs. Default: until the "
+            "student learns no more."
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -238,7 +248,7 @@ def distill(
     3 recovery is below --min-recovery or unknown, or drift is above --max-drift.
     """
     with errors(debug):
-        bound = _gates(min_recovery, recovery_bound, max_drift)
+        bound = checked(min_recovery, recovery_bound, max_drift)
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
@@ -267,6 +277,7 @@ def distill(
             "objective": _given(name=objective, temperature=temperature),
             "tuning": _given(name="lora", r=lora_r),
             "training": _given(
+                make_inputs=make_inputs,
                 learning_rate=learning_rate,
                 epochs=epochs,
                 max_steps=max_steps,
@@ -279,10 +290,7 @@ def distill(
         run = _run(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             _print_run(run)
-            if min_recovery is not None:
-                run.check_recovery(min_recovery, bound)
-            if max_drift is not None:
-                run.check_drift(max_drift)
+            check(run, min_recovery, bound, max_drift)
 
 
 def demo(
@@ -337,15 +345,14 @@ def _run(
                 f"--set {change}: instil distill trains one adapter and has no grid",
                 mend="write a recipe with the task `files`, and use instil run",
             )
-    from instil.api import BASELINES
     from instil.pipeline.rows import Given
     from instil.recipe.grid import override
     from instil.recipe.recipe import Recipe
+    from instil.recipe.usual import usual
     from instil.system.progress import Display
     from instil.tasks.files import Files
 
-    settings = {**settings, "evaluation": {"baselines": list(BASELINES)}}
-    recipe = Recipe.parse(override(settings, changes))
+    recipe = Recipe.parse(usual(override(settings, changes)))
     if not isinstance(recipe.task, Files):
         raise ConfigError(
             f"task: instil distill runs only the task 'files' (got {recipe.task.name!r})",
@@ -412,7 +419,9 @@ def _summary(results: Results) -> str:
         change = "" if before is None else f"{before:.3f} -> "
         parts.append(f"KL to the teacher {change}{after:.3f} nats per token")
     if student.drift is not None:
-        parts.append(f"drift {student.drift.kl_to_base:.3f}")
+        same = student.drift.same_top
+        kept = "" if same is None else f" (same next token at {same:.0%} of other text)"
+        parts.append(f"drift {student.drift.kl_to_base:.3f}{kept}")
     return "; ".join(parts)
 
 
@@ -422,26 +431,6 @@ def _recovery(results: Results) -> str:
     interval = results.recovery_interval
     spread = f"{interval.low:.3f} – {interval.high:.3f}" if interval else "no interval"
     return f"{results.recovery:.3f} ({spread})"
-
-
-def _gates(least: float | None, bound: str | None, most: float | None) -> Bound:
-    """Checks `--min-recovery`, `--recovery-bound` and `--max-drift` before any work.
-
-    Raises:
-        ConfigError: one of them is wrong, or the bound has no value to reach.
-    """
-    from instil.results.gate import check_gate, check_most
-
-    if most is not None:
-        check_most(most, name="--max-drift")
-
-    if bound is not None and least is None:
-        raise ConfigError(
-            "--recovery-bound has no effect without --min-recovery",
-            got=bound,
-            mend="add --min-recovery, or leave the option out",
-        )
-    return check_gate(0 if least is None else least, bound or "upper", name="--min-recovery")
 
 
 def _kl(result: MethodResult | None) -> float | None:

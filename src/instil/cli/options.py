@@ -88,5 +88,6 @@ def _tell(error: InstilError, debug: bool) -> NoReturn:
         if prints and debug:
             traceback.print_exc()
         if prints:
-            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            told = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+            typer.echo("\n".join(told), err=True)
     sys.exit(error.exit_status)

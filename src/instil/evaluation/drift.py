@@ -10,7 +10,7 @@ from instil.evaluation.fidelity import beside, summed_kl
 from instil.models.load import LanguageModel
 from instil.models.reader import read_rows
 from instil.models.roles import Models
-from instil.results.schema import Drift, KindDrift
+from instil.results.scores import Drift, KindDrift
 from instil.system.progress import Advance
 
 KINDS = ("prose", "code", "sums", "languages", "chat", "tasks")

@@ -15,7 +15,7 @@ from instil.models.load import LanguageModel
 from instil.models.reader import Pass, Reader, read_rows
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
-from instil.results.schema import Fidelity
+from instil.results.scores import Fidelity
 from instil.system.progress import Advance
 
 

@@ -12,7 +12,8 @@ from instil.methods import MethodName
 from instil.models.label_reader import read_labels
 from instil.models.load import LanguageModel
 from instil.prompts.labels import HEAD, LabelTokens
-from instil.results.schema import Fidelity, Prediction, SetScore, SingleContext
+from instil.results.schema import Prediction
+from instil.results.scores import Fidelity, SetScore, SingleContext
 from instil.results.statistics import calibration_error, confusion, proportion
 from instil.system.progress import Advance
 from instil.tasks.split import EvaluationSet

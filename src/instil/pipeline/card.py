@@ -11,7 +11,8 @@ from instil.methods import METHODS
 from instil.models import bundled
 from instil.models.load import loader
 from instil.models.source import resolve
-from instil.results.schema import Proportion, Results
+from instil.results.schema import Results
+from instil.results.scores import Proportion
 
 
 def render(results: Results, *, example: str) -> str:

@@ -28,7 +28,9 @@ from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
 from instil.prompts.labels import HEAD, LabelTokens, check_prompts
 from instil.recipe.recipe import Recipe
-from instil.results.schema import Drift, MethodResult, Prediction, SingleContext, Training
+from instil.results.schema import MethodResult, Prediction
+from instil.results.scores import Drift, SingleContext
+from instil.results.training import Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display

@@ -16,18 +16,9 @@ from instil.pipeline.rows import CellRows
 from instil.prompts.format import PromptFormat
 from instil.recipe.recipe import Recipe
 from instil.results.recovery import recovery_interval
-from instil.results.schema import (
-    NO_MATTER,
-    Drift,
-    Interval,
-    MethodResult,
-    PhaseCost,
-    Prediction,
-    Results,
-    RowsFacts,
-    SetScore,
-    Training,
-)
+from instil.results.schema import NO_MATTER, MethodResult, PhaseCost, Prediction, Results, RowsFacts
+from instil.results.scores import Drift, Interval, SetScore
+from instil.results.training import Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM, VERSION

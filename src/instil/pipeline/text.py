@@ -18,10 +18,12 @@ from instil.methods import METHODS, MethodName
 from instil.models.generate import Decoding, generate
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
-from instil.pipeline.checkpoints import Watch
+from instil.pipeline.checkpoints import Watch, held_out
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
+from instil.pipeline.inputs import facts_of, with_made_inputs, write_made
 from instil.pipeline.keeping import kept_texts
+from instil.pipeline.predictions import predictions
 from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rows import CellRows, Given, needs_gold
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
@@ -29,23 +31,19 @@ from instil.prompts.checks import Checks
 from instil.prompts.rendered import RenderedRows, Windows, completion_limit
 from instil.recipe.canonical import methods_of, reads_context, selection_of
 from instil.recipe.recipe import Recipe
-from instil.results.schema import (
-    Checkpoint,
-    Completions,
-    MethodResult,
-    Prediction,
-    SetScore,
-    Training,
-)
+from instil.results.schema import MethodResult, Prediction
+from instil.results.scores import Completions, SetScore
 from instil.results.statistics import proportion
+from instil.results.training import Checkpoint, HeldOutLoss, Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks.files import ROWS, Files
 from instil.tasks.free_text import FreeText
 from instil.tasks.rows import Row
-from instil.tasks.split import EvaluationSet
+from instil.tasks.split import EvaluationSet, watched_rows
 from instil.teacher.completions import Writer
+from instil.teacher.inputs import Made
 from instil.teacher.lessons import Lessons, Teaching
 from instil.training import callbacks, trainer
 
@@ -58,11 +56,15 @@ class Taught:
 
     Attributes:
         lessons: Pairs with their targets.
+        held_out: Numbers of the lessons that are measured during training, and not learnt.
         truncated: Number of the teacher's completions that reached the length limit.
+        made: Inputs that the teacher wrote; None if none were asked for.
     """
 
     lessons: Lessons
+    held_out: list[int]
     truncated: int
+    made: Made | None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ class TextSteps(Steps[Taught | None, Trained]):
     @property
     def needed_bytes(self) -> int:
         """Space for the adapter, two checkpoints with optimiser states, and the largest targets."""
-        longest = len(self.learnt.rows) * self.recipe.teacher.samples * self.max_new_tokens
+        rows = len(self.learnt.rows) + self.recipe.training.make_inputs
+        longest = rows * self.recipe.teacher.samples * self.max_new_tokens
         selection = selection_of(self.recipe.teacher, self.recipe.objective)
         per_token = selection.token_bytes(self._teaching.vocabulary)
         stored = longest * per_token if self.recipe.objective.needs_targets else 0
@@ -199,26 +202,34 @@ class TextSteps(Steps[Taught | None, Trained]):
         """Lets the teacher write and score completions; None if the method does not train."""
         if self.method.learns is None:
             return None
-        rows, truncated = self.learnt, 0
+        (rows, made), truncated = with_made_inputs(self), 0
         if self.method.learns == "labels":
             completions = list(enumerate(rows.need_gold()))
         else:
-            completions, truncated = self._writer.learnt(rows, max_new_tokens=self.max_new_tokens)
+            completions, truncated = self.writer.learnt(rows, max_new_tokens=self.max_new_tokens)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
         pairs = rows.pairs(
             sorted(completions), Windows.of(self.models.teacher, self.models.student)
         )
-        return Taught(self._teaching.lessons(pairs, self._objective, self.store), truncated)
+        apart: set[int] = set()
+        if self.recipe.training.until:
+            apart = watched_rows(rows.rows, seed=f"{self.recipe.seed} held out")
+        held_out = [number for number, pair in enumerate(pairs) if pair.row in apart]
+        lessons = self._teaching.lessons(pairs, self._objective, self.store)
+        return Taught(lessons, held_out, truncated, made)
 
     def train(self, taught: Taught | None, folder: Path) -> Trained:
         """Trains the student and saves its weights."""
         assert taught is not None
         lessons, student = taught.lessons, self.models.student
         network: Any = student.network
-        watch = None
+        observe, judged, watched = None, None, None
         if self.validation is not None:
-            watch = Watch(network, self._checkpoint, folder / SCRATCH)
+            judged = Watch(network, Checkpoint, folder / SCRATCH)
+            observe = judged.observed(self._checkpoint)
+        elif taught.held_out:
+            watched = Watch(network, HeldOutLoss, folder / SCRATCH)
         kept = kept_texts(self, lambda: student)
         set_seed(self.recipe.seed)
         with self.recorder.phase("train"):
@@ -236,22 +247,31 @@ class TextSteps(Steps[Taught | None, Trained]):
                 display=self.display,
                 online=self._teaching.online(lessons.pairs, self._objective),
                 kept=kept,
-                observe=watch.observe if watch else None,
+                observe=observe,
                 at_steps=self.recipe.evaluation.at_steps,
+                held_out=held_out(watched, taught.held_out) if watched else None,
                 curves=folder / callbacks.CURVES,
                 saved=self.recorder.keep,
             )
+        learnt = [pair for n, pair in enumerate(lessons.pairs) if n not in taught.held_out]
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         training = Training(
-            rows=len(lessons),
-            tokens=sum(len(pair.completion) for pair in lessons.pairs),
+            rows=len(learnt),
+            tokens=sum(len(pair.completion) for pair in learnt),
             truncated_completions=taught.truncated,
+            made_inputs=facts_of(taught.made, self.recipe.training.make_inputs),
             steps=report.steps,
             trainable_parameters=trainable,
             trainable_share=trainable / sum(p.numel() for p in network.parameters()),
             loss=report.loss,
-            checkpoints=watch.keep_best() if watch else [],
+            checkpoints=judged.keep_best() if judged else [],
+            held_out_rows=len(taught.held_out),
+            held_out=watched.keep_best() if watched else [],
+            ended=report.ended,
         )
+        if taught.made is not None:
+            made = taught.made
+            processes.main_does(lambda: write_made(made, folder))
         models = self.models.made_whole(lambda: load_models(self.recipe, self.display))
         if self.recipe.student.save:
             trained: Any = models.student.network
@@ -269,7 +289,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         set_seed(self.recipe.seed)
         names = methods_of(self.recipe)
         scores: dict[MethodName, list[SetScore]] = {name: [] for name in names}
-        predictions: list[Prediction] = []
+        answered: list[Prediction] = []
         for _, rows in self.sets:
             self._completions(rows)  # the teacher writes before the phase `evaluate` begins
         with self.recorder.phase("evaluate"):
@@ -277,7 +297,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 judged = self._judge(held_out, rows, names)
                 for name, (score, lines) in judged.items():
                     scores[name].append(score)
-                    predictions += lines
+                    answered += lines
             methods = [
                 MethodResult(
                     method=name,
@@ -290,7 +310,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 )
                 for name in names
             ]
-        return Judged(methods, predictions, [])
+        return Judged(methods, answered, [])
 
     def facts(self, trained: Trained | None) -> dict[str, Any]:
         """Facts about the models, the prompt and the context."""
@@ -316,7 +336,8 @@ class TextSteps(Steps[Taught | None, Trained]):
         return Teaching(self.recipe, self.models, self.recorder, self.display)
 
     @cached_property
-    def _writer(self) -> Writer:
+    def writer(self) -> Writer:
+        """Lets the teacher write completions."""
         ending = self.form.ending
         return Writer(self.recipe, self.models, ending, self.store, self.recorder, self.display)
 
@@ -339,7 +360,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 found = ("gold", gold)
             elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
                 limit = self.max_new_tokens
-                found = ("teacher", self._writer.held_out(rows, max_new_tokens=limit))
+                found = ("teacher", self.writer.held_out(rows, max_new_tokens=limit))
             self._held_out[rows.name] = cast(Any, found)
         return self._held_out[rows.name]
 
@@ -431,27 +452,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         likelihood: Likelihood | None,
     ) -> tuple[SetScore, list[Prediction]]:
         right = self._right(rows, written)
-        lines = []
-        for number, (row, text, correct) in enumerate(zip(rows.rows, written, right, strict=True)):
-            gold = row.output and self.form.spoken(row.output)
-            expected = None if gold is None else self.task.result(gold)
-            predicted = self.task.result(text)
-            if correct and expected is not None:  # the same number may be written differently
-                predicted = expected
-            elif correct is False and predicted == expected:  # the answer lacks a required mark
-                predicted = ""
-            lines.append(
-                Prediction(
-                    set=held_out.name,
-                    row=number,
-                    method=name,
-                    input=row.input,
-                    expected=expected,
-                    predicted=predicted,
-                    correct=correct,
-                    text=text,
-                )
-            )
+        lines = predictions(self.task, self.form, held_out.name, rows.rows, name, written, right)
         counted = [outcome for outcome in right if outcome is not None]
         completions = self._completions(rows)
         score = SetScore(

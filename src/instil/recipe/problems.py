@@ -31,6 +31,8 @@ _UNREAD_WITH_LABELS = (
     "teacher.mass_per_draw",
     "teacher.store",
     "training.report_to",
+    "training.until",
+    "training.make_inputs",
     "evaluation.baselines",
     "evaluation.at_steps",
     "evaluation.validation_rows",

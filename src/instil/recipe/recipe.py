@@ -16,15 +16,17 @@ from pydantic import (
 
 from instil.errors import ConfigError
 from instil.losses import Objective
+from instil.losses.divergence import Divergence
 from instil.losses.forward_kl import ForwardKL
 from instil.losses.label_kl import LabelKL
-from instil.methods import MethodName
+from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA, Tuning
 from instil.recipe.problems import problem, unread
 from instil.recipe.sections import (
     Demonstrations,
     Evaluation,
     Keep,
+    KlShare,
     Prompt,
     Section,
     Student,
@@ -136,6 +138,26 @@ class Recipe(Section):
             raise ValueError(
                 f"evaluation.at_steps: training ends after step {last} (got {max(at_steps)}); "
                 "leave out this step, or raise training.max_steps"
+            )
+        if at_steps is not None and self.training.until is not None:
+            raise ValueError(
+                "evaluation.at_steps and training.until cannot both be set: each selects the best "
+                "weights in its own way"
+            )
+        gold = self.teacher.completions == "gold" or METHODS[self.method].learns == "labels"
+        if self.training.make_inputs and gold:
+            raise ValueError(
+                "training.make_inputs: inputs that the teacher writes have no gold outputs "
+                f"(got method {self.method}, teacher.completions {self.teacher.completions}); use "
+                "method: distillation and teacher.completions: teacher"
+            )
+        if isinstance(self.training.until, KlShare) and (
+            METHODS[self.method].learns == "labels" or not isinstance(self.objective, Divergence)
+        ):
+            raise ValueError(
+                "training.until: kl_share needs a loss that compares the student's distribution with "
+                f"the teacher's (got method {self.method}, objective {self.objective.name}); use "
+                "plateau, or objective: forward_kl"
             )
         if isinstance(self.objective, LabelKL):
             raise ValueError(

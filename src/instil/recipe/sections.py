@@ -13,6 +13,7 @@ from instil.tasks.source import file_digest
 
 # See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
 DEFAULT_STEPS = 60
+MOST_TIMES = 10  # how many times as many are taken at most with training.until
 
 FORMAT_KEYS = {
     "chat": ("chat_template_kwargs",),
@@ -226,6 +227,14 @@ class Student(Section):
     )
 
 
+class KlShare(Section):
+    """Training ends when the held-out loss has fallen to a share of what it was before."""
+
+    kl_share: float = Field(
+        gt=0, lt=1, description="Share of the loss on held-out rows before the training."
+    )
+
+
 class Training(Section):
     """How the student is optimised."""
 
@@ -235,6 +244,12 @@ class Training(Section):
         description="Number of training rows that the student learns from. null: 400, or half of a "
         "smaller training set. Not for the task `files`, which uses all inputs.",
     )
+    make_inputs: int = Field(
+        0,
+        ge=0,
+        description="Free text only. Number of further inputs that the teacher writes, because there "
+        "are few: more like those that are given. None is a near-copy of an evaluation row.",
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate after the warm-up.")
     epochs: float | None = Field(
         None, gt=0, le=1e6, description="Passes over the training rows. null: see max_steps."
@@ -242,8 +257,18 @@ class Training(Section):
     max_steps: int | None = Field(
         None,
         ge=1,
-        description="Number of optimiser steps. Cannot be set together with epochs. If both are "
-        "null: 60 steps, or one epoch if that is more.",
+        description="Number of optimiser steps; with until, their maximum. Cannot be set together "
+        "with epochs. If both are null: 60 steps, or one epoch if that is more.",
+    )
+    until: Literal["plateau"] | KlShare | None = Field(
+        None,
+        description="Free text only. A tenth of the rows is held out, and the loss on them is "
+        "measured every 10 steps. plateau: training ends when it no longer falls. {kl_share: 0.05}: "
+        "already when it has fallen to 5 % of what it was before. The best weights are kept. With "
+        "max_steps or epochs, training ends then at the latest, else after ten times 60 steps, or "
+        "ten epochs if that is more. With fewer than 20 rows, none is held out, and nothing is "
+        "measured. null: the number of steps is fixed. `instil distill` sets plateau if it is given "
+        "no number of steps.",
     )
     batch_size: int = Field(
         16, ge=1, description="Rows per forward pass, summed over all processes."
@@ -281,6 +306,11 @@ class Training(Section):
         if self.epochs is None:
             return max(DEFAULT_STEPS, one_pass)
         return math.ceil(self.epochs * one_pass)
+
+    def most_steps(self, rows: int) -> int:
+        """Returns the highest number of optimiser steps with `until`."""
+        fixed = self.steps(rows)
+        return fixed if self.max_steps or self.epochs else MOST_TIMES * fixed
 
 
 class Keep(Section):

@@ -10,7 +10,8 @@ from instil.methods import MethodName
 from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.paired import PairTest, paired_tests
 from instil.report.read import Marks, Study, read_marks
-from instil.results.schema import Completions, Domain, break_even
+from instil.results.schema import break_even
+from instil.results.scores import Completions, Domain
 
 
 @dataclass(frozen=True)

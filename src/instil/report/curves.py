@@ -9,8 +9,8 @@ from statistics import fmean as mean
 from instil.report.charts import Line, Panel, Pen, Point, Unit, line_chart
 from instil.report.drawing import Sketch
 from instil.report.groups import Group, mean_of
-from instil.results.schema import Checkpoint
 from instil.results.statistics import t_interval, wilson
+from instil.results.training import Checkpoint, HeldOutLoss
 
 AXIS = "optimiser steps"
 MOST_MARKERS = 40
@@ -148,9 +148,9 @@ def loss_curves(
     name: Callable[..., str],
     title: Callable[[str], str],
 ) -> Iterator[Sketch]:
-    """The training loss over steps: one line per group, averaged over seeds.
+    """The training loss over steps, and below it the loss on held-out rows if it was measured.
 
-    Different methods have different losses, so there is no figure for several methods.
+    There is one line per group, averaged over seeds. Different methods have different losses, so there is no figure for several methods.
 
     Args:
         groups: The groups; those without a recorded loss are left out.
@@ -158,13 +158,15 @@ def loss_curves(
         name: Makes the name of a figure from its parts.
         title: Makes the title of a figure from a text.
     """
-    lines = []
+    lines, held_out = [], []
     for group in groups:
         by_step: dict[int, list[float]] = {}
         for cell in group.cells:
             for step, loss in cell.training.loss if cell.training else []:
                 by_step.setdefault(step, []).append(loss)
         points = tuple(Point(step, mean(losses)) for step, losses in sorted(by_step.items()))
+        if measured := _held_out(group):
+            held_out.append(Line(group.label(without={"model"}), pen(group), measured))
         drawn = pen(group)
         if len(points) > MOST_MARKERS:
             drawn = Pen(drawn.ink, "", drawn.dash)
@@ -172,8 +174,24 @@ def loss_curves(
             lines.append(Line(group.label(without={"model"}), drawn, points))
     if lines and len({group.method for group in groups}) == 1:
         unit = "loss per token" if groups[0].written else "loss per row"
-        panel = Panel(unit, "quantity", tuple(lines))
-        yield line_chart(name("loss"), title("Training loss"), AXIS, [panel])
+        panels = [Panel(unit, "quantity", tuple(lines))]
+        if held_out:
+            panels.append(Panel(f"{unit}, held-out rows", "quantity", tuple(held_out)))
+        yield line_chart(
+            name("loss"), title("Training loss"), AXIS, panels, marked="step that is kept"
+        )
+
+
+def _held_out(group: Group) -> tuple[Point, ...]:
+    """The loss on held-out rows over steps; the steps that a seed keeps are marked."""
+    by_step: dict[int, list[HeldOutLoss]] = {}
+    for cell in group.cells:
+        for seen in cell.training.held_out if cell.training else []:
+            by_step.setdefault(seen.step, []).append(seen)
+    return tuple(
+        Point(step, mean(one.loss for one in seen), marked=any(one.kept for one in seen))
+        for step, seen in sorted(by_step.items())
+    )
 
 
 def _limits(part: str, lines: Sequence[Line]) -> tuple[float, float] | None:

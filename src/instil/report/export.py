@@ -14,7 +14,8 @@ from instil.report.analysis import Analysis
 from instil.report.read import Cell, K
 from instil.report.tables import Table, TableCell, all_tables, reuses
 from instil.report.verdict import caveats, judge
-from instil.results.schema import PhaseCost, SetScore
+from instil.results.schema import PhaseCost
+from instil.results.scores import SetScore
 from instil.results.statistics import predicted_shares
 
 _LATEX = {
@@ -55,7 +56,10 @@ def markdown(text: str) -> str:
 def to_markdown(analysis: Analysis) -> str:
     """The headline of a study, and all its tables, as Markdown."""
     verdict, sets = judge(analysis)
-    parts = [f"# {markdown(analysis.study.title)}", markdown(verdict.headline)]
+    parts = [
+        f"# {markdown(analysis.study.title)}",
+        markdown(f"{verdict.headline} {verdict.rest}".rstrip()),
+    ]
     parts += [f"**{markdown(v.set.name)}.** {markdown(' '.join(v.sentences))}" for v in sets]
     parts += [f"- {markdown(caveat)}" for caveat in caveats(analysis)]
     for table in all_tables(analysis):
@@ -192,6 +196,7 @@ def _costs(cell: Cell) -> dict[str, Any]:
         "seconds_per_query": cell.seconds_per_query,
         "trained_rows": training.rows if training else None,
         "trained_steps": training.steps if training else None,
+        "training_ended": training.ended if training else None,
         "truncated_completions": training.truncated_completions if training else None,
         "trainable_parameters": training.trainable_parameters if training else None,
         "trainable_share": training.trainable_share if training else None,

@@ -12,7 +12,8 @@ from typing import Literal, TypeAlias
 from instil.methods import METHODS, MethodName
 from instil.report.numerals import NBSP
 from instil.report.read import UNCOMPARED, Cell, K, Marks, Study, different_rows, flat
-from instil.results.schema import SPENT, Completions, Domain, Proportion, SetScore
+from instil.results.schema import SPENT
+from instil.results.scores import Completions, Domain, Proportion, SetScore
 from instil.results.statistics import deviation, pooled, predicted_shares, t_interval, wilson
 
 TITLES: dict[MethodName, str] = {
@@ -217,6 +218,12 @@ class Group:
     def drift(self) -> float | None:
         """KL(base || student) on unrelated text, mean over seeds; None if it was not measured."""
         return mean_of(cell.drift for cell in self.cells)
+
+    @property
+    def same_top(self) -> float | None:
+        """Share of positions of unrelated text where base and student expect the same next token."""
+        drifts = (cell.result.drift for cell in self.cells)
+        return mean_of(drift.same_top if drift else None for drift in drifts)
 
     @property
     def truncated(self) -> int:

@@ -36,6 +36,7 @@ from instil.report.set_verdict import COMPLETIONS, KEPT, share_closed
 from instil.report.tables import checkpoints, pairs, phases, reuses, shipping, summary
 from instil.report.verdict import NOTICEABLE_DRIFT, caveats, judge
 from instil.results.schema import REPORT, Results, SentPrompt
+from instil.results.training import Training
 from instil.system.files import written_whole
 
 Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
@@ -360,7 +361,37 @@ def _cost_sentences(found: Comparison) -> list[str]:
             f"{count(training.trainable_parameters, 'trainable parameter')}, "
             f"{100 * training.trainable_share:.2g}{NBSP}% of the model."
         )
+        sentences += [*_made(training), *_end_of(training)]
     return sentences
+
+
+def _made(training: Training) -> list[str]:
+    """How many of the inputs the teacher wrote."""
+    made = training.made_inputs
+    if made is None:
+        return []
+    return [
+        f"The teacher wrote {count(made.rows, 'input')} of the {made.asked:,} that were asked for "
+        f"(made_inputs.jsonl). Left out: {made.repeated:,} that were there already, {made.near:,} "
+        f"much like an evaluation row, {made.unfit:,} empty or too long."
+    ]
+
+
+def _end_of(training: Training) -> list[str]:
+    """Why the training ended, and which step was kept, if its number of steps was not fixed."""
+    kept = [seen for seen in training.held_out if seen.kept]
+    if training.ended is None or not kept:
+        return []
+    why = {
+        "plateau": "no longer fell",
+        "kl_share": "was as low as training.until asks for",
+        "max_steps": "was still falling; more steps (training.max_steps) may help",
+    }[training.ended]
+    return [
+        f"Training ended when the loss on {count(training.held_out_rows, 'held-out row')} {why}. It "
+        f"was {number(training.held_out[0].loss)} before the training and {number(kept[0].loss)} "
+        f"after step {kept[0].step:,}, which is the step whose weights are kept."
+    ]
 
 
 def _settings(analysis: Analysis) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -27,10 +27,10 @@ from instil.results.schema import (
     PhaseCost,
     Prediction,
     Results,
-    SetScore,
     StudyIndex,
-    Training,
 )
+from instil.results.scores import SetScore
+from instil.results.training import Training
 from instil.system.files import JsonFile, read_lines
 
 F = TypeVar("F", bound=JsonFile)

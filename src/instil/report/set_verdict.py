@@ -28,7 +28,7 @@ from instil.report.numerals import (
 )
 from instil.report.paired import Outcome, PairTest, recovery_bounds
 from instil.results.recovery import recovery
-from instil.results.schema import Completions
+from instil.results.scores import Completions
 
 Tone = Literal["good", "short", "open"]
 KEPT = 0.9
@@ -60,7 +60,7 @@ _WORDS: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A headline with its most important number, and the evidence for it."""
+    """A headline with its most important number, and the evidence for it; and what is kept."""
 
     tone: Tone
     label: str
@@ -68,6 +68,7 @@ class Verdict:
     figure: str
     figure_caption: str
     evidence: tuple[str, ...]
+    rest: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def judge(analysis: Analysis) -> tuple[Verdict, list[SetVerdict]]:
         return _without_skill(analysis, at_chance), verdicts
     opening = next((verdict for verdict in graded or verdicts if verdict.opening), None)
     if opening and opening.opening:
-        return _opening(opening.set.name, opening.opening, len(verdicts), at_chance), verdicts
+        verdict = _opening(opening.set.name, opening.opening, len(verdicts), at_chance)
+        return _with_the_rest(verdict, analysis), verdicts
     label, tone, headline = _headline(analysis, graded, at_chance)
     figure, caption = _figure(analysis, _names(graded) - _names(at_chance))
     return Verdict(tone, label, headline, figure, caption, _sizes(analysis)), verdicts
@@ -72,6 +73,23 @@ def _opening(name: str, verdict: Verdict, sets: int, at_chance: list[SetVerdict]
         return verdict
     headline = f"On {name}, {verdict.headline[0].lower()}{verdict.headline[1:].rstrip('.')}"
     return replace(verdict, headline=f"{headline}{_elsewhere(at_chance)}.")
+
+
+def _with_the_rest(verdict: Verdict, analysis: Analysis) -> Verdict:
+    """Adds how much of everything else the only student keeps, if drift was measured."""
+    found = analysis.comparison
+    same = found.student.same_top if found else None
+    if found is None or same is None:
+        return verdict
+    evidence = (
+        f"Everything else: at {percent(same)} of the positions of unrelated text, the likeliest "
+        f"next token is the one of the model without training (drift {number(found.student.drift or 0)} "
+        "nats per token)."
+    )
+    rest = f"It keeps {whole_percent(same)} of everything else."
+    if not verdict.headline.startswith("The student "):
+        rest = rest.replace("It", "The student", 1)
+    return replace(verdict, rest=rest, evidence=(*verdict.evidence, evidence))
 
 
 def _elsewhere(at_chance: list[SetVerdict]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from instil.errors import ConfigError, did_you_mean
 from instil.methods import MethodName
-from instil.results.schema import MethodResult, Results, SetScore
+from instil.results.schema import MethodResult, Results
+from instil.results.scores import SetScore
 from instil.results.statistics import deviation
 
 

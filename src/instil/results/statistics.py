@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from instil.results.schema import Proportion
+from instil.results.scores import Proportion
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -44,6 +44,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def split_layers() -> bool:
+    """Whether the processes split the layers of the student among them (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "on", "t", "y")
+
+
 def join() -> None:
     """Connects to the other processes. Each process then has a device of its own.
 

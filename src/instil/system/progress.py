@@ -98,9 +98,9 @@ class Bar:
         """Adds to the count."""
         self._progress.advance(self._task, by)
 
-    def reach(self, count: int, detail: str = "") -> None:
-        """Sets the count, and a short text next to the bar."""
-        self._progress.update(self._task, completed=count, detail=detail)
+    def reach(self, count: int, detail: str = "", total: int | None = None) -> None:
+        """Sets the count, a short text next to the bar, and the total if it has changed."""
+        self._progress.update(self._task, completed=count, detail=detail, total=total)
 
 
 class StudyDisplay:
@@ -157,8 +157,8 @@ class StudyDisplay:
             what, total = content
             self._now = self._progress.add_task(f"  {what}", total=total, detail="")
         elif self._now is not None:
-            count, detail = content
-            self._progress.update(self._now, completed=count, detail=detail)
+            count, detail, total = content
+            self._progress.update(self._now, completed=count, detail=detail, total=total)
 
     def _drop(self) -> None:
         if self._now is not None:
@@ -205,11 +205,11 @@ class _RelayBar(Bar):
     def advance(self, by: int) -> None:
         self.reach(self._count + by)
 
-    def reach(self, count: int, detail: str = "") -> None:
+    def reach(self, count: int, detail: str = "", total: int | None = None) -> None:
         self._count, now = count, time.monotonic()
-        if now - self._last_sent >= RELAY_SECONDS:
+        if now - self._last_sent >= RELAY_SECONDS or total is not None:
             self._last_sent = now
-            self._pipe.send(("reach", count, detail))
+            self._pipe.send(("reach", count, detail, total))
 
 
 def _progress(console: Console, *, quiet: bool) -> Progress:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from instil.errors import ConfigError, ContextError
-from instil.results.schema import Domain
+from instil.results.scores import Domain
 from instil.tasks.base import TaskData
 from instil.tasks.files import ROWS
 from instil.tasks.rows import Row, check_overlap, key
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # if a recipe sets no number
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
+WATCHED_SHARE, WATCHED_LEAST, WATCHED_MOST = 0.1, 20, 50
 
 
 @dataclass(frozen=True)
@@ -234,3 +235,21 @@ def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list
     chosen = set(random.Random(seed).sample(keys, count))
     left = [row for row in inputs if key(row) not in chosen]
     return left, [row for row in inputs if key(row) in chosen]
+
+
+def watched_rows(rows: Sequence[Row], *, seed: str) -> set[int]:
+    """Chooses rows on which the loss is measured during training; equal inputs stay together.
+
+    Args:
+        rows: The training rows.
+        seed: Seed of the choice.
+
+    Returns:
+        Their indices: a tenth of the different inputs, at most 50; none of fewer than 20.
+    """
+    keys = sorted({key(row) for row in rows})
+    if len(keys) < WATCHED_LEAST:
+        return set()
+    count = min(WATCHED_MOST, round(WATCHED_SHARE * len(keys)))
+    chosen = set(random.Random(seed).sample(keys, count))
+    return {number for number, row in enumerate(rows) if key(row) in chosen}

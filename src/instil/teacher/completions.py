@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instil.models.generate import Decoding, Ending, Generated, completed
@@ -74,6 +74,10 @@ class Writer:
                 "tokens; increase teacher.max_new_tokens so that the teacher can finish"
             )
         return learnt, truncated
+
+    def with_ending(self, ending: Ending) -> Writer:
+        """The same writer with something else that ends a completion."""
+        return replace(self, ending=ending)
 
     def held_out(self, rows: RenderedRows, *, max_new_tokens: int) -> list[list[int]]:
         """The teacher's greedy completions of held-out rows, in token ids."""

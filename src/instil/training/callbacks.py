@@ -17,6 +17,7 @@ from instil.errors import ConfigError
 from instil.recipe.sections import Training
 from instil.system import processes
 from instil.system.progress import Advance, Bar
+from instil.training.course import Course
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -83,6 +84,56 @@ class Observe(TrainerCallback):
         self.student.eval()
         self.observe(step)
         self.student.train()
+
+
+class Look(TrainerCallback):
+    """Measures the loss on held-out lessons, and ends the training when its course ends.
+
+    Args:
+        course: The course of the training.
+        measure: Measures the loss.
+        tell: Called with the number of steps and the loss.
+        bar: Shows the loss.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        measure: Callable[[], float],
+        tell: Callable[[int, float], None],
+        bar: Bar,
+    ) -> None:
+        self.course, self.measure, self.tell, self.bar = course, measure, tell, bar
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        """Measures the loss before the first step."""
+        if state.global_step == 0:
+            self._look(0)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: object,
+    ) -> None:
+        """Measures the loss when it is time to."""
+        if self.course.measures(state.global_step):
+            self._look(state.global_step)
+        if state.global_step >= self.course.end:
+            control.should_training_stop = True
+
+    def _look(self, step: int) -> None:
+        loss = self.measure()
+        self.course.losses[step] = loss
+        self.tell(step, loss)
+        self.bar.reach(step, f"held-out loss {loss:.3f}", total=self.course.end)
 
 
 class Saved(TrainerCallback):

@@ -63,16 +63,16 @@ class HiddenStates(Protocol):
 
 
 class Numbers(torch.utils.data.Dataset[int]):
-    """Numbers of lessons. The collator reads only the lessons of its own process."""
+    """Numbers of the lessons to train on. The collator reads only the lessons of its own process."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
 
     def __len__(self) -> int:
-        return self.rows
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> int:
-        return index
+        return self.numbers[index]
 
 
 @dataclass(frozen=True)

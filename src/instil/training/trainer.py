@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -35,13 +34,14 @@ from instil.losses.label_kl import LabelKL
 from instil.models.chunked import MOST_LOGITS, chunked, chunked_sum
 from instil.models.forward import completion_logits, output_embeddings, read
 from instil.recipe import sections
+from instil.results.training import Ended
 from instil.system import processes
 from instil.system.progress import Advance, Display
 from instil.training.branching import branch_collator
-from instil.training.callbacks import Curves, Interrupt, Observe, Saved, Show
+from instil.training.callbacks import Curves, Interrupt, Look, Observe, Saved, Show
 from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part, proven_collator
+from instil.training.course import Course
 from instil.training.keeping import KeepingCollator, Kept
-from instil.training.schedule import schedule
 
 STATE = "trainer_state.json"
 KEEPING = ForwardKL()  # the loss of kept texts
@@ -55,10 +55,27 @@ class TrainingReport:
     Attributes:
         steps: Number of optimiser steps.
         loss: (step, mean loss per token since the previous entry).
+        ended: Why it ended; None if the number of steps was fixed.
     """
 
     steps: int
     loss: list[tuple[int, float]]
+    ended: Ended | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Lessons that are not trained on: the loss on them tells when training ends.
+
+    Attributes:
+        numbers: Their numbers among all lessons.
+        losses: Mean loss per term after a number of steps, measured before an interruption.
+        tell: Called with the number of steps and the loss, after each measurement.
+    """
+
+    numbers: Collection[int]
+    losses: Mapping[int, float]
+    tell: Callable[[int, float], None]
 
 
 def train(
@@ -77,6 +94,7 @@ def train(
     kept: Kept | None = None,
     observe: Callable[[int], None] | None = None,
     at_steps: int | Sequence[int] | None = None,
+    held_out: HeldOut | None = None,
     curves: Path | None = None,
     saved: Callable[[], None] | None = None,
 ) -> TrainingReport:
@@ -87,7 +105,7 @@ def train(
 
     Args:
         student: The model, with some of its weights or an adapter trainable.
-        rows: The lessons.
+        rows: The lessons, also those that are held out.
         objective: The loss.
         settings: Optimisation.
         seed: Seed of the order of rows and of dropout.
@@ -101,6 +119,8 @@ def train(
         observe: Called with the number of the step, with the student in evaluation mode.
         at_steps: When to call `observe`: every N steps, or at the listed steps. It is also called
             before the first step and after the last step.
+        held_out: The lessons that are measured for `training.until`; None: the number of steps is
+            fixed.
         curves: Folder for TensorBoard's files, if `settings` request them.
         saved: Called after each checkpoint is written.
 
@@ -112,21 +132,26 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed; a checkpoint of the last step was written before.
     """
     check(settings, objective, at_steps if observe else None)
-    steps = settings.steps(len(rows))
-    arguments = _arguments(settings, steps, seed=seed, folder=checkpoints, resumable=resumable)
+    apart = held_out.numbers if held_out else ()
+    numbers = [number for number in range(len(rows)) if number not in apart]
+    course = Course.of(settings, len(numbers), watched=held_out is not None)
+    arguments = _arguments(settings, course, seed=seed, folder=checkpoints, resumable=resumable)
     last = _last_checkpoint(checkpoints)
     if last is not None:
         state = TrainerState.load_from_json(str(last / STATE))
+        known = held_out.losses if held_out else {}
+        course.losses = {step: loss for step, loss in known.items() if step <= state.global_step}
         # If no step is left, the Trainer would still take one more step.
-        if state.global_step >= steps:
+        if state.global_step >= course.end:
             set_peft_model_state_dict(student, load_peft_weights(str(last), device="cpu"))
-            return _report(state)
-    with display.bar("training the student", steps) as bar, Interrupt() as interrupt:
+            return _report(state, course)
+    with display.bar("training the student", course.end) as bar, Interrupt() as interrupt:
+        lessons, collator = _collators(student, rows, kept, settings, pad_id=pad_id, online=online)
         trainer = DistillationTrainer(
             model=student,
             args=arguments,
-            train_dataset=Numbers(len(rows)),
-            data_collator=_collator(student, rows, kept, settings, pad_id=pad_id, online=online),
+            train_dataset=Numbers(numbers),
+            data_collator=collator,
             callbacks=[
                 Show(bar, advance),
                 interrupt,
@@ -135,16 +160,19 @@ def train(
                 *([Curves(curves)] if curves and settings.report_to == "tensorboard" else []),
             ],
             objective=objective,
-            settings=settings,
+            course=course,
             advance=advance,
             online=online,
         )
         trainer.remove_callback(PrinterCallback)
+        if held_out is not None:
+            measure = partial(trainer.mean_loss, lessons, sorted(held_out.numbers))
+            trainer.add_callback(Look(course, measure, held_out.tell, bar))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:
         raise KeyboardInterrupt
     student.eval()
-    return _report(trainer.state)
+    return _report(trainer.state, course)
 
 
 def check(
@@ -170,8 +198,15 @@ def check(
             allowed=f"at least {processes.count()}",
             mend="raise it, or start fewer processes",
         )
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not processes.split_layers():
         return
+    if settings.until:
+        raise LaunchError(
+            "training cannot end by itself with FSDP, which splits the layers of the student",
+            got=f"training.until: {_shown(settings.until)}",
+            mend="set training.max_steps or training.epochs and leave out training.until, or start "
+            "the processes without --use_fsdp",
+        )
     if at_steps:
         raise LaunchError(
             "a student cannot be evaluated during training with FSDP, which splits its layers",
@@ -186,7 +221,11 @@ def check(
         )
 
 
-def _collator(
+def _shown(until: str | sections.KlShare) -> str:
+    return until if isinstance(until, str) else f"{{kl_share: {until.kl_share:g}}}"
+
+
+def _collators(
     student: PreTrainedModel | PeftModel,
     rows: Sequence[Lesson],
     kept: Kept | None,
@@ -194,8 +233,8 @@ def _collator(
     *,
     pad_id: int,
     online: HiddenStates | None,
-) -> Callable[[Sequence[int]], dict[str, Any]]:
-    """Makes the batches, in the fastest way that the student reads right."""
+) -> tuple[Collator, Callable[[Sequence[int]], dict[str, Any]]]:
+    """Makes batches of lessons, alone and with kept texts, as fast as the student reads them right."""
     texts = (
         [] if kept is None else [kept.rows[n] for n in range(min(kept.per_batch, len(kept.rows)))]
     )
@@ -206,11 +245,11 @@ def _collator(
         lessons = proven(rows, batch_size=settings.batch_size, online=online, texts=texts)
     elif kept is not None:
         alone = proven(kept.rows, batch_size=kept.per_batch, online=None)
-    return lessons if kept is None else KeepingCollator(lessons, alone, kept)
+    return lessons, lessons if kept is None else KeepingCollator(lessons, alone, kept)
 
 
 def _arguments(
-    settings: sections.Training, steps: int, *, seed: int, folder: Path, resumable: bool
+    settings: sections.Training, course: Course, *, seed: int, folder: Path, resumable: bool
 ) -> TrainingArguments:
     """Our settings as the Trainer's arguments."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -220,7 +259,7 @@ def _arguments(
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.grad_accumulation,
         learning_rate=settings.learning_rate,
-        max_steps=steps,
+        max_steps=course.most,
         weight_decay=settings.weight_decay,
         seed=seed,
         data_seed=seed,
@@ -233,10 +272,10 @@ def _arguments(
         use_cpu=accelerator is None,
         dataloader_pin_memory=accelerator is not None,
         remove_unused_columns=False,
-        logging_steps=max(1, steps // 50),
+        logging_steps=max(1, course.usual // 50),
         logging_nan_inf_filter=False,
         save_strategy="steps" if resumable else "no",
-        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_steps=max(1, math.ceil(course.usual / CHECKPOINTS)),
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
@@ -246,9 +285,9 @@ def _arguments(
     return arguments
 
 
-def _report(state: TrainerState) -> TrainingReport:
+def _report(state: TrainerState, course: Course) -> TrainingReport:
     log = [(int(e["step"]), float(e["loss"])) for e in state.log_history if "loss" in e]
-    return TrainingReport(steps=state.global_step, loss=log)
+    return TrainingReport(steps=state.global_step, loss=log, ended=course.ended)
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
@@ -264,14 +303,14 @@ class DistillationTrainer(Trainer):
         self,
         *,
         objective: Objective,
-        settings: sections.Training,
+        course: Course,
         advance: Advance,
         online: HiddenStates | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.objective: Loss = objective
-        self.settings = settings
+        self.course = course
         self.advance: Advance = advance
         self.online = online
         # Under FSDP the full output layer exists only during the model's forward pass.
@@ -294,11 +333,32 @@ class DistillationTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: Optimizer | None = None
     ) -> LRScheduler:
-        """Makes our own schedule; see `training.schedule`."""
+        """Makes our own schedule; see `training.course`."""
         if self.lr_scheduler is None:
             chosen: Any = optimizer or self.optimizer
-            self.lr_scheduler = schedule(chosen, self.settings, num_training_steps)
+            self.lr_scheduler = LambdaLR(chosen, self.course.share)
         return self.lr_scheduler
+
+    @torch.no_grad()
+    def mean_loss(self, lessons: Collator, numbers: Sequence[int]) -> float:
+        """The mean loss per term of some lessons. All processes must call this.
+
+        Args:
+            lessons: Makes the batches.
+            numbers: Numbers of the lessons.
+        """
+        student: Any = self.model
+        student.eval()
+        size, total, terms = self.args.per_device_train_batch_size, 0.0, 0
+        for start in range(0, len(numbers), size):
+            batch = lessons(numbers[start : start + size])
+            for part in batch["parts"]:
+                total += float(self._weighted(student, part, batch["weight"]))
+                self.advance(0, part.batch.tokens)
+            terms += len(batch["labels"])
+        student.train()
+        totals, counts = zip(*processes.gather((total, terms)), strict=True)
+        return float(sum(totals) / sum(counts))
 
     @override
     def training_step(

@@ -213,6 +213,18 @@ def test_the_gate_reads_the_bound_that_is_named(
     assert run(command, *flags, capfd=capfd)[0] == status
 
 
+def test_all_gates_that_fail_are_named(
+    command: dict[str, str], cell: SimpleNamespace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(command, "--min-recovery", "1.3", "--max-drift", "0.001", capfd=capfd)
+    assert status == 3
+    first, second = (line for line in err.splitlines() if "Error: " in line)
+    assert first.startswith("RecoveryError: ")
+    assert "got: recovery 0.857" in first
+    assert second.startswith("DriftError: ")
+    assert "got: drift 0.010" in second
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -499,7 +511,13 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_the_options_are_a_recipe_with_the_task_files(
     command: dict[str, str], cell: SimpleNamespace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command |= {"--lora-r": "4", "--pattern": r"{input}\n=", "--temperature": "2", "--k": "2"}
+    command |= {
+        "--make-inputs": "7",
+        "--lora-r": "4",
+        "--pattern": r"{input}\n=",
+        "--temperature": "2",
+        "--k": "2",
+    }
     assert run(command, "--allow-overlap", capfd=capfd)[0] == 0
     assert cell.recipe == Recipe.parse(
         {
@@ -515,7 +533,7 @@ def test_the_options_are_a_recipe_with_the_task_files(
             "prompt": {"format": "plain", "pattern": "{input}\n="},
             "objective": {"temperature": 2.0},
             "tuning": {"r": 4},
-            "training": {"max_steps": 3},
+            "training": {"max_steps": 3, "make_inputs": 7},
             "evaluation": {"baselines": ["zero_shot", "in_context"]},
             "dtype": "float32",
         }
@@ -531,6 +549,7 @@ def test_options_that_are_not_given_leave_the_recipe_its_defaults(
     task = {"name": "files", "inputs": needed["--inputs"], "demos": needed["--demos"]}
     baselines = {"baselines": ["zero_shot", "in_context"]}
     expected = {"model": needed["--model"], "task": task, "evaluation": baselines}
+    expected["training"] = {"until": "plateau"}
     assert cell.recipe == Recipe.parse(expected)
 
 
@@ -674,7 +693,7 @@ def test_the_help_begins_with_what_a_beginner_needs() -> None:
         "Gate and output",
     ]
     assert found["What to bake in"] == ["--model", "--demos", "--instruction", "--document", "--k"]
-    assert found["Rows"] == ["--inputs", "--eval", "--allow-overlap"]
+    assert found["Rows"] == ["--inputs", "--eval", "--make-inputs", "--allow-overlap"]
     assert found["Where to"] == ["--output", "--overwrite"]
     assert found["Any other setting"] == ["--set"]
     assert found["Gate and output"][-1] == "--help"

@@ -13,7 +13,7 @@ from instil.evaluation.labels import Judgement, label_logprobs, right_rows
 from instil.models.load import LanguageModel
 from instil.models.reshape import put_head
 from instil.prompts.labels import LabelTokens
-from instil.results.schema import SingleContext
+from instil.results.scores import SingleContext
 from instil.tasks.rows import Row
 from instil.tasks.split import EvaluationSet
 

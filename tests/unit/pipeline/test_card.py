@@ -13,15 +13,8 @@ from tests.finished import method_result, results, score
 from instil.methods import METHODS, MethodName
 from instil.models.source import Source
 from instil.pipeline.card import render
-from instil.results.schema import (
-    ContextFacts,
-    Interval,
-    Message,
-    MethodResult,
-    Results,
-    SentPrompt,
-    SetScore,
-)
+from instil.results.schema import ContextFacts, Message, MethodResult, Results, SentPrompt
+from instil.results.scores import Interval, SetScore
 
 TURNS = [Message(role="system", content="Add."), Message(role="user", content="{input}")]
 LABELS = ["good", "bad"]

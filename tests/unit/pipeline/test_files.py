@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.small import QUIET
+from tests.unit.report.pages import plain
 
 from instil.errors import ContextError, OutputError, OutputExistsError
 from instil.methods import MethodName
@@ -18,6 +20,7 @@ from instil.recipe.recipe import Recipe
 from instil.results.schema import PREDICTIONS, RESULTS, MethodResult, Prediction, Results
 from instil.system.files import read_lines
 from instil.tasks.rows import Row
+from instil.teacher import inputs
 
 BASELINES: list[MethodName] = ["zero_shot", "in_context"]
 Settings = Callable[..., Recipe]
@@ -232,3 +235,50 @@ def test_what_is_complete_is_not_done_again(
     assert run(recipe(), tmp_path / "run").method == "distillation"
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "scratch").exists()
+
+
+def test_a_run_makes_inputs_and_says_which(
+    recipe: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        inputs._Prompts, "item", lambda self, made: " ".join(map(str, made.ids[:2]))
+    )
+    results = run(recipe(training={"make_inputs": 9}), tmp_path / "run")
+    training = results.training
+    assert training is not None
+    assert training.made_inputs is not None
+    assert training.made_inputs.rows == training.made_inputs.asked == 9
+    assert training.rows == 12 + 9
+    lines = (tmp_path / "run" / "made_inputs.jsonl").read_text("utf-8").splitlines()
+    assert len({json.loads(line)["input"] for line in lines}) == 9
+    report = plain((tmp_path / "run" / "report.html").read_text("utf-8"))
+    assert "The teacher wrote 9 inputs" in report
+
+
+def test_a_run_holds_out_rows_and_tells_when_it_ended(
+    recipe: Settings, tmp_path: Path, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    many = jsonl("many.jsonl", [{"input": f"{n}"} for n in range(100, 130)])
+    results = run(
+        recipe(task={"inputs": many}, training={"until": "plateau", "max_steps": 25}),
+        tmp_path / "run",
+    )
+    training = results.training
+    assert training is not None
+    assert (training.rows, training.held_out_rows) == (27, 3)
+    assert training.ended in ("plateau", "max_steps")
+    assert [one.step for one in training.held_out][:3] == [0, 10, 20]
+    assert sum(one.kept for one in training.held_out) == 1
+    report = plain((tmp_path / "run" / "report.html").read_text("utf-8"))
+    assert "Training ended when the loss on 3 held-out rows" in report
+    assert "held-out rows" in report
+
+
+def test_few_rows_are_all_learnt_in_a_fixed_number_of_steps(
+    recipe: Settings, tmp_path: Path
+) -> None:
+    results = run(recipe(training={"until": "plateau", "max_steps": 3}), tmp_path / "run")
+    training = results.training
+    assert training is not None
+    assert (training.rows, training.held_out_rows, training.steps) == (12, 0, 3)
+    assert (training.held_out, training.ended) == ([], None)

@@ -9,7 +9,8 @@ from tests.finished import method_result, score
 from instil.methods import MethodName
 from instil.pipeline.steps import Judged
 from instil.results.recovery import recovery_interval
-from instil.results.schema import Interval, Prediction
+from instil.results.schema import Prediction
+from instil.results.scores import Interval
 
 
 def lines(method: MethodName, name: str, right: Sequence[bool | None]) -> list[Prediction]:

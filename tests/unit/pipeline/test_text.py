@@ -23,6 +23,7 @@ from instil.recipe.canonical import effective
 from instil.recipe.grid import override
 from instil.recipe.recipe import Recipe
 from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
+from instil.results.training import Checkpoint
 from instil.system.files import read_lines
 from instil.tasks.rows import Row
 from instil.teacher import completions
@@ -243,12 +244,12 @@ def test_an_interrupted_cell_goes_on_to_the_same_student(
     changes = ["training.max_steps=6", "training.learning_rate=0.05", "evaluation.at_steps=1"]
     asked = recipe("tuning.dropout=0.1", "teacher.completions=teacher", *changes)
     whole = run(asked, tmp_path / "whole")
-    owner, name = (checkpoints.Watch, "observe") if ends == "in training" else (TextSteps, "_judge")
+    owner, name = (checkpoints.Watch, "add") if ends == "in training" else (TextSteps, "_judge")
     usual, calls = getattr(owner, name), []
 
     def stop(self: Any, *arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == (5 if name == "observe" else 2):
+        if len(calls) == (5 if name == "add" else 2):
             raise KeyboardInterrupt
         return usual(self, *arguments)
 
@@ -443,4 +444,4 @@ def test_a_checkpoint_asks_no_hub(
     cell = prepared(recipe("method=pattern_fine_tuning", "evaluation.at_steps=2"), tmp_path)
     network: Any = cell.models.student.network
     network.peft_config["default"].base_model_name_or_path = "owner/name"
-    checkpoints.Watch(network, cell._checkpoint, tmp_path).observe(2)
+    checkpoints.Watch(network, Checkpoint, tmp_path).add(cell._checkpoint(2))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import yaml
 
@@ -184,3 +187,37 @@ def test_a_seed_that_a_generator_does_not_take_is_refused(seed: int) -> None:
 def test_no_setting_is_infinite(section: str, key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"{key}: Input should be"):
         Recipe.parse({"model": "m", section: {key: value}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"until": "later"}}, "training.until"),
+        ({"training": {"until": {"kl_share": 1.5}}}, "kl_share"),
+        (
+            {"training": {"until": "plateau"}, "evaluation": {"at_steps": 5}},
+            "evaluation.at_steps and training.until cannot both be set",
+        ),
+        (
+            {"training": {"until": {"kl_share": 0.1}}, "objective": {"name": "cross_entropy"}},
+            "training.until: kl_share needs a loss that compares the student's distribution",
+        ),
+        (
+            {"training": {"until": {"kl_share": 0.1}}, "method": "pattern_fine_tuning"},
+            "training.until: kl_share needs a loss that compares the student's distribution",
+        ),
+        (
+            {"training": {"make_inputs": 5}, "teacher": {"completions": "gold"}},
+            "training.make_inputs: inputs that the teacher writes have no gold outputs",
+        ),
+    ],
+)
+def test_rules_that_end_a_training_fit_the_rest(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Recipe.parse({"model": "m", **changes})
+
+
+@pytest.mark.parametrize("until", [None, "plateau", {"kl_share": 0.05}])
+def test_each_rule_is_read(until: Any) -> None:
+    recipe = Recipe.parse({"model": "m", "training": {"until": until}})
+    assert recipe.model_dump(mode="json")["training"]["until"] == until

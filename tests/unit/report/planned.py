@@ -18,7 +18,7 @@ from instil.recipe.grid import plan, read_recipe
 from instil.recipe.shipped import find
 from instil.report import read_study
 from instil.report.analysis import Analysis, analyse
-from instil.results.schema import SingleContext
+from instil.results.scores import SingleContext
 
 
 def planned(folder: Path, name: str, **grid: Any) -> Analysis:

@@ -17,9 +17,9 @@ from instil.results.schema import (
     Failure,
     Prediction,
     Results,
-    SetScore,
     StudyIndex,
 )
+from instil.results.scores import SetScore
 from instil.results.statistics import wilson
 from instil.system.files import write_lines
 

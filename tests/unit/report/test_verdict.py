@@ -22,6 +22,7 @@ from tests.unit.report.written_studies import PLANS, build, build_written_study
 
 from instil.report import read_study
 from instil.report.analysis import Analysis, analyse
+from instil.report.page import render
 from instil.report.verdict import caveats, judge
 
 
@@ -218,3 +219,20 @@ def test_a_run_without_baselines_is_scored(tmp_path: Path, stored: bool) -> None
     assert verdict.headline == "Distillation has the highest accuracy on evaluation rows."
     assert "nothing is tested" in " ".join(judged.sentences)
     assert judged.label == "Not tested"
+
+
+def test_a_headline_says_what_else_is_kept(tmp_path: Path) -> None:
+    verdict, _ = judge(analyse(build_run(tmp_path / "run")))
+    assert verdict.headline.startswith("The student recovers")
+    assert plain(verdict.rest) == "It keeps 93 % of everything else."
+    assert any(
+        "at 93.0 % of the positions of unrelated text" in plain(said) for said in verdict.evidence
+    )
+    page = plain(render(read_study([tmp_path / "run"])))
+    assert plain(f"{verdict.headline} {verdict.rest}") in page
+    assert page.count(plain(verdict.headline)) == 1
+
+
+def test_what_was_not_measured_is_not_said(tmp_path: Path) -> None:
+    verdict, _ = judge(analyse(build_run(tmp_path / "run", drift=None)))
+    assert verdict.rest == ""

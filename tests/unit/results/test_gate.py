@@ -10,7 +10,8 @@ from tests.finished import method_result, results, score
 
 from instil.errors import ConfigError, DriftError, RecoveryError
 from instil.results.gate import BOUNDS, check_drift, check_gate, check_recovery
-from instil.results.schema import Drift, Interval, Results
+from instil.results.schema import Results
+from instil.results.scores import Drift, Interval
 
 
 def distilled(low: float | None = 0.7, high: float = 1.05, **more: Any) -> Results:

@@ -32,7 +32,7 @@ def texts(models: Models) -> list[TargetRow]:
 
 def collator(models: Models, kept: Kept) -> KeepingCollator:
     settings = sections.Training(batch_size=2)
-    made: Any = trainer._collator(
+    _, made = trainer._collators(
         models.student.network,  # type: ignore[arg-type]
         target_rows(models),
         kept,

@@ -1,0 +1,124 @@
+"""The schemas of scores: accuracy, likelihood, fidelity and drift."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from instil.system.files import Strict
+
+Domain = Literal["in", "out"]
+Completions = Literal["gold", "teacher"]
+
+
+class Proportion(Strict):
+    """A share of rows, with its 95 % Wilson interval."""
+
+    value: float = Field(ge=0, le=1, description="The share.")
+    low: float = Field(ge=0, le=1, description="Lower bound of the interval.")
+    high: float = Field(ge=0, le=1, description="Upper bound of the interval.")
+    n: int = Field(ge=1, description="Number of rows.")
+
+
+class Interval(Strict):
+    """A 95 % interval."""
+
+    low: float = Field(description="Lower bound.")
+    high: float = Field(description="Upper bound.")
+
+
+class SingleContext(Strict):
+    """Accuracy of the teacher with one of several contexts."""
+
+    accuracy: float = Field(description="Accuracy without calibration.")
+    calibrated: float | None = Field(
+        description="Accuracy with the teacher's calibration; null without calibration."
+    )
+
+
+class Fidelity(Strict):
+    """How close a model's predictions are to the teacher's."""
+
+    kl_to_teacher: float = Field(
+        description="KL(teacher || model) in nats. Labels: mean per row, over the labels. Free "
+        "text: mean per completion token, over the full vocabulary."
+    )
+    agreement: float = Field(
+        description="Share of rows (free text: of completion tokens) for which both predict the "
+        "same label (free text: token)."
+    )
+
+
+class SetScore(Strict):
+    """The scores of a method on one evaluation set."""
+
+    name: str = Field(description="Name of the set, for example `mnli_mismatched`.")
+    domain: Domain = Field(
+        description="in: the rows come from the same source as the training rows. out: from "
+        "another source."
+    )
+    rows: int = Field(ge=1, description="Number of rows.")
+    accuracy: Proportion | None = Field(
+        description="Share of right answers; null if no row has a gold output."
+    )
+    chance: float = Field(0.0, description="1 / number of labels; 0 for free text.")
+    majority: float = Field(
+        0.0, description="Share of the most frequent gold label; 0 for free text."
+    )
+    calibration_error: float | None = Field(
+        None,
+        description="Expected calibration error of the predicted label's probability, with 10 "
+        "equal bins; null for free text.",
+    )
+    cross_entropy: float | None = Field(
+        None, description="Cross-entropy of the completions, in nats per token; null for labels."
+    )
+    fidelity: Fidelity | None = Field(
+        None, description="Fidelity to the teacher; null without a teacher."
+    )
+    tokens: int | None = Field(
+        None,
+        description="Number of completion tokens for cross-entropy and fidelity; null for labels.",
+    )
+    completions: Completions | None = Field(
+        None,
+        description="Source of these completions. gold: outputs of the rows. teacher: written by "
+        "the teacher, because a row has no output. null for labels.",
+    )
+    verbalizer_mass: float | None = Field(
+        None,
+        description="Mean total probability of all surface forms of all labels; null for a "
+        "classification head and for free text.",
+    )
+    confusion: dict[str, dict[str, int]] = Field(
+        {},
+        description="Confusion matrix: gold label -> predicted label -> number of rows. Every "
+        "label occurs in both places. Empty for free text.",
+    )
+    single_contexts: list[SingleContext] = Field(
+        [], description="Scores of each context alone, if predictions are averaged over several."
+    )
+
+
+class KindDrift(Strict):
+    """How much a student has changed on one kind of text."""
+
+    kl_to_base: float = Field(description="KL(base || student), in nats per token.")
+    same_top: float = Field(
+        description="Share of positions where both expect the same token as the likeliest."
+    )
+    tokens: int = Field(description="Number of tokens in this text.")
+
+
+class Drift(Strict):
+    """How much a student has changed on text that is unrelated to the task."""
+
+    kl_to_base: float = Field(description="KL(base || student), in nats per token.")
+    same_top: float | None = Field(
+        None,
+        description="Share of positions where base and student expect the same token as the "
+        "likeliest. null: it was not measured.",
+    )
+    tokens: int = Field(description="Number of tokens in this text.")
+    kinds: dict[str, KindDrift] = Field({}, description="The same by kind of text.")
