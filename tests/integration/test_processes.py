@@ -312,6 +312,35 @@ def test_two_processes_make_the_written_cells_that_one_makes(
     assert_same_cells(tmp_path / "study", tmp_path / "alone", written)
 
 
+def test_two_processes_end_a_training_where_one_ends_it(
+    written: dict[str, Any], tmp_path: Path
+) -> None:
+    """They share the held-out rows, each one of the two."""
+    ends = {"rows": 25, "max_steps": 24, "until": "plateau"}
+    asked = written | {"grid": {"method": ["distillation"]}}
+    asked["training"] = written["training"] | ends
+    asked["evaluation"] = {"rows": 5, "rows_out_of_domain": 3, "batch_size": 2}
+    study.run(grid.plan(asked), tmp_path / "alone", display=Display(quiet=True))
+    recipe = tmp_path / "ends.yaml"
+    recipe.write_text(yaml.safe_dump(asked), encoding="utf-8")
+    arguments = ("run", str(recipe), "--output", str(tmp_path / "study"), "--quiet")
+    made = launch(tmp_path, *arguments)
+    assert made.returncode == 0, made.stderr
+    assert_same_cells(tmp_path / "study", tmp_path / "alone", asked)
+    (planned,) = grid.plan(asked).cells
+    got, alone = (
+        Results.read(tmp_path / name / "cells" / planned.name / RESULTS).training
+        for name in ("study", "alone")
+    )
+    assert got is not None
+    assert alone is not None
+    assert (got.steps, got.ended, got.held_out_rows) == (alone.steps, alone.ended, 2)
+    assert [one.step for one in got.held_out] == [one.step for one in alone.held_out]
+    assert [one.loss for one in got.held_out] == pytest.approx(
+        [one.loss for one in alone.held_out], abs=1e-3
+    )
+
+
 def test_fsdp_makes_the_written_cells_of_one_process(
     written: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -303,7 +303,7 @@ def demo(
 ) -> None:
     """Distil the bundled demonstrations into the bundled model.
 
-    Takes under two minutes on two CPU cores.
+    Takes two to three minutes on two CPU cores.
     """
     from importlib.resources import files
 
@@ -317,7 +317,7 @@ def demo(
             "demos": str(folder / "demonstrations.jsonl"),
         },
         "prompt": {"format": "plain"},
-        "training": {"batch_size": 8},  # half the default, so that it ends within two minutes
+        "training": {"batch_size": 8},  # half the default, so that it ends sooner
     }
     with errors(debug):
         run = _run(recipe, (), output=output, overwrite=overwrite, quiet=quiet)

@@ -45,7 +45,7 @@ from instil.training.keeping import KeepingCollator, Kept
 
 STATE = "trainer_state.json"
 KEEPING = ForwardKL()  # the loss of kept texts
-CHECKPOINTS = 4  # per run; each holds only the adapter and its optimiser state
+CHECKPOINTS = 4  # in the usual number of steps; each holds only the adapter and its optimiser state
 
 
 @dataclass(frozen=True)
