@@ -38,7 +38,13 @@ def kept_texts(steps: Steps[Any, Any], base: Callable[[], LanguageModel]) -> Kep
     lessons = keeper.lessons()
     if lessons is None:
         return None
-    return Kept(lessons, keep.per_batch(recipe.training.batch_size), keep.weight, recipe.seed)
+    per_batch = keep.per_batch(recipe.training.batch_size)
+    if per_batch > len(lessons):
+        steps.display.warn(
+            f"keep.share is {keep.share:g}, which is {per_batch} texts per batch, but there are only "
+            f"{len(lessons)}; each batch holds all of them (raise keep.rows, or lower keep.share)"
+        )
+    return Kept(lessons, per_batch, keep.weight, recipe.seed)
 
 
 def _folder(steps: Steps[Any, Any]) -> Path:

@@ -272,10 +272,12 @@ def test_a_run_keeps_texts_or_nothing(
     command: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     computed = []
-    for share in ("0.3", "none"):
+    for share in ("0.9", "none"):
         command["--output"] = str(tmp_path / share)
         status, _, err = run(command, "--keep", share, "--max-drift", "0", capfd=capfd)
         assert (status, "DriftError: the student has changed" in err) == (3, True)
+        said = "keep.share is 0.9, which is 144 texts per batch, but there are only 48"
+        assert (said in " ".join(err.split())) == (share != "none")
         results = results_of(command)
         computed.append(results.phases["train"].tokens)
         assert ("keep" in results.phases) == (share != "none")
