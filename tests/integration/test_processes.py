@@ -27,7 +27,7 @@ from instil.system import processes
 from instil.system.files import read_lines
 from instil.system.progress import Display
 from instil.targets.store import TargetStore
-from instil.training import trainer
+from instil.training.launch import check
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -472,4 +472,4 @@ def assert_same_cells(got: Path, expected: Path, settings: dict[str, Any]) -> No
 def test_a_batch_has_a_row_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "count", lambda: 8)
     with pytest.raises(ConfigError, match="4 rows for 8 processes; allowed: at least 8"):
-        trainer.check(sections.Training(batch_size=4), ForwardKL(), None)
+        check(sections.Training(batch_size=4), ForwardKL(), None)

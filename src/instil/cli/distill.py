@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from instil.cli.gates import check, checked
+from instil.cli.gates import check_options, check_run
 from instil.cli.options import (
     Debug,
     Overwrite,
@@ -248,7 +248,7 @@ def distill(
     3 recovery is below --min-recovery or unknown, or drift is above --max-drift.
     """
     with errors(debug):
-        bound = checked(min_recovery, recovery_bound, max_drift)
+        bound = check_options(min_recovery, recovery_bound, max_drift)
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
@@ -290,7 +290,7 @@ def distill(
         run = _run(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             _print_run(run)
-            check(run, min_recovery, bound, max_drift)
+            check_run(run, min_recovery, bound, max_drift)
 
 
 def demo(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from instil.results.gate import Bound
 
 
-def checked(least: float | None, bound: str | None, most: float | None) -> Bound:
+def check_options(least: float | None, bound: str | None, most: float | None) -> Bound:
     """Checks `--min-recovery`, `--recovery-bound` and `--max-drift` before any work.
 
     Raises:
@@ -33,7 +33,7 @@ def checked(least: float | None, bound: str | None, most: float | None) -> Bound
     return check_gate(0 if least is None else least, bound or "upper", name="--min-recovery")
 
 
-def check(run: Run, least: float | None, bound: Bound, most: float | None) -> None:
+def check_run(run: Run, least: float | None, bound: Bound, most: float | None) -> None:
     """Raises an error if the run fails a gate. If it fails several, the error names all.
 
     Raises:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from instil.errors import InstilError
 from instil.prompts.rendered import RenderedRows, Windows
-from instil.results.training import MadeInputs
 from instil.system.files import written_whole
 from instil.tasks.rows import Row
 from instil.teacher.inputs import Made, make_inputs
@@ -66,23 +65,10 @@ def with_made_inputs(steps: TextSteps) -> tuple[RenderedRows, Made | None]:
     if len(made.rows) < count:
         steps.display.warn(
             f"only {len(made.rows)} of {count} inputs were made: the others were there already "
-            f"({made.repeated}), much like an evaluation row ({made.near}), or empty or too long "
-            f"({made.unfit}); give more inputs, or lower training.make_inputs"
+            f"({made.facts.repeated}), much like an evaluation row ({made.facts.near}), or empty or "
+            f"too long ({made.facts.unfit}); give more inputs, or lower training.make_inputs"
         )
     return rendered([*given.rows, *made.rows]), made
-
-
-def facts_of(made: Made | None, asked: int) -> MadeInputs | None:
-    """What the results say about the inputs that were made."""
-    if made is None:
-        return None
-    return MadeInputs(
-        rows=len(made.rows),
-        asked=asked,
-        repeated=made.repeated,
-        near=made.near,
-        unfit=made.unfit,
-    )
 
 
 def write_made(made: Made, folder: Path) -> None:

@@ -47,7 +47,7 @@ from instil.teacher.labels import (
     log_reference,
     probabilities,
 )
-from instil.training import trainer
+from instil.training import launch, trainer
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LabelSteps(Steps[Taught, Trained]):
             teacher=None,
         )
         if steps.method.learns:
-            trainer.check(recipe.training, steps.objective, None)
+            launch.check(recipe.training, steps.objective, None)
         steps._check_student()
         check_prompts_of(recipe, rows, form, display)
         if not steps.method.teacher:

@@ -21,7 +21,7 @@ from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch, held_out
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
-from instil.pipeline.inputs import facts_of, with_made_inputs, write_made
+from instil.pipeline.inputs import with_made_inputs, write_made
 from instil.pipeline.keeping import kept_texts
 from instil.pipeline.predictions import predictions
 from instil.pipeline.record import context_facts, sent_prompt
@@ -45,7 +45,7 @@ from instil.tasks.split import EvaluationSet, watched_rows
 from instil.teacher.completions import Writer
 from instil.teacher.inputs import Made
 from instil.teacher.lessons import Lessons, Teaching
-from instil.training import callbacks, trainer
+from instil.training import callbacks, launch, trainer
 
 VALIDATION = "validation rows"
 
@@ -99,7 +99,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         method = METHODS[recipe.method]
         callbacks.check_tensorboard(recipe.training)
         if method.learns:
-            trainer.check(recipe.training, recipe.objective, recipe.evaluation.at_steps)
+            launch.check(recipe.training, recipe.objective, recipe.evaluation.at_steps)
         recorder = Recorder()
         with recorder.phase("load"):
             rows = CellRows.of(recipe, given)
@@ -259,7 +259,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             rows=len(learnt),
             tokens=sum(len(pair.completion) for pair in learnt),
             truncated_completions=taught.truncated,
-            made_inputs=facts_of(taught.made, self.recipe.training.make_inputs),
+            made_inputs=taught.made and taught.made.facts,
             steps=report.steps,
             trainable_parameters=trainable,
             trainable_share=trainable / sum(p.numel() for p in network.parameters()),

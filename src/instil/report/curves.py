@@ -150,7 +150,8 @@ def loss_curves(
 ) -> Iterator[Sketch]:
     """The training loss over steps, and below it the loss on held-out rows if it was measured.
 
-    There is one line per group, averaged over seeds. Different methods have different losses, so there is no figure for several methods.
+    There is one line per group, averaged over seeds. Different methods have different losses, so
+    there is no figure for several methods.
 
     Args:
         groups: The groups; those without a recorded loss are left out.

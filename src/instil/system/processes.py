@@ -46,7 +46,11 @@ def is_main() -> bool:
 
 def split_layers() -> bool:
     """Whether the processes split the layers of the student among them (FSDP)."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "on", "t", "y")
+    if "ACCELERATE_USE_FSDP" not in os.environ:
+        return False
+    from accelerate.utils import parse_flag_from_env
+
+    return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def join() -> None:

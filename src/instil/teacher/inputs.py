@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from instil.models.generate import Decoding, Ending, Generated
 from instil.prompts.tokens import Tokens
+from instil.results.training import MadeInputs
 from instil.tasks.rows import Row, key
 
 SHOTS = 8
@@ -33,15 +34,11 @@ class Made:
 
     Attributes:
         rows: The inputs, all different.
-        repeated: How many were left out because they were there already.
-        near: How many were left out because they are much like an evaluation row.
-        unfit: How many were left out because they were empty or too long.
+        facts: How many they are, and how many were left out.
     """
 
     rows: list[Row]
-    repeated: int
-    near: int
-    unfit: int
+    facts: MadeInputs
 
 
 def make_inputs(
@@ -90,7 +87,8 @@ def make_inputs(
             else:
                 known.add(key(row))
                 made.append(row)
-    return Made(made, repeated, near, unfit)
+    facts = MadeInputs(rows=len(made), asked=count, repeated=repeated, near=near, unfit=unfit)
+    return Made(made, facts)
 
 
 class _Prompts:

@@ -47,14 +47,18 @@ class Show(TrainerCallback):
 
 
 class Observe(TrainerCallback):
-    """Pauses training to evaluate the student, in evaluation mode."""
+    """Pauses training to evaluate the student, in evaluation mode.
+
+    Args:
+        student: The student.
+        observe: Called with the number of steps, before the first step and whenever it is due.
+        due: Whether it is due after a number of steps.
+    """
 
     def __init__(
-        self, student: Module, observe: Callable[[int], None], at_steps: int | Sequence[int]
+        self, student: Module, observe: Callable[[int], None], due: Callable[[int], bool]
     ) -> None:
-        self.student = student
-        self.observe = observe
-        self.at_steps = at_steps
+        self.student, self.observe, self.due = student, observe, due
 
     def on_train_begin(
         self,
@@ -65,7 +69,7 @@ class Observe(TrainerCallback):
     ) -> None:
         """Evaluates the student before its first step."""
         if state.global_step == 0:
-            self._look(0)
+            self._pause(0)
 
     def on_step_end(
         self,
@@ -74,47 +78,32 @@ class Observe(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Evaluates the student every N steps, or at the listed steps, and after the last step."""
-        step, at_steps = state.global_step, self.at_steps
-        due = step % at_steps == 0 if isinstance(at_steps, int) else step in at_steps
-        if due or step == state.max_steps:
-            self._look(step)
+        """Evaluates the student if it is due."""
+        if self.due(state.global_step):
+            self._pause(state.global_step)
 
-    def _look(self, step: int) -> None:
+    def _pause(self, step: int) -> None:
         self.student.eval()
         self.observe(step)
         self.student.train()
 
 
-class Look(TrainerCallback):
-    """Measures the loss on held-out lessons, and ends the training when its course ends.
+def due_at(at_steps: int | Sequence[int], last: int) -> Callable[[int], bool]:
+    """Whether a step is due: every N steps, or at the listed steps, and after the last step."""
 
-    Args:
-        course: The course of the training.
-        measure: Measures the loss.
-        tell: Called with the number of steps and the loss.
-        bar: Shows the loss.
-    """
+    def due(step: int) -> bool:
+        return step == last or (
+            step % at_steps == 0 if isinstance(at_steps, int) else step in at_steps
+        )
 
-    def __init__(
-        self,
-        course: Course,
-        measure: Callable[[], float],
-        tell: Callable[[int, float], None],
-        bar: Bar,
-    ) -> None:
-        self.course, self.measure, self.tell, self.bar = course, measure, tell, bar
+    return due
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: object,
-    ) -> None:
-        """Measures the loss before the first step."""
-        if state.global_step == 0:
-            self._look(0)
+
+class End(TrainerCallback):
+    """Ends the training when its course ends."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
 
     def on_step_end(
         self,
@@ -123,17 +112,9 @@ class Look(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Measures the loss when it is time to."""
-        if self.course.measures(state.global_step):
-            self._look(state.global_step)
+        """Stops after the last step of the course."""
         if state.global_step >= self.course.end:
             control.should_training_stop = True
-
-    def _look(self, step: int) -> None:
-        loss = self.measure()
-        self.course.losses[step] = loss
-        self.tell(step, loss)
-        self.bar.reach(step, f"held-out loss {loss:.3f}", total=self.course.end)
 
 
 class Saved(TrainerCallback):

@@ -42,7 +42,7 @@ class Course:
     the same losses takes the same course.
 
     Attributes:
-        usual: Number of steps if it is fixed. The warm-up and the checkpoints follow it.
+        fixed: Number of steps if it is fixed in advance. The warm-up and the checkpoints follow it.
         most: Most steps.
         warmup: Steps of the warm-up.
         falls: How the learning rate falls: linear, cosine or constant.
@@ -50,7 +50,7 @@ class Course:
         losses: Held-out loss after a number of steps.
     """
 
-    usual: int
+    fixed: int
     most: int
     warmup: int
     falls: str
@@ -69,7 +69,7 @@ class Course:
         fixed = settings.steps(rows)
         until = settings.until if watched else None
         return cls(
-            usual=fixed,
+            fixed=fixed,
             most=settings.most_steps(rows) if until else fixed,
             warmup=math.ceil(settings.warmup_share * fixed),
             falls=settings.schedule,

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from typing_extensions import override
 
-from instil.errors import ConfigError, LaunchError, NotFiniteLossError
+from instil.errors import NotFiniteLossError
 from instil.losses import Objective
 from instil.losses.base import Loss
 from instil.losses.forward_kl import ForwardKL
@@ -36,16 +36,17 @@ from instil.models.forward import completion_logits, output_embeddings, read
 from instil.recipe import sections
 from instil.results.training import Ended
 from instil.system import processes
-from instil.system.progress import Advance, Display
+from instil.system.progress import Advance, Bar, Display
 from instil.training.branching import branch_collator
-from instil.training.callbacks import Curves, Interrupt, Look, Observe, Saved, Show
+from instil.training.callbacks import Curves, End, Interrupt, Observe, Saved, Show, due_at
 from instil.training.collation import Collator, HiddenStates, Lesson, Numbers, Part, proven_collator
 from instil.training.course import Course
 from instil.training.keeping import KeepingCollator, Kept
+from instil.training.launch import check
 
 STATE = "trainer_state.json"
 KEEPING = ForwardKL()  # the loss of kept texts
-CHECKPOINTS = 4  # in the usual number of steps; each holds only the adapter and its optimiser state
+CHECKPOINTS = 4  # in the fixed number of steps; each holds only the adapter and its optimiser state
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,11 @@ def train(
             callbacks=[
                 Show(bar, advance),
                 interrupt,
-                *([Observe(student, observe, at_steps)] if observe and at_steps else []),
+                *(
+                    [Observe(student, observe, due_at(at_steps, course.most))]
+                    if observe and at_steps
+                    else []
+                ),
                 *([Saved(saved)] if saved else []),
                 *([Curves(curves)] if curves and settings.report_to == "tensorboard" else []),
             ],
@@ -166,63 +171,14 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         if held_out is not None:
-            measure = partial(trainer.mean_loss, lessons, sorted(held_out.numbers))
-            trainer.add_callback(Look(course, measure, held_out.tell, bar))
+            look = partial(trainer.look, lessons, held_out, bar)
+            trainer.add_callback(Observe(student, look, course.measures))
+            trainer.add_callback(End(course))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     if interrupt.pressed:
         raise KeyboardInterrupt
     student.eval()
     return _report(trainer.state, course)
-
-
-def check(
-    settings: sections.Training, objective: Objective, at_steps: int | Sequence[int] | None
-) -> None:
-    """Refuses settings that the processes of this launch cannot run.
-
-    Call it before the teacher's work.
-
-    Args:
-        settings: Optimisation.
-        objective: The loss.
-        at_steps: When the student is evaluated during training.
-
-    Raises:
-        ConfigError: a batch has fewer rows than there are processes.
-        LaunchError: FSDP does not support the settings.
-    """
-    if settings.batch_size < processes.count():
-        raise ConfigError(
-            "training.batch_size is shared by all processes",
-            got=f"{settings.batch_size} rows for {processes.count()} processes",
-            allowed=f"at least {processes.count()}",
-            mend="raise it, or start fewer processes",
-        )
-    if not processes.split_layers():
-        return
-    if settings.until:
-        raise LaunchError(
-            "training cannot end by itself with FSDP, which splits the layers of the student",
-            got=f"training.until: {_shown(settings.until)}",
-            mend="set training.max_steps or training.epochs and leave out training.until, or start "
-            "the processes without --use_fsdp",
-        )
-    if at_steps:
-        raise LaunchError(
-            "a student cannot be evaluated during training with FSDP, which splits its layers",
-            got=f"evaluation.at_steps: {at_steps}",
-            mend="set evaluation.at_steps to null, or start the processes without --use_fsdp",
-        )
-    if objective.needs_hidden_states:
-        raise LaunchError(
-            "a loss of hidden states needs the teacher's full layers, but FSDP splits them",
-            got=f"objective: {objective.name}",
-            mend="start the processes without --use_fsdp",
-        )
-
-
-def _shown(until: str | sections.KlShare) -> str:
-    return until if isinstance(until, str) else f"{{kl_share: {until.kl_share:g}}}"
 
 
 def _collators(
@@ -272,10 +228,10 @@ def _arguments(
         use_cpu=accelerator is None,
         dataloader_pin_memory=accelerator is not None,
         remove_unused_columns=False,
-        logging_steps=max(1, course.usual // 50),
+        logging_steps=max(1, course.fixed // 50),
         logging_nan_inf_filter=False,
         save_strategy="steps" if resumable else "no",
-        save_steps=max(1, math.ceil(course.usual / CHECKPOINTS)),
+        save_steps=max(1, math.ceil(course.fixed / CHECKPOINTS)),
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
@@ -339,24 +295,32 @@ class DistillationTrainer(Trainer):
             self.lr_scheduler = LambdaLR(chosen, self.course.share)
         return self.lr_scheduler
 
-    @torch.no_grad()
-    def mean_loss(self, lessons: Collator, numbers: Sequence[int]) -> float:
-        """The mean loss per term of some lessons. All processes must call this.
+    def look(self, lessons: Collator, held_out: HeldOut, bar: Bar, step: int) -> None:
+        """Measures the loss on held-out lessons, which the course of the training depends on.
+
+        All processes must call this.
 
         Args:
-            lessons: Makes the batches.
-            numbers: Numbers of the lessons.
+            lessons: Makes batches of lessons.
+            held_out: The lessons.
+            bar: Shows the loss.
+            step: Number of steps.
         """
-        student: Any = self.model
-        student.eval()
+        loss = self._mean_loss(lessons, sorted(held_out.numbers))
+        self.course.losses[step] = loss
+        held_out.tell(step, loss)
+        bar.reach(step, f"held-out loss {loss:.3f}", total=self.course.end)
+
+    @torch.no_grad()
+    def _mean_loss(self, lessons: Collator, numbers: Sequence[int]) -> float:
+        """The mean loss per term of some lessons, over all processes."""
         size, total, terms = self.args.per_device_train_batch_size, 0.0, 0
         for start in range(0, len(numbers), size):
             batch = lessons(numbers[start : start + size])
             for part in batch["parts"]:
-                total += float(self._weighted(student, part, batch["weight"]))
+                total += float(self._weighted(cast(Module, self.model), part, batch["weight"]))
                 self.advance(0, part.batch.tokens)
             terms += len(batch["labels"])
-        student.train()
         totals, counts = zip(*processes.gather((total, terms)), strict=True)
         return float(sum(totals) / sum(counts))
 

@@ -79,7 +79,7 @@ def test_what_is_known_is_not_made_again(make: Make) -> None:
     texts = ["RED", "shot", "pink", "Pink ", "grey"]
     made, author = make(texts, 2, others=[Row("Shot", "1")])
     assert [row.input for row in made.rows] == ["pink", "grey"]
-    assert (made.repeated, made.near, made.unfit) == (3, 0, 0)
+    assert (made.facts.repeated, made.facts.near, made.facts.unfit) == (3, 0, 0)
     assert len(author.asked) == 5  # two, then two for those left out, then one
 
 
@@ -88,14 +88,14 @@ def test_near_copies_of_evaluation_rows_are_refused(make: Make) -> None:
     texts = ["how do I reset my  password", "How can I reset my password?", "GREY", "What is it?"]
     made, _ = make(texts, 1, judged=judged)
     assert [row.input for row in made.rows] == ["What is it?"]
-    assert made.near == 3
+    assert made.facts.near == 3
 
 
 def test_an_empty_a_cut_and_a_long_one_are_left_out(make: Make, tokens: Tokens) -> None:
     cut = Generated(tokens.ids(" never ends", special=False), finished=False)
     made, author = make(["", "a long one", "pink"], 1, fits=lambda text: "long" not in text)
     assert [row.input for row in made.rows] == ["pink"]
-    assert made.unfit == 2
+    assert made.facts.unfit == 2
     found = make_inputs(
         [Row("red")],
         1,
@@ -106,14 +106,14 @@ def test_an_empty_a_cut_and_a_long_one_are_left_out(make: Make, tokens: Tokens) 
         write=lambda prompts, ending, decoding: [cut] * len(prompts),
         fits=lambda text: True,
     )
-    assert (found.rows, found.unfit) == ([], inputs.ROUNDS)
+    assert (found.rows, found.facts.unfit) == ([], inputs.ROUNDS)
     assert len(author.asked) == 3
 
 
 def test_a_teacher_that_repeats_itself_ends(make: Make) -> None:
     made, author = make([], 4)
     assert made.rows == []
-    assert made.repeated == len(author.asked) == 4 * inputs.ROUNDS
+    assert made.facts.repeated == len(author.asked) == 4 * inputs.ROUNDS
     assert len({decoding.seed for decoding in author.decodings}) == inputs.ROUNDS
 
 

@@ -36,7 +36,7 @@ def test_after_the_warm_up_it_is_that_of_transformers(falls: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     usual = get_scheduler(falls, optimizer, num_warmup_steps=3, num_training_steps=20)
     (theirs,) = usual.lr_lambdas  # type: ignore[attr-defined]
-    course = Course(usual=20, most=20, warmup=3, falls=falls)
+    course = Course(fixed=20, most=20, warmup=3, falls=falls)
     for step in range(3, 20):
         assert course.share(step) == theirs(step)
 
