@@ -155,6 +155,8 @@ def _written(settings: object, location: Sequence[str | int]) -> list[str]:
             if not isinstance(part, int):
                 continue
             settings = settings[part] if part < len(settings) else None
+        elif isinstance(settings, str | int | float):  # it has no parts, so this is a tag
+            break
         path.append(str(part))
     return path
 

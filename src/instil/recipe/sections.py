@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from instil.system.settings import Settings
 from instil.tasks.source import file_digest
@@ -235,6 +236,13 @@ class KlShare(Section):
     )
 
 
+Until = Annotated[
+    Annotated[Literal["plateau"], Tag("word")] | Annotated[KlShare, Tag("{kl_share}")],
+    Discriminator(lambda value: "{kl_share}" if isinstance(value, Mapping | KlShare) else "word"),
+]
+"""What ends a training. Of a wrong value, only the form that was written is told."""
+
+
 class Training(Section):
     """How the student is optimised."""
 
@@ -260,7 +268,7 @@ class Training(Section):
         description="Number of optimiser steps; with until, their maximum. Cannot be set together "
         "with epochs. If both are null: 60 steps, or one epoch if that is more.",
     )
-    until: Literal["plateau"] | KlShare | None = Field(
+    until: Until | None = Field(
         None,
         description="Free text only. A tenth of the rows is held out, and the loss on them is "
         "measured every 10 steps. plateau: training ends when it no longer falls. {kl_share: 0.05}: "

@@ -192,8 +192,18 @@ def test_no_setting_is_infinite(section: str, key: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"until": "later"}}, "training.until"),
-        ({"training": {"until": {"kl_share": 1.5}}}, "kl_share"),
+        (
+            {"training": {"until": "platau"}},
+            "1 problem: training.until: unknown value 'platau'; did you mean 'plateau'?",
+        ),
+        (
+            {"training": {"until": {"kl_share": 1.5}}},
+            "1 problem: training.until.kl_share: Input should be less than 1 (got 1.5)",
+        ),
+        (
+            {"training": {"until": {"share": 0.1}}},
+            "training.until.share: unknown key; did you mean 'kl_share'?",
+        ),
         (
             {"training": {"until": "plateau"}, "evaluation": {"at_steps": 5}},
             "evaluation.at_steps and training.until cannot both be set",
