@@ -9,6 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from instil.models.forest import merged
+
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:
     """How many leading tokens all prompts share; at least one token of each prompt comes after."""
@@ -34,13 +36,14 @@ class Batch:
             `bounds` separates the sequences. Alone: None.
         position_ids_BL: Position of each token in its full sequence. Alone: None.
         predicts_BL: True where the logits predict a completion token: one position before it.
-        completion_N: The completion tokens, in the order in which `predicts_BL` selects their
-            logits.
+        completion_N: The completion tokens, one completion after another.
         tokens: Number of positions that hold a token, without the shared prefix and padding.
-        bounds: Packed without a mask: the start of each sequence, then the end of the row. All
-            sequences read the tokens before the first start.
-        apart: Packed without a mask: the number of the first sequence that does not read them.
-            None: all do.
+        bounds: Packed without a mask: the start of each segment, then the end of the row. A
+            segment is a sequence, or a part of one that others share.
+        parents: Packed without a mask: the segment that comes before each one in its sequences; -1
+            for none. None: no segment has one.
+        order_N: Packed: which of the selected logits belongs to each completion token. None: they
+            have the same order.
     """
 
     input_ids_BL: Tensor
@@ -50,7 +53,8 @@ class Batch:
     completion_N: Tensor
     tokens: int
     bounds: Tensor | None = None
-    apart: Tensor | None = None
+    parents: Tensor | None = None
+    order_N: Tensor | None = None
 
 
 def alone(prompt: list[int], completion: list[int]) -> Batch:
@@ -108,13 +112,12 @@ def pack(
     prefix: int = 0,
     masked: bool = True,
     multiple: int = 1,
-    lead: int = 0,
-    led: int | None = None,
 ) -> Batch:
     """Joins each prompt with its completion and puts all of them into one row, without padding.
 
-    A token reads only the shared prefix and the tokens of its own sequence. Short rows of different
-    length then cost no padding.
+    Short rows of different length then cost no padding. Where sequences begin alike, their first
+    tokens are there once; see `instil.models.forest`. A token reads only the shared prefix and the
+    tokens before it in its own sequence.
 
     Args:
         prompts: Full prompts, in token ids.
@@ -125,38 +128,41 @@ def pack(
             bounds needs no mask.
         multiple: Pad the row to a multiple of this length, with tokens that predict nothing and
             that no other token reads.
-        lead: Number of leading tokens that prompts share, placed once before all sequences.
-            Requires `masked` False and `prefix` 0.
-        led: How many prompts share them: the first ones. The others are whole. None: all.
     """
-    assert not lead or not (prefix or masked)
-    # The first sequence holds the lead.
-    led = len(prompts) if led is None or not lead else led
-    begins = [prefix, *[prefix + lead] * (led - 1), *[prefix] * (len(prompts) - led)]
-    rows = [p[b:] + c[:-1] for b, p, c in zip(begins, prompts, completions, strict=True)]
-    ends = list(accumulate(map(len, rows)))
-    tokens = ends[-1]
-    if padding := -tokens % multiple:
-        begins, rows, completions = [*begins, 0], [*rows, [0] * padding], [*completions, []]
-        ends[-1] += padding  # the padding may read the last sequence, which is before it
-    lengths = torch.tensor([len(row) for row in rows])
-    sequence_L = torch.arange(len(rows)).repeat_interleave(lengths)
-    position_L = torch.cat([torch.arange(len(row)) for row in rows])
-    first_predicting_L = torch.tensor(
-        [len(row) - len(c) for row, c in zip(rows, completions, strict=True)]
-    ).repeat_interleave(lengths)
+    forest = merged(list(zip(prompts, completions, strict=True)), prefix)
+    ids_L, depth_L = torch.from_numpy(forest.ids).long(), torch.from_numpy(forest.depths)
+    lengths, parents = [len(segment.ids) for segment in forest.segments], forest.parents
+    if padding := -forest.tokens % multiple:
+        lengths, parents = [*lengths, padding], [*parents, -1]
+        ids_L = torch.cat([ids_L, torch.zeros(padding, dtype=torch.long)])
+        depth_L = torch.cat([depth_L, torch.arange(padding)])
     mask_LL = torch.zeros((1, 1))
     if masked:
-        readable_LL = (sequence_L[:, None] == sequence_L) & (position_L[:, None] >= position_L)
-        mask_LL = torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)
+        mask_LL = _unread(torch.tensor(lengths), parents, depth_L)
         mask_LL = torch.nn.functional.pad(mask_LL, (prefix, 0))
+    places_N = torch.from_numpy(forest.predicting())
+    predicts_BL = torch.zeros((1, len(ids_L)), dtype=torch.bool)
+    predicts_BL[0, places_N] = True
+    order_N = places_N.argsort().argsort()
     return Batch(
-        input_ids_BL=torch.tensor([[token for row in rows for token in row]]),
+        input_ids_BL=ids_L[None],
         attention_mask=mask_LL[None, None],
-        position_ids_BL=(position_L + torch.tensor(begins).repeat_interleave(lengths))[None],
-        predicts_BL=(position_L >= first_predicting_L)[None],
+        position_ids_BL=(prefix + depth_L)[None],
+        predicts_BL=predicts_BL,
         completion_N=torch.tensor([token for completion in completions for token in completion]),
-        tokens=tokens,
-        bounds=None if masked else torch.tensor([lead, *ends]),
-        apart=torch.tensor(led) if lead and led < len(prompts) else None,
+        tokens=forest.tokens,
+        bounds=None if masked else torch.tensor([0, *accumulate(lengths)]),
+        parents=None if masked or max(parents) < 0 else torch.tensor(parents),
+        order_N=None if bool((order_N[1:] > order_N[:-1]).all()) else order_N,
     )
+
+
+def _unread(lengths: Tensor, parents: Sequence[int], depth_L: Tensor) -> Tensor:
+    """A mask to add to the attention scores: a token reads those before it in its sequence, (L, L)."""
+    read_SS = torch.eye(len(lengths), dtype=torch.bool)
+    for number, parent in enumerate(parents):
+        if parent >= 0:
+            read_SS[number] |= read_SS[parent]
+    segment_L = torch.arange(len(lengths)).repeat_interleave(lengths)
+    readable_LL = read_SS[segment_L][:, segment_L] & (depth_L[:, None] >= depth_L)
+    return torch.zeros(readable_LL.shape).masked_fill(~readable_LL, -torch.inf)

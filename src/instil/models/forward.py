@@ -200,16 +200,18 @@ def _forward(network: Any, batch: Any, cache: Any, **more: Any) -> Any:
         }
     if batch.bounds is not None:
         more[attention.BOUNDS] = batch.bounds
-    if batch.apart is not None:
-        more[attention.APART] = batch.apart
+    if batch.parents is not None:
+        more[attention.PARENTS] = batch.parents
     return network(input_ids=batch.input_ids_BL.to(device), use_cache=cache is not None, **more)
 
 
 def _chosen(states: Tensor, batch: Any) -> Tensor:
     """States (N, D) where a completion token is predicted, of a model that chose them or not."""
     if states.dim() == 3 and states.shape[:2] == batch.predicts_BL.shape:
-        return states[batch.predicts_BL.to(states.device)]
-    return states.flatten(0, -2)
+        states_ND = states[batch.predicts_BL.to(states.device)]
+    else:
+        states_ND = states.flatten(0, -2)
+    return states_ND if batch.order_N is None else states_ND[batch.order_N.to(states.device)]
 
 
 def output_embeddings(network: PreTrainedModel) -> torch.nn.Module:

@@ -192,6 +192,7 @@ def _of_group(
     network, left = model.network, list(group)
     shares = not _refused(network, SINGLE, EQUAL, shared=True)
     prefix = SharedPrefix(network, Computed.picked(prompts, group) if shares else [])
+    prefix.read_in_place([prompts[i] for i in group[:1]])
     yield [], [], prefix.length
     while left:
         if prefix.length and _refused(network, SINGLE, EQUAL, shared=True):

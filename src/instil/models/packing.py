@@ -13,21 +13,30 @@ PACKED_TOKENS = 768
 LONG_PREFIX = 128
 
 
-def packs(lengths: Sequence[int], *, most: int = PACKED_TOKENS) -> Iterator[list[int]]:
+# How much longer a packed row may be, so that rows that begin alike stay together.
+STRETCH = 4
+
+
+def packs(
+    lengths: Sequence[int], shared: Sequence[int] | None = None, *, most: int = PACKED_TOKENS
+) -> Iterator[list[int]]:
     """Cuts rows into groups, each for one packed row, and yields the rows' numbers.
 
     Args:
-        lengths: Number of tokens that each row adds.
-        most: Most tokens of a group; a longer row is a group of its own.
+        lengths: Number of tokens of each row.
+        shared: Number of leading tokens that each row shares with the row before it.
+        most: Most tokens of a group; a longer row is a group of its own. A group may be longer if
+            its rows begin alike.
     """
     group: list[int] = []
     tokens = 0
     for number, length in enumerate(lengths):
-        if group and tokens + length > most:
+        alike = shared[number] if shared and group else 0
+        if group and tokens + length - alike > most * (STRETCH if alike else 1):
             yield group
-            group, tokens = [], 0
+            group, tokens, alike = [], 0, 0
         group.append(number)
-        tokens += length
+        tokens += length - alike
     if group:
         yield group
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
+import numpy as np
 import torch
 
 from instil.models.attention import reads_bounds
 from instil.models.batch import Batch, alone, collate, pack
 from instil.models.cache import SharedPrefix, alike, packable
+from instil.models.forest import LEAST_SHARED
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
 from instil.models.packing import LONG_PREFIX, PACKED_TOKENS, packs
 from instil.models.proof import FEW, KINDS, agree, kind, lengthened, proven, refused
-from instil.system.sequences import Computed
+from instil.system.sequences import Computed, common
 
 
 class Way(StrEnum):
@@ -187,12 +189,17 @@ class Reader:
         way = self._way
         assert self._prefix is not None
         shared, own, scored = self._prefix.length, [], []
+        packed, known = self._packing is not None and way is Way.PACKED, list[int]()
+        before = np.empty(0, np.int32)
         for number in rows:
             lengths = [len(completion) for completion in self._completions[number]]
+            prompt = np.array(self._prompts[number][shared:] if packed else [], np.int32)
+            alike, before = common(before, prompt), prompt
+            known.append(alike if alike >= LEAST_SHARED else 0)
             own.append((len(self._prompts[number]) - shared + max(lengths)) * len(lengths))
             scored.append(sum(lengths))
-        if self._packing is not None and way is Way.PACKED:
-            batches = packs(own, most=self._packing.tokens)
+        if self._packing is not None and packed:
+            batches = packs(own, known, most=self._packing.tokens)
         else:
             whole = [shared + length for length in own]
             batches = self._prefix.batches(whole, batch_size=self._batch_size, scored=scored)

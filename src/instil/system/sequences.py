@@ -56,7 +56,7 @@ class TokenLists(Computed[list[int]]):
         for key, ids in lists:
             array = np.array(ids, np.int32)
             head = heads.setdefault(key, array)
-            shared = _shared(head, array)
+            shared = common(head, array)
             self._parts.append((head, shared, array[shared:].copy()))
         super().__init__(len(self._parts), self._list)
 
@@ -65,8 +65,8 @@ class TokenLists(Computed[list[int]]):
         return [*head[:shared].tolist(), *rest.tolist()]
 
 
-def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
-    """How many leading items are the same."""
+def common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """How many leading items of two lists are the same."""
     shorter = min(len(one), len(other))
     different = np.flatnonzero(one[:shorter] != other[:shorter])
     return int(different[0]) if len(different) else shorter

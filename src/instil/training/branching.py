@@ -42,9 +42,7 @@ class BranchCollator(Collator):
         return even_packs(tokens, most=PASS_TOKENS)
 
     @override
-    def _part(
-        self, rows: Sequence[Any], lead: int, texts: Sequence[Lesson] = (), weight: float = 0.0
-    ) -> Part:
+    def _part(self, rows: Sequence[Any], texts: Sequence[Lesson] = (), weight: float = 0.0) -> Part:
         assert not texts  # they have no branches
         prompts = [row.prompt for row in rows]
         targets = [row.targets for row in rows]

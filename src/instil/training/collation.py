@@ -15,6 +15,7 @@ from instil.errors import TuningError
 from instil.models.attention import LENGTHS, reads_bounds
 from instil.models.batch import Batch, alone, collate, pack, shared_prefix
 from instil.models.cache import packable
+from instil.models.forest import LEAST_SHARED, merged
 from instil.models.forward import Logits
 from instil.models.packing import even_packs
 from instil.models.proof import agree, lengthened, proven
@@ -173,11 +174,11 @@ class Collator:
         terms = torch.zeros(sum(row.terms for row in rows) if mine else 0, dtype=torch.long)
         lead = self._lead(rows)
         *groups, last = ([rows[i] for i in group] for group in self._groups(rows, lead))
-        parts = [self._part(group, lead) for group in groups]
-        if not texts or self._fits(last, texts, lead):
-            parts.append(self._part(last, lead, texts, weight))
+        parts = [self._part(group) for group in groups]
+        if not texts or self._fits([*last, *texts]):
+            parts.append(self._part(last, texts, weight))
         else:
-            parts += [self._part(last, lead), *self.alone(texts, weight)]
+            parts += [self._part(last), *self.alone(texts, weight)]
         return {
             "parts": parts,
             "weight": 1.0 if mine else 0.0,
@@ -187,9 +188,10 @@ class Collator:
 
     def _lead(self, rows: Sequence[Lesson]) -> int:
         """Number of leading tokens that all prompts share; a pack has them once."""
-        if self.together is not Together.PACKED or self.masked:
+        if self.together is not Together.PACKED:
             return 0
-        return shared_prefix([prompt for row in rows for prompt, _ in row.sequences])
+        lead = shared_prefix([prompt for row in rows for prompt, _ in row.sequences])
+        return lead if lead >= LEAST_SHARED else 0
 
     def _groups(self, rows: Sequence[Lesson], lead: int) -> list[list[int]]:
         """The rows of each forward pass."""
@@ -197,15 +199,14 @@ class Collator:
             return [[number] for number in range(len(rows))]
         if not self.on_processor:
             return [list(range(len(rows)))]
-        tokens = [_own_tokens(row, lead) for row in rows]
+        tokens = [merged(row.sequences).tokens - lead for row in rows]
         return even_packs(tokens, most=max(1, PASS_TOKENS - lead))
 
-    def _fits(self, rows: Sequence[Lesson], texts: Sequence[Lesson], lead: int) -> bool:
-        """Whether kept texts go through the model together with these rows."""
+    def _fits(self, rows: Sequence[Lesson]) -> bool:
+        """Whether rows and kept texts go through the model together."""
         if self.together is not Together.PACKED or self.masked or self.online is not None:
             return False
-        tokens = lead + sum(_own_tokens(row, lead) for row in rows)
-        tokens += sum(_own_tokens(text, 0) for text in texts)
+        tokens = merged([pair for row in rows for pair in row.sequences]).tokens
         return tokens <= (PASS_TOKENS if self.on_processor else self.longest)
 
     def alone(self, texts: Sequence[Lesson], weight: float) -> list[Part]:
@@ -218,27 +219,21 @@ class Collator:
         groups = self._groups(texts, 0)
         if processes.count() > 1 and self.together is not Together.ALONE:
             groups = [[*range(len(texts))]]  # under FSDP, all processes must make as many passes
-        return [self._part([], 0, [texts[i] for i in group], weight) for group in groups]
+        return [self._part([], [texts[i] for i in group], weight) for group in groups]
 
     def _part(
-        self,
-        rows: Sequence[Lesson],
-        lead: int,
-        texts: Sequence[Lesson] = (),
-        weight: float = 0.0,
+        self, rows: Sequence[Lesson], texts: Sequence[Lesson] = (), weight: float = 0.0
     ) -> Part:
         sequences = [pair for row in rows for pair in row.sequences]
-        led, start = len(sequences), sum(len(completion) for _, completion in sequences)
+        start = sum(len(completion) for _, completion in sequences)
         sequences += [pair for text in texts for pair in text.sequences]
         prompts, completions = zip(*sequences, strict=True)
-        fits = sum(map(len, prompts)) + sum(map(len, completions)) <= self.longest
+        packed = self.together is Together.PACKED
         if self.together is Together.ALONE:
             batch = alone(*sequences[0])
-        elif self.together is Together.PACKED and fits:
+        elif packed and merged(sequences).tokens <= self.longest:
             multiple = LENGTHS if self.on_processor else 1
-            batch = pack(
-                prompts, completions, masked=self.masked, multiple=multiple, lead=lead, led=led
-            )
+            batch = pack(prompts, completions, masked=self.masked, multiple=multiple)
         else:
             batch = collate(prompts, completions, pad_id=self.pad_id)
         targets = [row.targets for row in rows if row.targets is not None]
@@ -249,10 +244,6 @@ class Collator:
         if texts:
             kept = KeptTokens(start, weight, _joined([text.targets for text in texts]))
         return Part(batch, sequences, _joined(targets), teacher, kept)
-
-
-def _own_tokens(row: Lesson, lead: int) -> int:
-    return sum(len(prompt) - lead + len(completion) for prompt, completion in row.sequences)
 
 
 def _joined(targets: Sequence[Any]) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from instil.models import attention
-from instil.models.attention import BOUNDS, attend, install, reads_bounds
+from instil.models import attention, forest
+from instil.models.attention import BOUNDS, PARENTS, attend, install, reads_bounds
 from instil.models.batch import pack
 from instil.models.forward import completion_logits
 from instil.models.load import LanguageModel
@@ -292,70 +292,61 @@ def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
         torch.testing.assert_close(by_bounds, by_mask, atol=1e-5, rtol=1e-4)
 
 
+TURNS = [
+    ([5, 9, 7, 3, 8], [6, 2]),
+    ([5, 9, 7, 3, 8, 6, 2, 4], [7]),  # goes on after the first one's completion
+    ([5, 9, 7, 3, 8, 1, 1, 4], [2, 9, 3]),  # goes on after another one
+    ([5, 9, 7, 3, 8, 1, 1, 4, 6, 6], [8, 8]),
+    ([12, 3, 5], [1, 4]),  # begins otherwise
+    ([5, 9, 7, 3, 8, 6], [3]),
+]
+
+
 @pytest.mark.usefixtures("each_attention")
-def test_what_all_sequences_begin_with_may_stand_once(any_model: LanguageModel) -> None:
-    shared = [5, 9, 7, 3]
-    prompts, completions = [[*shared, 8], [*shared, 2, 6], [*shared, 4]], [[6, 2], [7], [2, 9, 3]]
-    logits, gradients = [], []
-    for lead in (0, 1, 4):
-        batch = pack(prompts, completions, masked=False, multiple=4, lead=lead)
-        assert batch.tokens == sum(map(len, prompts)) + 3 - 2 * lead
-        assert batch.completion_N.tolist() == [6, 2, 7, 2, 9, 3]
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("together", [0, 128])
+def test_what_sequences_begin_with_may_be_there_once(
+    any_model: LanguageModel, masked: bool, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "TOGETHER", together)
+    prompts, completions = zip(*TURNS, strict=True)
+    logits, gradients, tokens = [], [], []
+    for least in (1, 3, 100):
+        monkeypatch.setattr(forest, "LEAST_SHARED", least)
+        batch = pack(prompts, completions, masked=masked, multiple=4)
+        assert batch.completion_N.tolist() == [6, 2, 7, 2, 9, 3, 8, 8, 1, 4, 3]
+        tokens.append(batch.tokens)
         logits_NV = completion_logits(any_model.network, batch)
         loss = torch.nn.functional.cross_entropy(logits_NV, batch.completion_N.to(logits_NV.device))
         weights = list(any_model.network.parameters())
         logits.append(logits_NV.detach())
         gradients.append(torch.autograd.grad(loss, weights, allow_unused=True))
-    for once, twice in zip(logits[1:], gradients[1:], strict=True):
-        torch.testing.assert_close(once, logits[0], atol=1e-4, rtol=0)
-        for one, other in zip(twice, gradients[0], strict=True):
+    assert tokens == sorted(tokens)
+    assert tokens[0] < tokens[-1]
+    for once, of_once in zip(logits[:-1], gradients[:-1], strict=True):
+        torch.testing.assert_close(once, logits[-1], atol=1e-4, rtol=0)
+        for one, other in zip(of_once, gradients[-1], strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("each_attention")
-def test_sequences_that_begin_otherwise_stand_after_those_that_share_a_lead(
-    any_model: LanguageModel,
+def test_a_segment_is_attended_to_the_same_way_whatever_is_multiplied_together(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shared = [5, 9, 7, 3]
-    prompts = [[*shared, 8], [*shared, 2, 6], [11], [4, 9], [12, 3, 5, 8, 9]]
-    completions = [[6, 2], [7], [2, 9, 3], [5, 5], [1]]
-    logits = []
-    for lead in (0, 1, 4):
-        batch = pack(prompts, completions, masked=False, multiple=4, lead=lead, led=2)
-        assert batch.tokens == sum(map(len, [*prompts, *completions])) - len(prompts) - lead
-        logits.append(completion_logits(any_model.network, batch).detach())
-    for once in logits[1:]:
-        torch.testing.assert_close(once, logits[0], atol=1e-4, rtol=0)
-
-
-@pytest.mark.usefixtures("each_attention")
-def test_a_lead_is_read_where_attention_is_fused_too() -> None:
-    query, key, value = (part.requires_grad_() for part in drawn(4, 2))
-    lead = LENGTHS[0]
-    bounds = torch.tensor([*accumulate(LENGTHS)])
-    layer = torch.nn.Module()
-    layer.num_key_value_groups = 2  # type: ignore[assignment]
-    by_products, _ = attend(layer, query, key, value, None, **{BOUNDS: bounds})
-    fused, _ = attend(layer, query.detach(), key.detach(), value.detach(), None, **{BOUNDS: bounds})
-    torch.testing.assert_close(by_products, fused)
-    # The first sequence that reads it stands at once behind it: the two are one sequence.
-    whole = packed(query, key, value, lengths=[lead + LENGTHS[1], *LENGTHS[2:]])
-    torch.testing.assert_close(by_products[:, : lead + LENGTHS[1]], whole[:, : lead + LENGTHS[1]])
-    assert not torch.allclose(by_products[:, lead + LENGTHS[1] :], whole[:, lead + LENGTHS[1] :])
-
-
-@pytest.mark.usefixtures("each_attention")
-def test_a_lead_is_read_whatever_is_multiplied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first sequence holds the lead, so it stands alone."""
     given = [part.requires_grad_() for part in drawn(4, 2)]
-    lead = 3
-    bounds = torch.tensor([lead, *list(accumulate(LENGTHS))])
+    settings = {
+        BOUNDS: torch.tensor([0, *accumulate(LENGTHS)]),
+        PARENTS: torch.tensor([-1, 0, 1, 1, -1]),
+    }
     layer = torch.nn.Module()
     layer.num_key_value_groups = 2  # type: ignore[assignment]
     made = []
     for together in (0, 128):
         monkeypatch.setattr(attention, "TOGETHER", together)
-        attended, _ = attend(layer, *given, None, **{BOUNDS: bounds})
+        attended, _ = attend(layer, *given, None, **settings)
         made.append([attended, *torch.autograd.grad(attended.square().sum(), given)])
     for one, other in zip(*made, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+    # A segment right after its parent is one sequence with it.
+    joined = packed(*given, lengths=[LENGTHS[0] + LENGTHS[1]])
+    torch.testing.assert_close(made[0][0][:, :6], joined[:, :6])

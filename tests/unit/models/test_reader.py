@@ -13,7 +13,7 @@ from tests.conftest import byte_tokenizer
 from tests.small import form_of, plain_logits
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from instil.models import attention, chunked, reader
+from instil.models import attention, chunked, forest, reader
 from instil.models.load import LanguageModel
 from instil.models.reader import COMPLETIONS, LABELS, Packing, Pass, Reader
 from instil.prompts.context import Context, FewShot
@@ -97,8 +97,11 @@ def test_contexts_passes_and_completions_equal_the_plain_forward(
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_what_is_computed_is_counted(llama: LanguageModel, packing: str) -> None:
+def test_what_is_computed_is_counted(
+    llama: LanguageModel, packing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a context's prompts share, once; of each sequence the rest, but for its last token."""
+    monkeypatch.setattr(forest, "LEAST_SHARED", 1000)
     prompts, completions = prompts_of(llama), ANSWERS["several completions"]
     read = list(Reader(llama, prompts, completions, packing=PACKINGS[packing], batch_size=4).read())
     (first, second) = (one.prefix for one in read if one.prefix)
@@ -109,6 +112,29 @@ def test_what_is_computed_is_counted(llama: LanguageModel, packing: str) -> None
         for ids in completions[row]
     ]
     assert sum(one.batch.tokens for one in read) == sum(of_rows)
+
+
+def turns_of(model: LanguageModel, count: int) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """The prompts of the turns of some conversations after one context, and their answers."""
+    ids, prompts, completions = model.tokenizer.encode, list[list[int]](), list[list[list[int]]]()
+    for number in range(count):
+        history = ids("One system prompt stands before all conversations. ")
+        for turn in range(4):
+            history = [*history, *ids(f"user {number}: what is {turn} plus {number}? assistant:")]
+            prompts.append(history)
+            completions.append([ids(f" it is {turn + number}\n")])
+            history = [*history, *(completions[-1][0] if number % 2 else ids(" as logged\n"))]
+    return prompts, completions
+
+
+def test_the_history_of_a_conversation_is_read_once(any_model: LanguageModel) -> None:
+    prompts, completions = turns_of(any_model, 3)
+    read = list(Reader(any_model, prompts, completions, packing=COMPLETIONS, batch_size=4).read())
+    conversations = sum(len(prompts[row]) - read[0].prefix for row in range(3, len(prompts), 4))
+    answers = sum(len(ids) for (ids,) in completions)
+    assert sum(one.batch.tokens for one in read) < conversations + answers
+    assert sum(map(len, prompts)) > 2 * (conversations + answers)
+    check(read, plain(any_model, prompts, completions), completions)
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

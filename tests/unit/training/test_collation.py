@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.small import models_of, pairs_of, target_rows, train_on, weights
 
+from instil.models import forest
 from instil.models.load import LanguageModel, load
 from instil.models.packing import even_packs
 from instil.targets.prediction import TargetRow, Targets
@@ -119,25 +120,27 @@ def test_rows_longer_than_a_pack_under_a_mask_may_be_are_padded(
     assert len(part.batch.input_ids_BL) == len(rows)
 
 
-def test_training_is_the_same_where_a_lead_stands_once(
+def test_training_is_the_same_where_shared_beginnings_are_there_once(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends, leads = [], []
+    ends, tokens = [], []
     real = collation.pack
 
     def seen(*args: Any, **kwargs: Any) -> Any:
-        leads.append(kwargs["lead"])
-        return real(*args, **kwargs)
+        made = real(*args, **kwargs)
+        tokens.append(made.tokens)
+        return made
 
     monkeypatch.setattr(collation, "pack", seen)
-    for once in (True, False):
-        if not once:
-            monkeypatch.setattr(Collator, "_lead", lambda self, rows: 0)
-        leads.clear()
+    counts = []
+    for least in (3, 100):
+        monkeypatch.setattr(forest, "LEAST_SHARED", least)
+        tokens.clear()
         models = models_of(load(str(model_folders["llama"]), dtype="float32"))
         train_on(models, target_rows(models), steps=3, batch_size=3)
         ends.append(weights(models))
-        assert (max(leads) > 0) == once
+        counts.append(sum(tokens))
+    assert counts[0] < counts[1]
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, atol=1e-5, rtol=1e-4)
 
