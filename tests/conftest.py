@@ -36,8 +36,8 @@ from transformers import (
     set_seed,
 )
 
-from instil.models.bundled import cache_folder
 from instil.models.load import LanguageModel, load
+from instil.system.disk import cache_folder
 
 # Tests store what models write in a folder of their own, with the models that are converted already.
 if "INSTIL_TESTED" not in os.environ:

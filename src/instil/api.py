@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from instil.errors import ConfigError, DataFileError
 from instil.methods import MethodName
@@ -33,7 +33,9 @@ from instil.results.schema import (
 )
 from instil.system.disk import from_home
 from instil.system.files import read_lines
-from instil.tasks.rows import Row, as_rows
+from instil.tasks.files import Files
+from instil.tasks.logs import read_pile
+from instil.tasks.rows import Row, as_records
 
 if TYPE_CHECKING:
     from instil.losses import HiddenState, Objective
@@ -239,7 +241,7 @@ class Study:
 def distill(
     model: str | Path,
     *,
-    context: ContextPart | Sequence[ContextPart],
+    context: ContextPart | Sequence[ContextPart] | None = None,
     inputs: Iterable[Row | str | Settings],
     eval: Iterable[Row | Settings] | Mapping[str, Iterable[Row | Settings]] | None = None,
     output: str | Path | None = None,
@@ -251,6 +253,7 @@ def distill(
     training: sections.Training | Settings | None = None,
     keep: sections.Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
+    logs: Settings | None = None,
     dtype: DType = "auto",
     seed: int = 0,
     allow_overlap: bool = False,
@@ -266,8 +269,10 @@ def distill(
     Args:
         model: Hub id, local folder, or `bundled:NAME`.
         context: What the teacher reads: `FewShot`, `Instruction`, `Document`, or a list of them.
-        inputs: Queries to learn from: strings or rows with `input`. To learn gold completions,
-            rows with `output`.
+            None: it comes from the conversations (`logs={"context_from_logs": True}`), or each row
+            has its own.
+        inputs: Queries to learn from: strings, rows with `input`, or conversations, such as
+            mappings with `messages`. To learn gold completions, rows with `output`.
         eval: Evaluation rows with `input` and `output`; for several sets, a mapping of names to
             rows. By default a fifth of the inputs (at most 100) is held out; without outputs
             their accuracy is unknown.
@@ -280,6 +285,8 @@ def distill(
         training: How the student is optimised; by default until it learns no more.
         keep: Text on which the student stays as its base is.
         evaluation: How the student is evaluated; by default with zero-shot and in-context.
+        logs: How conversations are read: the keys `context_from_logs`, `student_system`,
+            `bake_tools`, `turns`, `thinking`, `on_bad_row` and `fields` of the task `files`.
         dtype: Number format of the weights; `auto` measures which is fastest.
         seed: Seed for all randomness.
         allow_overlap: Allow evaluation rows that are also inputs or demonstrations.
@@ -311,18 +318,22 @@ def distill(
     recipe = Recipe.parse(
         {
             "model": str(model),
-            "task": {"name": "files", "allow_overlap": allow_overlap},
+            "task": {"name": "files", "allow_overlap": allow_overlap, **(logs or {})},
             "dtype": dtype,
             "seed": seed,
             **usual({name: value for name, value in chosen.items() if value is not None}),
         }
     )
-    from instil.pipeline.rows import Given, named_sets
+    from instil.pipeline.given import Given, named_sets
 
-    given = Given(
-        context=Context.of(context),
-        inputs=as_rows(inputs, name="inputs", need_output=recipe.teacher.completions == "gold"),
-        held_out=named_sets(eval),
+    task = cast(Files, recipe.task)
+    gold = recipe.teacher.completions == "gold"
+    given = Given.of(
+        recipe,
+        task,
+        Context() if context is None else Context.of(context),
+        read_pile(as_records(inputs, name="inputs"), "inputs", task.reading(gold=gold)),
+        named_sets(eval, task.reading(gold=gold, evaluation=True)),
     )
     folder = from_home(output) if output else _by_time()
 

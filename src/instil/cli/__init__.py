@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instil.cli import distill, recipes, study, targets
+from instil.cli import distill, recipes, show, study, targets, trial
 from instil.cli.terminal import use_plain_letters
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command(cls=distill.Panels)(distill.distill)
+app.command()(show.show)
+app.command("try")(trial.trial)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")

@@ -22,15 +22,16 @@ from instil.cli.options import (
     overwrite_option,
     quiet_option,
 )
+from instil.cli.summary import print_run
 from instil.errors import ConfigError
 from instil.system import processes
 from instil.system.disk import from_home
 
 if TYPE_CHECKING:
     from instil.api import Run
-    from instil.results.schema import MethodResult, Results
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
+MOST_NAME = 255  # letters of a file's name
 OUTPUT_PANEL, LAST_PANEL = "Where to", "Gate and output"
 
 
@@ -76,14 +77,52 @@ def distill(
     k: Annotated[
         int | None, _baked(help="Use only the first K demonstrations. Default: all.")
     ] = None,
+    context_from_logs: Annotated[
+        bool,
+        _baked(
+            "--context-from-logs",
+            help="Take the context out of the conversations: their system message, and the example "
+            "turns that all of them begin with.",
+        ),
+    ] = False,
+    bake_tools: Annotated[
+        bool,
+        _baked("--bake-tools", help="Leave the definitions of tools out of the student's prompt."),
+    ] = False,
+    student_system: Annotated[
+        str | None,
+        _baked(
+            metavar="TEXT|FILE", help="Short system prompt that the student keeps. Default: none."
+        ),
+    ] = None,
     inputs: Annotated[
         Path,
         _rows(
-            help="Rows to learn from (.jsonl, .csv or .parquet), with a field input. "
-            "With --completions gold they also need a field output.",
+            help="Rows to learn from, with a field input, or conversations, with a field messages: "
+            "a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder, a pattern, "
+            "hub:OWNER/NAME:SPLIT, or - for standard input. With --completions gold they also need "
+            "a field output.",
             show_default=False,
         ),
     ],
+    field: Annotated[
+        list[str],
+        _rows(
+            metavar="NAME=NAME",
+            help="Name of a field in the files, if it is another one: input=question. May be given "
+            "several times.",
+        ),
+    ] = [],  # noqa: B006 - typer reads the default; it is never changed
+    turns: Annotated[
+        str, _rows(help="Answers of a conversation to learn: all, last or first.")
+    ] = "all",
+    on_bad_row: Annotated[
+        str | None,
+        _rows(
+            help="What a row that cannot be used does: error (it ends the run) or drop (it is left "
+            "out). Default: error for up to 1,000 rows, else drop.",
+        ),
+    ] = None,
     eval: Annotated[
         list[str],
         _rows(
@@ -142,6 +181,13 @@ def distill(
             "outputs)."
         ),
     ] = "teacher",
+    thinking: Annotated[
+        str,
+        _teacher(
+            help="What the assistant thought before a logged answer: learn, drop, or forbid (such a "
+            "row cannot be used)."
+        ),
+    ] = "learn",
     samples: Annotated[
         int | None, _teacher(help="Completions to sample per input. Default: 1.")
     ] = None,
@@ -248,12 +294,21 @@ def distill(
     3 recovery is below --min-recovery or unknown, or drift is above --max-drift.
     """
     with errors(debug):
+        from instil.tasks.places import spooled
+
         bound = check_options(min_recovery, recovery_bound, max_drift)
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
                 name="files",
-                inputs=str(inputs),
+                inputs=str(spooled(inputs)),
+                fields=_fields(field),
+                context_from_logs=context_from_logs,
+                student_system=_text(student_system),
+                bake_tools=bake_tools,
+                turns=turns,
+                thinking=thinking,
+                on_bad_row=on_bad_row,
                 eval=_sets(eval),
                 demos=demos and str(demos),
                 k=k,
@@ -289,7 +344,7 @@ def distill(
         }
         run = _run(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
-            _print_run(run)
+            print_run(run)
             check_run(run, min_recovery, bound, max_drift)
 
 
@@ -322,7 +377,7 @@ def demo(
     with errors(debug):
         run = _run(recipe, (), output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
-            _print_run(run)
+            print_run(run)
 
 
 def _run(
@@ -345,7 +400,7 @@ def _run(
                 f"--set {change}: instil distill trains one adapter and has no grid",
                 mend="write a recipe with the task `files`, and use instil run",
             )
-    from instil.pipeline.rows import Given
+    from instil.pipeline.given import Given
     from instil.recipe.grid import override
     from instil.recipe.recipe import Recipe
     from instil.recipe.usual import usual
@@ -371,73 +426,6 @@ def _run(
     return Run(cell.run(recipe, folder, given=given, overwrite=overwrite, display=display))
 
 
-def _print_run(run: Run) -> None:
-    """Prints the scores and costs of each method, and the paths of the report and the adapter."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from instil.methods import METHODS
-
-    results = run.results
-    several = len(results.methods[0].scores) > 1
-    context = f", {results.context.description}" if results.context else ""
-    table = Table(title=escape(f"{results.model}{context}"))
-    for column in ("method", "set") if several else ("method",):
-        table.add_column(column)
-    for column in ("accuracy", "95 % interval", "prompt tokens", "seconds per query"):
-        width = 13 if column == "95 % interval" else None  # keeps an interval on one line
-        table.add_column(column, justify="right", min_width=width)
-    for name, method in METHODS.items():
-        result = results.result(name)
-        for score in result.scores if result else ():
-            assert result is not None
-            accuracy, seconds = score.accuracy, result.seconds_per_query
-            table.add_row(
-                method.label,
-                *([escape(score.name)] if several else []),
-                f"{accuracy.value:.3f}" if accuracy else "–",
-                f"{accuracy.low:.3f} – {accuracy.high:.3f}" if accuracy else "–",
-                f"{result.prompt_tokens_mean:.0f}",
-                "–" if seconds is None else f"{seconds:.3f}",
-            )
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    if results.training:
-        console.print(_summary(results))
-    console.print(f"report   {run.report()}", markup=False)
-    if results.training:
-        console.print(f"adapter  {run.adapter}", markup=False)
-
-
-def _summary(results: Results) -> str:
-    """Returns a line with recovery, KL to the teacher and drift, on the first set."""
-    parts = [f"recovery {_recovery(results)}"]
-    student = results.methods[0]
-    before, after = _kl(results.result("zero_shot")), _kl(student)
-    if after is not None:
-        change = "" if before is None else f"{before:.3f} -> "
-        parts.append(f"KL to the teacher {change}{after:.3f} nats per token")
-    if student.drift is not None:
-        same = student.drift.same_top
-        kept = "" if same is None else f" (same next token at {same:.0%} of other text)"
-        parts.append(f"drift {student.drift.kl_to_base:.3f}{kept}")
-    return "; ".join(parts)
-
-
-def _recovery(results: Results) -> str:
-    if results.recovery is None:
-        return "undefined"
-    interval = results.recovery_interval
-    spread = f"{interval.low:.3f} – {interval.high:.3f}" if interval else "no interval"
-    return f"{results.recovery:.3f} ({spread})"
-
-
-def _kl(result: MethodResult | None) -> float | None:
-    fidelity = result.scores[0].fidelity if result else None
-    return fidelity.kl_to_teacher if fidelity else None
-
-
 def _sets(given: Sequence[str]) -> str | dict[str, str] | None:
     """Returns the files of `--eval` as a setting of the task: one file, or files by set name.
 
@@ -461,6 +449,40 @@ def _sets(given: Sequence[str]) -> str | dict[str, str] | None:
             )
         sets[name] = file
     return sets
+
+
+def _fields(given: Sequence[str]) -> dict[str, str]:
+    """Returns `--field` as a setting of the task: name of a field -> its name in the files.
+
+    Raises:
+        ConfigError: a value is not of the form NAME=NAME.
+    """
+    fields: dict[str, str] = {}
+    for value in given:
+        ours, equals, theirs = value.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(
+                f"--field {value}: this does not name two fields",
+                allowed="NAME=NAME, such as input=question",
+            )
+        fields[ours] = theirs
+    return fields
+
+
+def _text(given: str | None) -> str | None:
+    """Returns a text that is given as it is, or as the name of a file that holds it.
+
+    Raises:
+        DataFormatError: the file is not text.
+    """
+    if given is None or "\n" in given or len(given) > MOST_NAME:
+        return given
+    path = from_home(given)
+    if not path.is_file():
+        return given
+    from instil.tasks.text_files import read_text
+
+    return read_text(path).strip()
 
 
 def _given(**settings: Any) -> dict[str, Any]:

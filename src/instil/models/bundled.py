@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import platformdirs
-
 from instil.errors import OutputError, UnknownModelError
+from instil.system.disk import cache_folder
 
 PREFIX = "bundled:"
 
@@ -88,12 +86,6 @@ def hub_id(name: str) -> str:
     """The public name of a model: the hub id of a bundled model, any other name unchanged."""
     package = PACKAGES.get(name.removeprefix(PREFIX))
     return package.hub_id if name.startswith(PREFIX) and package else name
-
-
-def cache_folder() -> Path:
-    """The folder of converted models and kept texts; the environment variable `INSTIL_CACHE` changes it."""
-    chosen = os.environ.get("INSTIL_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("instil")
 
 
 @contextmanager

@@ -131,6 +131,32 @@ def generate(
 
 
 @torch.inference_mode()
+def stream(
+    model: LanguageModel, prompt: list[int], ending: Ending, max_new_tokens: int
+) -> Iterator[list[int]]:
+    """Completes one prompt greedily; yields the token ids so far after each token.
+
+    Args:
+        model: The model. The caller turns an adapter on or off.
+        prompt: Token ids.
+        ending: What ends the answer.
+        max_new_tokens: Most tokens of the answer.
+    """
+    network, made, cache = cast(Any, model.network), list[int](), None
+    given = prompt
+    while len(made) < max_new_tokens:
+        ids = torch.tensor([given], device=model.device)
+        output = network(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+        cache = getattr(output, CACHE, None) or output.past_key_values
+        token = int(output.logits[0, -1].argmax())
+        made.append(token)
+        given = [token]
+        yield made
+        if token in ending.ids or ending.stops(made):
+            return
+
+
+@torch.inference_mode()
 def completed(
     model: LanguageModel,
     prompts: Sequence[list[int]],

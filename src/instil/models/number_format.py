@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from instil.models import bundled
 from instil.system import processes
+from instil.system.disk import cache_folder
 from instil.system.environment import processor
 from instil.system.files import written_whole
 
@@ -86,7 +86,7 @@ def _speedup(device: torch.device) -> float:
 
 def _remembered(device: torch.device) -> str:
     """The fastest dtype, decided once for each device, processor and version of torch."""
-    file = bundled.cache_folder() / REMEMBERED
+    file = cache_folder() / REMEMBERED
     key = f"{device.type}, {processor()}, torch {torch.__version__}"
     known = _read(file)
     if known.get(key) in ("float32", "bfloat16"):

@@ -15,7 +15,7 @@ from instil.errors import ConfigError
 from instil.methods import METHODS
 from instil.pipeline import record
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH, Staging, check_place, resolved
-from instil.pipeline.rows import Given
+from instil.pipeline.given import Given
 from instil.pipeline.steps import Steps
 from instil.recipe.canonical import effective, unread_settings, unread_warning
 from instil.recipe.recipe import Recipe
@@ -99,7 +99,7 @@ def teach(recipe: Recipe, *, store: Path, display: Display, given: Given | None 
         steps = TextSteps.prepare(recipe, store=store, display=display, given=given)
         taught = steps.teach()
         if taught is not None:
-            return taught.lessons
+            return taught.lessons.lessons
     raise ConfigError(
         "this recipe has no targets to compute",
         got=f"task {recipe.task.name}, method {recipe.method}",
@@ -157,6 +157,7 @@ def _work(steps: Steps[Any, Any], folder: Path) -> None:
             judged.predictions,
             example=steps.example(),
             context=steps.context_text,
+            dropped=steps.left_out,
         )
     )
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from instil.models.bundled import cache_folder
 from instil.models.load import LanguageModel
 from instil.pipeline.steps import Steps
 from instil.system import processes
+from instil.system.disk import cache_folder
 from instil.teacher.keeping import Keeper
 from instil.training.keeping import Kept
 

@@ -260,7 +260,7 @@ class LabelSteps(Steps[Taught, Trained]):
                     label: [before + form for form in forms] for label, forms in verbalizer.items()
                 },
             ),
-            "context": context_facts(self.recipe, None),
+            "context": context_facts(self.recipe, None, self.form),
             "shipped_bytes": sum(p.numel() * p.element_size() for p in weights if p.requires_grad),
         }
 
@@ -434,7 +434,7 @@ class LabelSteps(Steps[Taught, Trained]):
         contexts = [self.rows.alone] * len(rows)
         if context:
             contexts = self.rows.contexts.contexts(0, rows, name)
-        return self.form.prompts([row.input for row in rows], contexts)
+        return self.form.prompts(rows, contexts)
 
     def _logprobs(self, student: LanguageModel, prompts: Sequence[list[int]], show: Any) -> Tensor:
         return label_logprobs(

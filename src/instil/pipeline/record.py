@@ -14,6 +14,7 @@ from instil.prompts.context import Context
 from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
 from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
+from instil.results.logs import Dropped
 from instil.results.schema import (
     CONFIG,
     CONTEXT,
@@ -30,6 +31,7 @@ from instil.system import environment
 from instil.system.files import write_lines
 
 ADAPTER = "adapter"
+DROPPED = "dropped.jsonl"
 
 
 def write(
@@ -39,6 +41,7 @@ def write(
     *,
     example: str,
     context: str | None,
+    dropped: Sequence[Dropped] = (),
 ) -> None:
     """Writes all files except the weights. `results.json` is the last one: it marks a cell as done.
 
@@ -48,8 +51,11 @@ def write(
         predictions: Predictions of all methods.
         example: Query for the code example of the model card.
         context: Prompt of the teacher, if all rows have the same context; else None.
+        dropped: Rows that were left out.
     """
     write_lines(folder / PREDICTIONS, predictions)
+    if dropped:
+        write_lines(folder / DROPPED, dropped)
     texts = {
         CONFIG: yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True),
         ENVIRONMENT: json.dumps(environment.describe(), indent=1) + "\n",
@@ -81,11 +87,10 @@ def sent_prompt(
         words: Label -> its surface forms.
     """
     chat = isinstance(form, ChatPrompt)
-    messages = form.messages(pattern, alone) if isinstance(form, ChatPrompt) else None
     return SentPrompt(
         format="chat" if chat else "plain",
         pattern=form.text(pattern, alone) if isinstance(form, PlainPrompt) else None,
-        messages=messages and [Message.model_validate(message) for message in messages],
+        messages=messages_of(form, pattern, alone) or None,
         template_kwargs=form.template_kwargs if isinstance(form, ChatPrompt) else {},
         date=form.date and form.date.isoformat(),
         thinking_end=form.thinks if words is None else None,
@@ -96,9 +101,18 @@ def sent_prompt(
     )
 
 
+def messages_of(form: PromptFormat, query: str, context: Context) -> list[Message]:
+    """The turns of a chat prompt; empty for the plain format."""
+    if not isinstance(form, ChatPrompt):
+        return []
+    turns = form.messages(query, context)
+    return [Message(role=one.role, content=one.content) for one in turns]
+
+
 def context_facts(
     recipe: Recipe,
     context: Context | None,
+    form: PromptFormat,
     *,
     teacher: Sequence[int] = (),
     student: Sequence[int] = (),
@@ -108,6 +122,7 @@ def context_facts(
     Args:
         recipe: All settings.
         context: The context, if it is the same for all rows; else None.
+        form: Renders the prompts.
         teacher: Lengths of prompts with the context, in tokens.
         student: Lengths of the prompts of the same rows without the context.
     """
@@ -119,6 +134,7 @@ def context_facts(
         parts = [
             *(["a document"] if context.document else []),
             *(["an instruction"] if context.instruction else []),
+            *_head(context),
             *parts,
         ]
     elif recipe.teacher.contexts > 1:
@@ -130,4 +146,15 @@ def context_facts(
         k=k,
         tokens=tokens,
         sha256=context and context.digest(),
+        messages=[] if context is None else messages_of(form, "{input}", context),
     )
+
+
+def _head(context: Context) -> list[str]:
+    """Describes the messages that conversations begin with."""
+    systems = sum(message.role == "system" for message in context.head)
+    turns = len(context.head) - systems
+    return [
+        *(["the conversations' system prompt"] if systems else []),
+        *([f"{turns} example turns"] if turns else []),
+    ]

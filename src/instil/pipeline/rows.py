@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from instil.errors import ConfigError, DataFileError, InstilError
+from instil.errors import ConfigError, InstilError
 from instil.methods import METHODS
+from instil.pipeline.given import Given, RowContexts, needs_gold, own_prompt
 from instil.prompts.context import Context
 from instil.prompts.demonstrations import Demonstrator, check_pool_size
 from instil.recipe.canonical import reads_context
@@ -16,43 +17,11 @@ from instil.recipe.recipe import Recipe
 from instil.tasks import TaskData
 from instil.tasks.base import PatternTask
 from instil.tasks.classification import ClassificationTask
-from instil.tasks.files import ROWS, Files
+from instil.tasks.files import Files
 from instil.tasks.free_text import QuestionTask
 from instil.tasks.kept_texts import read_kept
-from instil.tasks.rows import Row, as_rows
+from instil.tasks.rows import Row
 from instil.tasks.split import Drawn, draw_rows, held_out_rows, split
-
-
-@dataclass(frozen=True)
-class Given:
-    """The rows and the context of the task `files`.
-
-    Attributes:
-        context: Context that the teacher reads.
-        inputs: Rows to learn from.
-        held_out: Evaluation rows by set name. None: some of the inputs are held out.
-    """
-
-    context: Context
-    inputs: list[Row]
-    held_out: Mapping[str, list[Row]] | None
-
-    @classmethod
-    def read(cls, recipe: Recipe, task: Files) -> Given:
-        """Reads the files that a task names.
-
-        Raises:
-            InstilError: a file is missing or wrong.
-        """
-        data = task.read(need_output=needs_gold(recipe))
-        context = Context.read(task) if reads_context(recipe) else Context()
-        return cls(context, data.train, data.in_domain or None)
-
-
-def needs_gold(recipe: Recipe) -> bool:
-    """Whether the recipe needs the gold outputs of the training rows."""
-    learns = METHODS[recipe.method].learns
-    return learns == "labels" or (learns == "targets" and recipe.teacher.completions == "gold")
 
 
 class Contexts(Protocol):
@@ -69,31 +38,22 @@ class Contexts(Protocol):
 
 
 @dataclass(frozen=True)
-class SameContext:
-    """The same context for every query."""
-
-    context: Context
-
-    def contexts(self, number: int, queries: Sequence[Row], name: str) -> list[Context]:
-        """See `Contexts.contexts`."""
-        return [self.context] * len(queries)
-
-
-@dataclass(frozen=True)
 class CellRows:
     """The rows of a cell and their contexts.
 
     Attributes:
         drawn: The rows.
         contexts: Gives each query its context.
-        alone: The part of the context that the student reads too: the prefix of the task.
+        alone: What the student reads, too: the prefix of the task, or its own system prompt.
         context: Context of all rows, for the task `files`; else None.
+        given: What was found in the files, for the task `files`; else None.
     """
 
     drawn: Drawn
     contexts: Contexts
     alone: Context
     context: Context | None = None
+    given: Given | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, given: Given | None = None) -> CellRows:
@@ -110,7 +70,8 @@ class CellRows:
         if isinstance(task, Files):
             given = given or Given.read(recipe, task)
             drawn = draw_for(recipe, given)
-            return cls(drawn, SameContext(given.context), Context(), given.context)
+            contexts = RowContexts(given.context, task.context_from_logs)
+            return cls(drawn, contexts, own_prompt(task), given.context, given)
         assert isinstance(task, PatternTask)
         drawn = draw_for(recipe, task.read())
         shown = task.exemplars() if isinstance(task, QuestionTask) else []
@@ -149,7 +110,8 @@ def draw_for(recipe: Recipe, data: TaskData | Given) -> Drawn:
             out_of_domain=recipe.evaluation.rows_out_of_domain,
             validation=validation,
         )
-    check_checkpoints(recipe, len(drawn.training))
+    units = {row.conversation or id(row) for row in drawn.training}
+    check_checkpoints(recipe, len(units))
     return drawn
 
 
@@ -223,25 +185,3 @@ def check_checkpoints(recipe: Recipe, rows: int) -> None:
             allowed=f"steps from 1 to {last}",
             mend="leave out this step, or raise training.epochs or training.max_steps",
         )
-
-
-def named_sets(
-    given: Iterable[Row | Mapping[str, Any]]
-    | Mapping[str, Iterable[Row | Mapping[str, Any]]]
-    | None,
-) -> dict[str, list[Row]] | None:
-    """Returns the evaluation rows by set name; None if there are none.
-
-    Raises:
-        DataFileError: there are no rows.
-        FieldError: a row lacks a field.
-    """
-    if given is None:
-        return None
-    named = given if isinstance(given, Mapping) else {ROWS: given}
-    if not named:
-        raise DataFileError("eval: no sets", mend="give at least one set, or leave out eval")
-    return {
-        name: as_rows(rows, name="eval" if name == ROWS else f"eval {name}", need_output=True)
-        for name, rows in named.items()
-    }

@@ -15,6 +15,7 @@ from instil.models.source import resolve
 from instil.pipeline.rows import CellRows
 from instil.prompts.format import PromptFormat
 from instil.recipe.recipe import Recipe
+from instil.results.logs import Dropped
 from instil.results.recovery import recovery_interval
 from instil.results.schema import NO_MATTER, MethodResult, PhaseCost, Prediction, Results, RowsFacts
 from instil.results.scores import Drift, Interval, SetScore
@@ -130,6 +131,11 @@ class Steps(ABC, Generic[Taught, Trained]):
     @abstractmethod
     def example(self) -> str:
         """Returns a query for the code example in the model card."""
+
+    @property
+    def left_out(self) -> list[Dropped]:
+        """Rows that cannot be used, and were left out."""
+        return []
 
     @property
     def context_text(self) -> str | None:

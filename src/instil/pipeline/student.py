@@ -14,6 +14,7 @@ from instil.models.generate import Decoding, generate
 from instil.models.load import LanguageModel, load
 from instil.models.roles import Reshaped
 from instil.pipeline.form import form_of
+from instil.pipeline.given import own_prompt
 from instil.pipeline.labels import student_of
 from instil.pipeline.record import ADAPTER
 from instil.pipeline.rows import CellRows
@@ -25,11 +26,14 @@ from instil.results.schema import PREDICTIONS, RESULTS, Prediction, Results
 from instil.system.files import read_lines
 from instil.tasks.base import PatternTask
 from instil.tasks.classification import ClassificationTask
+from instil.tasks.conversation import Turn
+from instil.tasks.files import Files
+from instil.tasks.messages import conversation_of
 from instil.tasks.pattern import names, render
 from instil.tasks.rows import Row
 from instil.teacher.labels import probabilities
 
-Query = str | Mapping[str, object]
+Query = str | Mapping[str, object] | Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ class Student:
         """Answers each query, with a label or with greedily decoded text.
 
         Args:
-            queries: Inputs as in the training rows: strings, or mappings with the fields that the
-                pattern of the task names. The context is not sent.
+            queries: Inputs as in the training rows: strings, mappings with the fields that the
+                pattern of the task names, or conversations, which are lists of messages that end
+                with the user's. The context is not sent.
 
         Raises:
             TypeError: `queries` is a single query and not a list.
@@ -129,21 +134,36 @@ class Student:
     def _prompts(self, queries: Sequence[Query]) -> Sequence[list[int]]:
         if isinstance(queries, str | Mapping):
             raise TypeError("queries must be a list, got a single query; pass [query]")
-        rows = [Row(self._text(query, f"query {n}")) for n, query in enumerate(queries, 1)]
-        contexts = [self._alone] * len(rows)
+        rows = [self._row(query, f"query {n}") for n, query in enumerate(queries, 1)]
+        contexts = [self.alone] * len(rows)
         if METHODS[self.results.method].context:
             contexts = CellRows.of(self.recipe).contexts.contexts(0, rows, "queries")
-        prompts = self.form.prompts([row.input for row in rows], contexts)
+        prompts = self.form.prompts(rows, contexts)
         self.model.check_ids(prompts, where="query")
         return prompts
 
     @property
-    def _alone(self) -> Context:
+    def alone(self) -> Context:
         """The text that the student reads before a query."""
         task = self.recipe.task
+        if isinstance(task, Files):
+            return own_prompt(task)
         return Context(instruction=getattr(task, "prefix", None) or None)
 
-    def _text(self, query: Query, where: str) -> str:
+    def _row(self, query: Query, where: str) -> Row:
+        if isinstance(query, str | Mapping):
+            return Row(self._text(query, where))
+        said = conversation_of({"messages": query}, where)
+        assert said is not None
+        if said.messages[-1].role not in ("user", "tool"):
+            raise FieldError(
+                f"{where}: the conversation does not end with the user",
+                got=f"its last message is the {said.messages[-1].role}'s",
+                mend="leave out what comes after the user's last message",
+            )
+        return Row(said.messages[-1].content, turn=Turn(said, len(said.messages)))
+
+    def _text(self, query: str | Mapping[str, object], where: str) -> str:
         """Returns the query, filled into the pattern of the task."""
         task = self.recipe.task
         pattern = task.pattern if isinstance(task, PatternTask) else "{input}"

@@ -21,16 +21,18 @@ from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch, held_out
 from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
+from instil.pipeline.given import Given, needs_gold
 from instil.pipeline.inputs import with_made_inputs, write_made
 from instil.pipeline.keeping import kept_texts
 from instil.pipeline.predictions import predictions
 from instil.pipeline.record import context_facts, sent_prompt
-from instil.pipeline.rows import CellRows, Given, needs_gold
+from instil.pipeline.rendering import Rendering
+from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.checks import Checks
 from instil.prompts.rendered import RenderedRows, Windows, completion_limit
-from instil.recipe.canonical import methods_of, reads_context, selection_of
+from instil.recipe.canonical import methods_of, selection_of
 from instil.recipe.recipe import Recipe
+from instil.results.logs import Dropped
 from instil.results.schema import MethodResult, Prediction
 from instil.results.scores import Completions, SetScore
 from instil.results.statistics import proportion
@@ -38,13 +40,12 @@ from instil.results.training import Checkpoint, HeldOutLoss, Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
-from instil.tasks.files import ROWS, Files
+from instil.tasks.files import Files
 from instil.tasks.free_text import FreeText
-from instil.tasks.rows import Row
 from instil.tasks.split import EvaluationSet, watched_rows
 from instil.teacher.completions import Writer
 from instil.teacher.inputs import Made
-from instil.teacher.lessons import Lessons, Teaching
+from instil.teacher.lessons import Grouped, Teaching
 from instil.training import callbacks, launch, trainer
 
 VALIDATION = "validation rows"
@@ -55,13 +56,13 @@ class Taught:
     """What the student learns from.
 
     Attributes:
-        lessons: Pairs with their targets.
+        lessons: Pairs with their targets; those of one conversation are one lesson.
         held_out: Numbers of the lessons that are measured during training, and not learnt.
         truncated: Number of the teacher's completions that reached the length limit.
         made: Inputs that the teacher wrote; None if none were asked for.
     """
 
-    lessons: Lessons
+    lessons: Grouped
     held_out: list[int]
     truncated: int
     made: Made | None
@@ -89,6 +90,7 @@ class TextSteps(Steps[Taught | None, Trained]):
     validation: RenderedRows | None
     sets: list[tuple[EvaluationSet, RenderedRows]]
     max_new_tokens: int
+    dropped: list[Dropped] = field(default_factory=list)
     _held_out: dict[str, tuple[Completions, list[list[int]]] | None] = field(default_factory=dict)
 
     @classmethod
@@ -103,22 +105,14 @@ class TextSteps(Steps[Taught | None, Trained]):
         recorder = Recorder()
         with recorder.phase("load"):
             rows = CellRows.of(recipe, given)
+            given = rows.given
+            if given is not None and given.facts is not None:
+                display.note(given.facts.sentence())
             models = load_models(recipe, display)
         form = form_of(recipe, models.student)
-        checks = Checks(form)
-        own = isinstance(recipe.task, Files)
-
-        def rendered(what: str, rows_of_set: Sequence[Row], *, gold: bool = True) -> RenderedRows:
-            contexts: Any = rows.alone
-            if reads_context(recipe):
-                contexts = rows.contexts.contexts(0, rows_of_set, what)
-            made = RenderedRows.of(what, rows_of_set, form, contexts, gold=gold, student=rows.alone)
-            made.check_ids(models.teacher, models.student)
-            checks.rows(what, made.rows, contexts, made.gold)
-            return made
-
-        drawn = rows.drawn
-        learnt = rendered(
+        render = Rendering(recipe, rows, models, form)
+        own, drawn = isinstance(recipe.task, Files), rows.drawn
+        learnt = render.rows(
             "input" if own else "training row",
             drawn.training,
             gold=not own or needs_gold(recipe),
@@ -127,15 +121,8 @@ class TextSteps(Steps[Taught | None, Trained]):
             learnt.need_gold()
         validation = None
         if method.learns and drawn.validation:
-            validation = rendered(VALIDATION, drawn.validation)
-        sets = [
-            (
-                rows_of,
-                rendered("evaluation row" if rows_of.name == ROWS else rows_of.name, rows_of.rows),
-            )
-            for rows_of in drawn.sets
-        ]
-        windows = Windows.of(models.teacher, models.student)
+            validation = render.rows(VALIDATION, drawn.validation)
+        sets = [render.of_set(held_out) for held_out in drawn.sets]
         answered = [of_set for _, of_set in sets] + ([validation] if validation else [])
         asked = [*answered, *([learnt] if method.learns else [])]
         known = [len(ids) for ids in learnt.gold if ids]
@@ -144,13 +131,13 @@ class TextSteps(Steps[Taught | None, Trained]):
             known += [len(form.completion_ids(row)) for row in demonstrations]
             known += [len(ids) for _, of_set in sets for ids in of_set.gold if ids]
         limit = recipe.teacher.max_new_tokens or completion_limit(
-            asked, known, windows, thinks=form.thinks is not None
+            asked, known, render.windows, thinks=form.thinks is not None
         )
         for of_set in answered:
-            of_set.check(limit, windows)
+            of_set.check(limit, render.windows)
         if method.learns:
-            learnt.check(limit if recipe.teacher.completions == "teacher" else 0, windows)
-        checks.tell(display)
+            learnt.check(limit if recipe.teacher.completions == "teacher" else 0, render.windows)
+        render.checks.tell(display)
         return cls(
             recipe=recipe,
             rows=rows,
@@ -163,6 +150,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             validation=validation,
             sets=sets,
             max_new_tokens=limit,
+            dropped=[*(given.dropped if given else []), *render.dropped],
         )
 
     @property
@@ -173,6 +161,11 @@ class TextSteps(Steps[Taught | None, Trained]):
     def example(self) -> str:
         """See `Steps.example`."""
         return self.sets[0][0].rows[0].input
+
+    @property
+    def left_out(self) -> list[Dropped]:
+        """See `Steps.left_out`."""
+        return self.dropped
 
     @property
     def context_text(self) -> str | None:
@@ -215,8 +208,11 @@ class TextSteps(Steps[Taught | None, Trained]):
         apart: set[int] = set()
         if self.recipe.training.until:
             apart = watched_rows(rows.rows, seed=f"{self.recipe.seed} held out")
-        held_out = [number for number, pair in enumerate(pairs) if pair.row in apart]
-        lessons = self._teaching.lessons(pairs, self._objective, self.store)
+        lessons = Grouped.of(
+            self._teaching.lessons(pairs, self._objective, self.store),
+            [rows.rows[pair.row].conversation for pair in pairs],
+        )
+        held_out = [number for number, of in enumerate(lessons.groups) if pairs[of[0]].row in apart]
         return Taught(lessons, held_out, truncated, made)
 
     def train(self, taught: Taught | None, folder: Path) -> Trained:
@@ -245,7 +241,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                     "train", tokens=tokens, steps=steps
                 ),
                 display=self.display,
-                online=self._teaching.online(lessons.pairs, self._objective),
+                online=self._teaching.online(lessons.lessons.pairs, self._objective),
                 kept=kept,
                 observe=observe,
                 at_steps=self.recipe.evaluation.at_steps,
@@ -253,7 +249,12 @@ class TextSteps(Steps[Taught | None, Trained]):
                 curves=folder / callbacks.CURVES,
                 saved=self.recorder.keep,
             )
-        learnt = [pair for n, pair in enumerate(lessons.pairs) if n not in taught.held_out]
+        learnt = [
+            lessons.lessons.pairs[n]
+            for number, of in enumerate(lessons.groups)
+            if number not in taught.held_out
+            for n in of
+        ]
         trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
         training = Training(
             rows=len(learnt),
@@ -325,10 +326,12 @@ class TextSteps(Steps[Taught | None, Trained]):
             "context": context_facts(
                 self.recipe,
                 self.rows.context,
+                self.form,
                 teacher=[len(ids) for _, rows in self.sets for ids in rows.teacher_prompts],
                 student=[len(ids) for _, rows in self.sets for ids in rows.student_prompts],
             ),
             "shipped_bytes": shipped,
+            "logs": self.rows.given and self.rows.given.found(self.dropped),
         }
 
     @cached_property
@@ -356,7 +359,11 @@ class TextSteps(Steps[Taught | None, Trained]):
         """
         if rows.name not in self._held_out:
             gold, found = rows.gold_completions, None
-            if gold is not None:
+            # A logged answer may be another model's. What is learnt is the teacher's own.
+            logged = self.recipe.teacher.completions == "teacher" and any(
+                row.turn for row in rows.rows
+            )
+            if gold is not None and not logged:
                 found = ("gold", gold)
             elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
                 limit = self.max_new_tokens

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 
 from instil.errors import ChatTemplateError, ConfigError, FieldError
-from instil.prompts import thinking
-from instil.prompts.context import Context
+from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
+from instil.prompts.turns import tools_of
 from instil.system.progress import Display
+from instil.tasks import thinking
 from instil.tasks.rows import Row
 
 _PROBE = Row("instil probe input", "instil probe output")
@@ -83,6 +84,7 @@ class Checks:
             context = contexts if isinstance(contexts, Context) else contexts[0]
             self._context(context)
             self._content(name, rows[0], context)
+            self._tools(rows)
         for number, row in enumerate(rows, 1):
             self._control_tokens(f"{name} {number}", row)
         self._gold(name, rows, gold)
@@ -116,10 +118,17 @@ class Checks:
 
     def _context(self, context: Context) -> None:
         """Renders known texts in place of those given: each must stand in the prompt, in order."""
-        form, shape = self._form, (bool(context.preamble), len(context.demonstrations))
+        systems = [one for one in context.head if one.role == "system"]
+        has_system = bool(context.preamble or systems)
+        form, shape = self._form, (has_system, len(context.demonstrations))
         if not isinstance(form, ChatPrompt) or shape in self._shapes:
             return
         self._shapes.add(shape)
+        if has_system and not form.takes_system:
+            self._warn(
+                "the chat template has no system turn, so what would be its text begins the user's "
+                "first turn"
+            )
         shots = [Row(f"{_PROBE.input} {n}.", f"{_PROBE.output} {n}.") for n in range(shape[1])]
         system = "instil probe system"
         text = form.text(_PROBE.input, Context(None, system if shape[0] else None, tuple(shots)))
@@ -143,12 +152,17 @@ class Checks:
         form = self._form
         if not isinstance(form, ChatPrompt):
             return
-        text = form.text(row.input, context)
-        for turn in form.messages(row.input, context):
-            given, role = turn["content"], turn["role"]
+        text = form.text(row, context)
+        for turn in form.messages(row, context):
+            given, role = turn.content, turn.role
             if given in text:
                 continue
-            what = {"system": "the context", "user": "an input", "assistant": "an output"}[role]
+            what = {
+                "system": "the context",
+                "user": "an input",
+                "assistant": "an output",
+                "tool": "a tool's result",
+            }[role]
             if role == "assistant" and thinking.spoken(given).strip() in text:
                 if thinking.spoken(given) != given:
                     self._warn(
@@ -161,8 +175,22 @@ class Checks:
             elif given.strip() not in text:
                 self._warn(f"the chat template changes {what}: {given.strip()[:80]!r} ({name} 1)")
 
+    def _tools(self, rows: Sequence[Row]) -> None:
+        """Definitions of tools must change the prompt."""
+        form = self._form
+        row = next((row for row in rows if tools_of(row, NO_CONTEXT)), None)
+        hidden = Context(hides_tools=True)
+        if row is not None and form.text(row, NO_CONTEXT) == form.text(row, hidden):
+            self._warn(
+                "the chat template leaves out the definitions of tools, so no model reads them; "
+                "describe the tools in the system prompt, or use a model whose template knows tools"
+            )
+
     def _control_tokens(self, where: str, row: Row) -> None:
-        for text in (row.input, row.output or ""):
+        said = [row.input, row.output or ""]
+        if row.turn is not None:
+            said = [one.content for one in row.turn.conversation.messages]
+        for text in said:
             if token := self._form.tokens.spells(text):
                 self._spelt.append(f"{token!r} in {where}")
                 return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from instil.errors import ContextError
 from instil.system.files import digest
+from instil.tasks.conversation import Message
 from instil.tasks.files import Files
 from instil.tasks.rows import Row, as_rows, read_rows
 from instil.tasks.text_files import check_characters, read_text
@@ -62,11 +63,23 @@ ContextPart = FewShot | Instruction | Document
 
 @dataclass(frozen=True)
 class Context:
-    """All that the teacher reads and the student does not; the student's context is empty."""
+    """All that the teacher reads and the student does not; the student's context is empty.
+
+    Attributes:
+        document: A text that the answers should come from.
+        instruction: A text that says what to do.
+        demonstrations: Solved examples.
+        head: Messages that conversations begin with: the system's, and example turns.
+        own: What belongs to a single row, such as a document that was found for it.
+        hides_tools: Whether definitions of tools are left out. The teacher always reads them.
+    """
 
     document: str | None = None
     instruction: str | None = None
     demonstrations: tuple[Row, ...] = ()
+    head: tuple[Message, ...] = ()
+    own: str | None = None
+    hides_tools: bool = False
 
     @classmethod
     def of(cls, parts: ContextPart | Sequence[ContextPart]) -> Context:
@@ -96,19 +109,15 @@ class Context:
                 check_characters(value, f"the {kind} part of the context")
             made[kind] = value
         if not made:
-            raise ContextError(
-                "there is no context to distil",
-                allowed="demonstrations, an instruction, a document, or a combination of these",
-                mend="pass --demos, --instruction or --document",
-            )
+            raise no_context()
         return cls(**made)  # type: ignore[arg-type]
 
     @classmethod
     def read(cls, task: Files) -> Context:
-        """Reads the parts from the task's files.
+        """Reads the parts from the task's files; the context is empty if the task names none.
 
         Raises:
-            ContextError: no file is set, or k does not fit the number of demonstrations.
+            ContextError: k does not fit the number of demonstrations.
             InstilError: a file cannot be used.
         """
         parts: list[ContextPart] = []
@@ -123,20 +132,37 @@ class Context:
                 f"k = {task.k}, but there are no demonstrations",
                 mend="pass --demos, or remove --k",
             )
-        return cls.of(parts)
+        return cls.of(parts) if parts else cls()
 
     @property
     def preamble(self) -> str:
-        """Document and instruction as one text; empty if there are none."""
-        return "\n\n".join(part for part in (self.document, self.instruction) if part)
+        """Document, instruction and the row's own text as one text; empty if there are none."""
+        parts = (self.document, self.instruction, self.own)
+        return "\n\n".join(part for part in parts if part)
 
     def digest(self) -> str:
         """A SHA-256 of the context."""
         rows = [[row.input, row.output] for row in self.demonstrations]
-        return digest([self.document, self.instruction, rows])
+        head = [[message.facts() for message in self.head]] if self.head else []
+        return digest([self.document, self.instruction, rows, *head])
 
 
 NO_CONTEXT = Context()
+
+
+def no_context(*, logs: bool = False) -> ContextError:
+    """The error where there is nothing to distil.
+
+    Args:
+        logs: Whether conversations begin with a system message, which may be the context.
+    """
+    return ContextError(
+        "there is no context to distil",
+        allowed="demonstrations, an instruction, a document, or a combination of these",
+        mend="pass --context-from-logs, since the conversations begin with a system message"
+        if logs
+        else "pass --demos, --instruction or --document",
+    )
 
 
 def as_given(text: str) -> str:

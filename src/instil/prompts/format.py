@@ -11,6 +11,7 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -19,12 +20,14 @@ from typing_extensions import override
 
 from instil.errors import ChatTemplateError, ConfigError, FieldError
 from instil.models.generate import Ending
-from instil.prompts import thinking
 from instil.prompts.context import NO_CONTEXT, Context, as_given, without_space
-from instil.prompts.template import ChatTemplate, Message
+from instil.prompts.template import ChatTemplate
 from instil.prompts.tokens import Tokens, unmarked
+from instil.prompts.turns import folded, marked, sent, tools_of, turns_of, with_thoughts
 from instil.recipe import sections
 from instil.system.sequences import TokenLists
+from instil.tasks import thinking
+from instil.tasks.conversation import Message
 from instil.tasks.rows import Row
 
 QUESTION, ANSWER = "instil probe question", "instil probe answer"
@@ -54,18 +57,21 @@ class PromptFormat(ABC):
         self.tokenizer = tokenizer
 
     @abstractmethod
-    def _rendered(self, query: str, context: Context) -> str:
+    def _rendered(self, query: Row | str, context: Context) -> str:
         """The prompt as text, with marks around control tokens that the data spells."""
 
     @abstractmethod
-    def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
+    def prompt_ids(self, query: Row | str, context: Context = NO_CONTEXT) -> list[int]:
         """The prompt as token ids, special tokens included."""
 
-    def prompts(self, queries: Sequence[str], contexts: Sequence[Context]) -> TokenLists:
+    def prompts(self, queries: Sequence[Row | str], contexts: Sequence[Context]) -> TokenLists:
         """The prompts as token ids, for queries with one context each."""
         asked = zip(queries, contexts, strict=True)
-        # `contexts` holds the objects, so no two of them have the same id.
-        return TokenLists((id(read), self.prompt_ids(query, read)) for query, read in asked)
+        # `contexts` and `queries` hold the objects, so no two of them have the same id.
+        return TokenLists(
+            ((id(read), self.prompt_ids(query, read)) for query, read in asked),
+            (None if isinstance(query, str) else query.conversation for query in queries),
+        )
 
     @abstractmethod
     def completion_ids(self, row: Row) -> list[int]:
@@ -79,7 +85,7 @@ class PromptFormat(ABC):
     def decode(self, completion: list[int]) -> str:
         """The answer in a completion: without thinking, special tokens and what ends it."""
 
-    def text(self, query: str, context: Context = NO_CONTEXT) -> str:
+    def text(self, query: Row | str, context: Context = NO_CONTEXT) -> str:
         """The prompt as text, up to where the completion begins."""
         return unmarked(self._rendered(query, context))
 
@@ -135,7 +141,14 @@ class PlainPrompt(PromptFormat):
         self.tokens = Tokens(tokenizer, ends=self.end_ids, template=around, own=own)
 
     @override
-    def _rendered(self, query: str, context: Context) -> str:
+    def _rendered(self, query: Row | str, context: Context) -> str:
+        if context.head or (isinstance(query, Row) and query.turn):
+            raise ChatTemplateError(
+                "conversations have no plain format",
+                allowed="--format chat, with a model that has a chat template",
+                mend="use an instruction-tuned model, or rows with input and output",
+            )
+        query = query if isinstance(query, str) else query.input
         mark = self.tokens.marked
         # The instruction is the user's own text for every prompt, as the pattern is.
         parts = [context.document and mark(context.document), context.instruction]
@@ -147,7 +160,7 @@ class PlainPrompt(PromptFormat):
         return preamble + shots + self._prompt(query)
 
     @override
-    def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
+    def prompt_ids(self, query: Row | str, context: Context = NO_CONTEXT) -> list[int]:
         return self.tokens.ids(self._rendered(query, context), special=True)
 
     @override
@@ -221,7 +234,8 @@ class ChatPrompt(PromptFormat):
         self.date = self.template.date
         self.stop = []
         self.end_ids = _ends(tokenizer, ends)
-        user, assistant = _turn("user", QUESTION), _turn("assistant", ANSWER)
+        user, assistant = Message("user", QUESTION).sent(), Message("assistant", ANSWER).sent()
+        self.takes_system = self._accepts([Message("system", ANSWER).sent(), user])
         prompt = self.template.render([user], generation_prompt=True)
         whole = self.template.render([user, assistant], generation_prompt=False)
         for text, what, mark in (
@@ -246,33 +260,32 @@ class ChatPrompt(PromptFormat):
         header = self.tokens.ids("" if self.thinks else lead, special=False)
         self._header = self.tokens.text(header, skip_special=True)
 
-    def messages(self, query: str, context: Context = NO_CONTEXT) -> list[Message]:
-        """The turns; the last one is the user's query."""
-        turns = [_turn("system", context.preamble)] if context.preamble else []
-        for row in context.demonstrations:
-            turns += [_turn("user", row.input), _turn("assistant", as_given(row.output or ""))]
-        return [*turns, _turn("user", query)]
+    def messages(self, query: Row | str, context: Context = NO_CONTEXT) -> list[Message]:
+        """The turns; the last one is the user's query, or a tool's result."""
+        turns = turns_of(query, context)
+        return turns if self.takes_system else folded(turns)
 
     @override
-    def prompt_ids(self, query: str, context: Context = NO_CONTEXT) -> list[int]:
+    def prompt_ids(self, query: Row | str, context: Context = NO_CONTEXT) -> list[int]:
         # The template adds the special tokens itself.
         return self.tokens.ids(self._rendered(query, context), special=False)
 
     @override
     def completion_ids(self, row: Row) -> list[int]:
-        output = as_given(row.output or "")
-        if self.stop and self.stop[0] in output:
+        answer = self._answer(row)
+        if self.stop and self.stop[0] in answer.content:
             raise FieldError(
                 f"an output contains {self.stop[0]!r}, the text that ends a turn",
-                got=repr(output[:80]),
+                got=repr(answer.content[:80]),
                 mend="delete the row, or pass --format plain",
             )
-        body, closing = self._written(row, output)
+        body, closing = self._written(row, answer)
         return [*self._after_prompt(row, body + closing), *self.end_of_turn]
 
     @override
     def answer_ids(self, row: Row) -> list[int]:
-        return self._after_prompt(row, self._written(row, (row.output or "").strip())[0])
+        answer = Message("assistant", (row.output or "").strip())
+        return self._after_prompt(row, self._written(row, answer)[0])
 
     @override
     def decode(self, completion: list[int]) -> str:
@@ -297,44 +310,78 @@ class ChatPrompt(PromptFormat):
         return thinking.spoken(output)
 
     @override
-    def _rendered(self, query: str, context: Context) -> str:
+    def _rendered(self, query: Row | str, context: Context) -> str:
+        return self._shown(self.messages(query, context), query, context)
+
+    def _shown(
+        self,
+        messages: Sequence[Message],
+        query: Row | str,
+        context: Context = NO_CONTEXT,
+        *,
+        generation_prompt: bool = True,
+    ) -> str:
+        """Messages and the tools of a query as text."""
+        mark = self.tokens.marked
         return self.template.render(
-            self._marked(self.messages(query, context)), generation_prompt=True
+            [sent(message, mark) for message in messages],
+            generation_prompt=generation_prompt,
+            tools=marked(tools_of(query, context), mark),
         )
 
-    def _marked(self, messages: list[Message]) -> list[Message]:
-        return [_turn(turn["role"], self.tokens.marked(turn["content"])) for turn in messages]
+    def _accepts(self, messages: Sequence[dict[str, Any]]) -> bool:
+        try:
+            self.template.render(messages, generation_prompt=True)
+        except ChatTemplateError:
+            return False
+        return True
 
     def _after_prompt(self, row: Row, text: str) -> list[int]:
-        prompt, ids = self._rendered(row.input, NO_CONTEXT), self.prompt_ids(row.input)
+        prompt, ids = self._rendered(row, NO_CONTEXT), self.prompt_ids(row)
         return self.tokens.continuation(prompt, ids, text, special=False)
 
-    def _written(self, row: Row, output: str) -> tuple[str, str]:
+    def _answer(self, row: Row) -> Message:
+        """The gold answer, with its thinking in its content."""
+        known = row.turn.answer if row.turn else None
+        if known is None:
+            return Message("assistant", as_given(row.output or ""))
+        return with_thoughts(replace(known, content=as_given(known.content)), self._opened)
+
+    def _written(self, row: Row, answer: Message) -> tuple[str, str]:
         """What the model writes after the prompt, and the text that closes its turn.
 
         It is what the template renders: some templates put a space or an empty thinking block
         before an answer. White space that the template takes from the output is put back.
+
+        Raises:
+            ChatTemplateError: the template leaves out the calls of tools.
         """
-        stop = "".join(self.stop)
-        turns = self._marked([*self.messages(row.input), _turn("assistant", output)])
-        output = turns[-1]["content"]
-        prompt = self.template.render(turns[:-1], generation_prompt=True)
-        whole = self.template.render(turns, generation_prompt=False)
+        stop, before = "".join(self.stop), self.messages(row)
+        output = self.tokens.marked(answer.content)
+        prompt = self._shown(before, row)
+        whole = self._shown([*before, answer], row, generation_prompt=False)
         if whole.startswith(prompt):
             body = whole[len(prompt) :]
             if self.closing:
                 body = body.rpartition(self.closing)[0]
-            answer = self.spoken(output)
-            if body.rstrip().endswith(answer.rstrip()):
+            spoken, calls = self.spoken(output), [call.name for call in answer.tool_calls]
+            shown = all(name in body for name in calls)
+            if (calls and shown) or (not calls and body.rstrip().endswith(spoken.rstrip())):
                 return (body if self.closing else body.rstrip()), stop
-            if body.rstrip().endswith(answer.strip()):
-                lead = body.rstrip().removesuffix(answer.strip())
-                return lead + answer.rstrip(), stop
+            if not calls and body.rstrip().endswith(spoken.strip()):
+                lead = body.rstrip().removesuffix(spoken.strip())
+                return lead + spoken.rstrip(), stop
+        if answer.tool_calls:
+            raise ChatTemplateError(
+                "the chat template leaves out the calls of tools in an answer",
+                got=f"a call of {answer.tool_calls[0].name!r}",
+                mend="use a model whose template knows tools, or delete the row",
+            )
         if self._opened:
             return thinking.after_opening(self._tail, output), stop
         return output, stop
 
-    def _end_of_turn(self, user: Message, assistant: Message) -> list[int]:
+    def _end_of_turn(self, user: dict[str, Any], assistant: dict[str, Any]) -> list[int]:
         """The token with which a turn ends; none if it ends in text, which becomes a stop string."""
         ids: list[int] = self.tokenizer(self.closing, add_special_tokens=False)["input_ids"]
         added = self.tokenizer.added_tokens_decoder
@@ -408,10 +455,6 @@ def prompt_format(
         ends=ends,
         own=own,
     )
-
-
-def _turn(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, named: Collection[int]) -> list[int]:

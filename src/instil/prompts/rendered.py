@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from instil.errors import ContextError, FieldError
+from instil.errors import AlignmentError, ChatTemplateError, ContextError, FieldError, InstilError
 from instil.methods import Method
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
+from instil.results.logs import Dropped
 from instil.system.sequences import Computed
 from instil.tasks.rows import Row
 
@@ -66,6 +67,29 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Sieve:
+    """Leaves out rows that the models cannot read, in place of an error.
+
+    Attributes:
+        windows: Windows of the models.
+        room: Tokens that an answer must have at least.
+        dropped: The rows that were left out.
+    """
+
+    windows: Windows
+    room: int
+    dropped: list[Dropped]
+
+    def drop(self, row: Row, name: str, error: InstilError) -> None:
+        """Leaves out a row because of an error."""
+        where = name
+        if row.turn is not None:
+            where = f"{row.turn.conversation.where}, message {row.turn.number + 1}"
+        reason = "too long" if isinstance(error, AlignmentError) else "template refuses"
+        self.dropped.append(Dropped(where=where, reason=reason, what=str(error)))
+
+
+@dataclass(frozen=True)
 class RenderedRows:
     """A set of rows, rendered for teacher and student.
 
@@ -93,6 +117,7 @@ class RenderedRows:
         *,
         gold: bool,
         student: Context = NO_CONTEXT,
+        sieve: Sieve | None = None,
     ) -> RenderedRows:
         """Renders and tokenises rows.
 
@@ -103,23 +128,35 @@ class RenderedRows:
             context: The teacher's context: the same for all rows, or one context per row.
             gold: Whether gold completions are needed.
             student: Context that the student reads too.
+            sieve: Leaves out rows that cannot be read; None: they are errors.
 
         Raises:
             FieldError: an output cannot be a completion in this format. The message has the row.
         """
         contexts = [context] * len(rows) if isinstance(context, Context) else context
-        queries, completions = [row.input for row in rows], list[list[int] | None]()
-        for number, row in enumerate(rows, 1):
+        completions: list[list[int] | None] = []
+        shown: list[Row] = []
+        read: list[tuple[Row, Context]] = []
+        for number, (row, of_row) in enumerate(zip(rows, contexts, strict=True), 1):
             try:
-                completions.append(form.completion_ids(row) if gold and row.output else None)
-            except FieldError as error:
-                what = f"{name} {number}: {error.what}"
-                raise FieldError(what, got=error.got, mend=error.mend) from None
+                ids = form.completion_ids(row) if gold and row.output else None
+                if sieve is not None:
+                    _fits(row, of_row, student, form, len(ids or []), sieve)
+            except (FieldError, ChatTemplateError, AlignmentError) as error:
+                if sieve is None:
+                    error.what = f"{name} {number}: {error.what}"
+                    raise
+                sieve.drop(row, f"{name} {number}", error)
+                continue
+            completions.append(ids)
+            shown.append(_as_written(row, form, ids))
+            read.append((row, of_row))
+        queries = [row for row, _ in read]
         return cls(
             name=name,
-            rows=list(rows),
-            teacher_prompts=form.prompts(queries, contexts),
-            student_prompts=form.prompts(queries, [student] * len(rows)),
+            rows=shown,
+            teacher_prompts=form.prompts(queries, [of_row for _, of_row in read]),
+            student_prompts=form.prompts(queries, [student] * len(queries)),
             gold=completions,
         )
 
@@ -198,3 +235,24 @@ class RenderedRows:
         for pair in pairs:
             pair.check(teacher_window=windows.teacher, student_window=windows.student)
         return pairs
+
+
+def _as_written(row: Row, form: PromptFormat, ids: list[int] | None) -> Row:
+    """A row whose output is what the model would write: calls of tools have their own form."""
+    answer = row.turn.answer if row.turn else None
+    if ids is None or answer is None or not answer.tool_calls:
+        return row
+    return replace(row, output=form.decode(ids))
+
+
+def _fits(
+    row: Row, context: Context, student: Context, form: PromptFormat, known: int, sieve: Sieve
+) -> None:
+    """Refuses a row whose prompts and answer do not fit the windows."""
+    windows = sieve.windows
+    for side, read, window in (
+        ("teacher", context, windows.teacher),
+        ("student", student, windows.student),
+    ):
+        prompt, longest = len(form.prompt_ids(row, read)), max(known, sieve.room)
+        check_window(prompt, longest, window, where="the row", side=side, mend="shorten the row")

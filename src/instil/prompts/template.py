@@ -17,7 +17,8 @@ from instil.errors import ChatTemplateError, did_you_mean
 TODAY = date(2024, 7, 26)
 """The date that a template shows as today's. A prompt must be the same on every day."""
 
-Message = dict[str, str]
+Sent = dict[str, Any]
+"""A message in the form that templates read."""
 
 _TODAYS_DATE = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(['"])(.*?)\1\s*\)""")
 _SET_BY_INSTIL = {
@@ -68,18 +69,31 @@ class ChatTemplate:
         for name in self._arguments:
             self._check(name)
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Sent],
+        *,
+        generation_prompt: bool,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
         """Renders turns as one text.
+
+        Args:
+            messages: The turns.
+            generation_prompt: Whether the assistant's turn is opened at the end.
+            tools: Definitions of tools; None if there are none.
 
         Raises:
             ChatTemplateError: the template does not accept the turns.
         """
+        more: dict[str, Any] = {"tools": list(tools)} if tools else {}
         try:
             text = self._tokenizer.apply_chat_template(
                 list(messages),
                 chat_template=self.text,
                 tokenize=False,
                 add_generation_prompt=generation_prompt,
+                **more,
                 **self._arguments,
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from instil.prompts.thinking import MARKS
+from instil.tasks.thinking import MARKS
 
 _START, _END = "\ufdd0", "\ufdd1"  # Unicode reserves these for use inside a program
 _TAG = re.compile(r"<.+>|\[.+\]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -170,6 +170,17 @@ def write_report(folder: Path) -> Path:
         OutputError: the folder cannot be written.
     """
     return write_study(read_study([folder]), folder, ["html"])[0]
+
+
+def show_page(title: str, turns: Sequence[object], kinds: Mapping[Any, str]) -> str:
+    """A page of what teacher and student read in a row; see `instil.pipeline.showing`.
+
+    Args:
+        title: Its title.
+        turns: The answers, with what stands before them.
+        kinds: Kind of a piece -> what is done with it.
+    """
+    return _templates().get_template("show.html.j2").render(title=title, turns=turns, kinds=kinds)
 
 
 def _templates() -> Environment:

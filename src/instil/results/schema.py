@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, computed_field, model_validator
 
 from instil.methods import METHODS, MethodName, Phase
+from instil.results.logs import LogFacts
 from instil.results.recovery import recovery
 from instil.results.scores import Drift, Interval, SetScore
 from instil.results.training import Training
@@ -127,6 +128,11 @@ class ContextFacts(Strict):
     sha256: str | None = Field(
         None, description="Digest of the context; null if queries have different contexts."
     )
+    messages: list[Message] = Field(
+        [],
+        description="Turns with the context, with `{input}` in place of the query. Empty for the plain "
+        "format, and if queries have different contexts.",
+    )
 
 
 class RowsFacts(Strict):
@@ -206,6 +212,9 @@ class Results(JsonFile):
     )
     left_out: int = Field(
         0, description="Number of training rows left out because they are evaluation rows too."
+    )
+    logs: LogFacts | None = Field(
+        None, description="What was found in a file of conversations; null if there are none."
     )
     shipped_bytes: int = Field(
         0, description="Size of the trained weights, which a user of the student needs."

@@ -9,6 +9,8 @@ import errno
 import os
 from pathlib import Path
 
+import platformdirs
+
 
 def from_home(path: str | Path) -> Path:
     """Returns a path with its first part `~` replaced by the home folder.
@@ -33,3 +35,9 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left" in str(error) or "file write failed" in str(error)
+
+
+def cache_folder() -> Path:
+    """The folder of converted models and kept texts; the environment variable `INSTIL_CACHE` changes it."""
+    chosen = os.environ.get("INSTIL_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("instil")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import repeat
 from typing import TypeVar, overload
 
 import numpy as np
@@ -48,21 +49,41 @@ class TokenLists(Computed[list[int]]):
 
     Args:
         lists: Lists of token ids, each with a key. The lists of a key are expected to begin alike.
+        follows: For each list what it goes on with, such as a conversation; None for nothing. It
+            is expected to begin as the list before it of the same conversation does.
     """
 
-    def __init__(self, lists: Iterable[tuple[Hashable, list[int]]]) -> None:
-        heads: dict[Hashable, NDArray[np.int32]] = {}
-        self._parts: list[tuple[NDArray[np.int32], int, NDArray[np.int32]]] = []
-        for key, ids in lists:
+    def __init__(
+        self,
+        lists: Iterable[tuple[Hashable, list[int]]],
+        follows: Iterable[Hashable | None] = repeat(None),
+    ) -> None:
+        heads: dict[Hashable, int] = {}
+        lasts: dict[Hashable, tuple[int, NDArray[np.int32]]] = {}
+        firsts: dict[Hashable, NDArray[np.int32]] = {}
+        self._parts: list[tuple[int, int, NDArray[np.int32]]] = []
+        for number, ((key, ids), whole) in enumerate(zip(lists, follows, strict=False)):
             array = np.array(ids, np.int32)
-            head = heads.setdefault(key, array)
-            shared = common(head, array)
+            if whole is not None and (key, whole) in lasts:
+                head, known = lasts[key, whole]
+            else:
+                head, known = heads.setdefault(key, number), firsts.setdefault(key, array)
+            shared = 0 if head == number else common(known, array)
             self._parts.append((head, shared, array[shared:].copy()))
+            if whole is not None:
+                lasts = {(key, whole): (number, array)}  # a conversation's lists come together
         super().__init__(len(self._parts), self._list)
 
     def _list(self, index: int) -> list[int]:
-        head, shared, rest = self._parts[index]
-        return [*head[:shared].tolist(), *rest.tolist()]
+        rests: list[NDArray[np.int32]] = []
+        needed = None
+        while True:
+            head, shared, rest = self._parts[index]
+            rests.append(rest if needed is None else rest[: max(0, needed - shared)])
+            needed = shared if needed is None else min(needed, shared)
+            if not needed:
+                return [token for one in reversed(rests) for token in one.tolist()]
+            index = head
 
 
 def common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:

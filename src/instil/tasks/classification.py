@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from instil.errors import FieldError, did_you_mean
 from instil.tasks.base import PatternTask, TaskData, some
+from instil.tasks.formats import read_fields
 from instil.tasks.pattern import names, render
-from instil.tasks.records import Fields, Records, needed, read_fields, shown
+from instil.tasks.records import Fields, Records, needed, shown
 from instil.tasks.rows import Row, make_rows
 from instil.tasks.source import file_digest
 from instil.tasks.verbalizer import Verbalizer

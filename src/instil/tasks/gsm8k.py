@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 
 from instil.errors import FieldError
 from instil.tasks.base import TaskData
+from instil.tasks.formats import read_fields
 from instil.tasks.free_text import QuestionTask
 from instil.tasks.numbers import final_number, same_number
 from instil.tasks.public_sets import NamedSets
-from instil.tasks.records import read_fields
 from instil.tasks.rows import Row, key
 from instil.tasks.source import Hub, TextSet, file_digest, read_set
 

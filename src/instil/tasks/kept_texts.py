@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from instil.tasks.base import some
-from instil.tasks.records import Fields, is_missing, read_fields
+from instil.tasks.formats import read_fields
+from instil.tasks.records import Fields, is_missing
 from instil.tasks.rows import Row, make_rows, row_of
 
 

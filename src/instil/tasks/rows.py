@@ -11,10 +11,13 @@ from typing import TypeVar
 
 from instil.errors import DataFileError, DataFormatError, FieldError, OverlapError
 from instil.system import files
-from instil.tasks.records import Fields, is_missing, needed, read_fields, shown
+from instil.tasks.conversation import Turn, text_of
+from instil.tasks.formats import read_fields
+from instil.tasks.records import Fields, Records, is_missing, needed, shown
 from instil.tasks.text_files import check_characters
 
 R = TypeVar("R")
+M = TypeVar("M")
 
 _NAMED = 5  # of the other rows that are wrong
 _INVISIBLE = re.compile(
@@ -29,10 +32,24 @@ _MEANT = re.compile(
 
 @dataclass(frozen=True)
 class Row:
-    """An input and, if it is known, its gold output."""
+    """An input and, if it is known, its gold output.
+
+    Attributes:
+        input: The query. Of a conversation: the last message before the answer.
+        output: The gold output.
+        context: What only the teacher reads with this row, beside the context of all rows.
+        turn: The conversation in which this is an answer; None if it is a single turn.
+    """
 
     input: str
     output: str | None = None
+    context: str | None = None
+    turn: Turn | None = None
+
+    @property
+    def conversation(self) -> int | None:
+        """What tells the turns of one conversation from those of others; None for a single turn."""
+        return id(self.turn.conversation) if self.turn else None
 
 
 def read_rows(path: str | Path, *, need_output: bool) -> list[Row]:
@@ -56,7 +73,7 @@ def read_rows(path: str | Path, *, need_output: bool) -> list[Row]:
     return rows
 
 
-def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | None]) -> list[Row]:
+def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], M | None]) -> list[M]:
     """Makes rows of records.
 
     Args:
@@ -67,7 +84,7 @@ def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | N
         FieldError: a record is wrong. The message names some of the other wrong ones, too.
         DataFormatError: the same, or the file is malformed.
     """
-    rows: list[Row] = []
+    rows: list[M] = []
     wrong: list[tuple[str, FieldError | DataFormatError]] = []
     for where, record in records:
         try:
@@ -79,15 +96,21 @@ def make_rows(records: Iterable[tuple[str, R]], made: Callable[[R, str], Row | N
         else:
             if row is not None:
                 rows.append(row)
-    if not wrong:
-        return rows
+    if wrong:
+        # If all rows are wrong, the first one says enough.
+        raise all_of(wrong if rows else wrong[:1]) from None
+    return rows
+
+
+def all_of(
+    wrong: Sequence[tuple[str, FieldError | DataFormatError]],
+) -> FieldError | DataFormatError:
+    """The first of the errors of some records. Its message names the places of other ones."""
     first = wrong[0][1]
-    others = [where.rpartition(", ")[2] for where, _ in wrong[1:]]
-    # If all rows are wrong, the first one says enough.
-    also = f" (also wrong: {', '.join(others)})" if others and rows else ""
-    raise type(first)(
-        first.what + also, got=first.got, allowed=first.allowed, mend=first.mend
-    ) from None
+    others = [where.rpartition(", ")[2] for where, _ in wrong[1 : _NAMED + 1]]
+    if others:
+        first.what += f" (also wrong: {', '.join(others)})"
+    return first
 
 
 def as_rows(
@@ -99,6 +122,21 @@ def as_rows(
         FieldError: these are not rows, or a row has no `input` or no needed `output`, or the
             field is empty.
         DataFileError: there are no rows.
+    """
+    made = make_rows(
+        as_records(rows, name=name),
+        lambda fields, where: row_of(fields, where, need_output=need_output),
+    )
+    if not made:
+        raise DataFileError(f"no rows are given for {name}", mend="add at least one row")
+    return made
+
+
+def as_records(rows: Iterable[Row | str | Mapping[str, object]], *, name: str) -> Records:
+    """Yields `Row`s, mappings or input texts as records.
+
+    Raises:
+        FieldError: these are not rows.
     """
     if (
         isinstance(rows, str | bytes | Mapping)
@@ -112,13 +150,9 @@ def as_rows(
             mend="read a file with instil.read_rows, turn a data frame into a list with "
             "frame.to_dict('records')",
         )
-    made = make_rows(
-        ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1)),
-        lambda row, where: row_of(_fields(row, where), where, need_output=need_output),
-    )
-    if not made:
-        raise DataFileError(f"no rows are given for {name}", mend="add at least one row")
-    return made
+    for number, row in enumerate(rows, start=1):
+        where = f"{name}, row {number}"
+        yield where, _fields(row, where)
 
 
 def check_overlap(
@@ -126,7 +160,7 @@ def check_overlap(
 ) -> None:
     """Checks that the student and the teacher have not seen the evaluation rows.
 
-    Inputs are compared by their `key`.
+    Inputs are compared by their `key`, conversations as a whole.
 
     Args:
         evaluation: The held-out rows.
@@ -139,21 +173,36 @@ def check_overlap(
     if allow:
         return
     for name, rows in others.items():
-        seen = {key(row): number for number, row in reversed([*enumerate(rows, start=1)])}
-        leaks = [number for number, row in enumerate(evaluation, start=1) if key(row) in seen]
+        seen = {group(row): number for number, row in reversed([*enumerate(rows, start=1)])}
+        leaks = [number for number, row in enumerate(evaluation, start=1) if group(row) in seen]
         if leaks:
             leak = evaluation[leaks[0] - 1]
             raise OverlapError(
                 f"{len(leaks)} of {len(evaluation)} evaluation rows are also among the {name}",
                 got=f"evaluation row {leaks[0]}: {leak.input!r}; "
-                f"row {seen[key(leak)]} of the {name}",
+                f"row {seen[group(leak)]} of the {name}",
                 mend="remove them from one of the two, or pass --allow-overlap to evaluate on them anyway",
             )
 
 
 def digest(rows: Iterable[Row]) -> str:
     """A SHA-256 of the rows in their order."""
-    return files.digest([[row.input, row.output] for row in rows])
+    return files.digest([_facts(row) for row in rows])
+
+
+def _facts(row: Row) -> list[object]:
+    facts: list[object] = [row.input, row.output]
+    if row.context is not None or row.turn is not None:
+        facts += [row.context, row.turn and row.turn.facts()]
+    return facts
+
+
+def group(row: Row) -> str:
+    """What the rows of one conversation have in common; of a single turn, its `key`."""
+    if row.turn is None:
+        return key(row)
+    whole = row.turn.conversation
+    return plain(text_of(whole.messages[whole.head :]))
 
 
 def key(row: Row) -> str:
@@ -162,7 +211,11 @@ def key(row: Row) -> str:
     Case, extra white space and invisible characters are left out. Of a character with several
     Unicode forms, such as `é` in one piece or in two, all forms are the same.
     """
-    text = row.input
+    return plain(text_of(row.turn.before) if row.turn else row.input)
+
+
+def plain(text: str) -> str:
+    """What texts that look the same have in common; see `key`."""
     if not text.isascii():
         pieces = _MEANT.split(_INVISIBLE.sub("", text))  # every other one is what _MEANT found
         pieces[::2] = [unicodedata.normalize("NFKC", piece) for piece in pieces[::2]]
@@ -173,7 +226,7 @@ def key(row: Row) -> str:
 
 def _fields(row: object, where: str) -> Fields:
     if isinstance(row, Row):
-        return {"input": row.input, "output": row.output}
+        return {"input": row.input, "output": row.output, "context": row.context}
     if isinstance(row, str):
         return {"input": row}
     if isinstance(row, Mapping):
@@ -199,8 +252,9 @@ def row_of(fields: Fields, where: str, *, need_output: bool, input: str = "input
         DataFormatError: a text contains half a character.
     """
     values: dict[str, str] = {}
-    for field in (input, "output"):
-        if field == "output" and not need_output and is_missing(fields.get(field)):
+    for field in (input, "output", "context"):
+        optional = field == "context" or (field == "output" and not need_output)
+        if optional and is_missing(fields.get(field)):
             continue
         value = needed(fields, field, where)
         if not isinstance(value, str):
@@ -211,11 +265,11 @@ def row_of(fields: Fields, where: str, *, need_output: bool, input: str = "input
                 mend="write it as text; in JSON, put it in quotation marks",
             )
         if not _INVISIBLE.sub("", value).strip():
-            if field == "output" and not need_output:  # an empty cell of a CSV
+            if optional:  # an empty cell of a CSV
                 continue
             raise FieldError(
                 f"{where}: the field {field!r} is empty", mend="fill it or delete the row"
             )
         check_characters(value, f"{where}: the field {field!r}")
         values[field] = value
-    return Row(values[input], values.get("output"))
+    return Row(values[input], values.get("output"), values.get("context"))

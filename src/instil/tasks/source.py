@@ -9,7 +9,8 @@ from pathlib import Path
 
 from instil.errors import DataFileError, HubUnreachableError
 from instil.system.files import content_digest
-from instil.tasks.records import Records, read_fields, with_fields
+from instil.tasks.formats import read_fields
+from instil.tasks.records import Records, with_fields
 from instil.tasks.text_files import check_file
 
 
@@ -85,7 +86,8 @@ def read_set(name: str, data_set: DataSet, folder: Path | None) -> Records:
         HubUnreachableError: the hub cannot be reached.
     """
     if folder is None:
-        rows, renamed = _read_hub(name, data_set.hub), data_set.hub_fields
+        mend = "set task.folder to the folder of a local copy"
+        rows, renamed = read_hub(name, data_set.hub, mend=mend), data_set.hub_fields
     else:
         rows, renamed = read_fields(_path(name, data_set, folder)), data_set.file_fields
     for where, fields in rows:
@@ -136,7 +138,18 @@ def _path(name: str, data_set: DataSet, folder: Path) -> Path:
     return path
 
 
-def _read_hub(name: str, hub: Hub) -> Records:
+def read_hub(name: str, hub: Hub, *, mend: str) -> Records:
+    """Reads a split of a data set on the hub.
+
+    Args:
+        name: The set's name, for error messages.
+        hub: Its place on the hub.
+        mend: What else may be done, for error messages.
+
+    Raises:
+        DataFileError: the hub does not have it.
+        HubUnreachableError: the hub cannot be reached.
+    """
     # Imported here because it takes a second, and local files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -148,14 +161,14 @@ def _read_hub(name: str, hub: Hub) -> Records:
             f"the set {name!r} cannot be read from the hub",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
             allowed=f"{hub.id}, config {hub.config}, split {hub.split}, revision {hub.revision}",
-            mend="set task.folder to the folder of a local copy",
+            mend=mend,
         ) from None
     except Exception as error:  # the hub's client raises many kinds of network error
         raise HubUnreachableError(
             f"the hub cannot be reached to read the set {name!r} ({hub.id})",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
-            mend="connect to the network, or set task.folder to the folder of a local copy",
+            mend=f"connect to the network, or {mend}",
         ) from None
     part = ", ".join(filter(None, (hub.config, hub.split)))
-    for number, fields in enumerate(rows.to_list(), start=1):
+    for number, fields in enumerate(rows, start=1):
         yield f"{hub.id} ({part}), row {number}", fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from instil.errors import ConfigError, ContextError
 from instil.results.scores import Domain
 from instil.tasks.base import TaskData
 from instil.tasks.files import ROWS
-from instil.tasks.rows import Row, check_overlap, key
+from instil.tasks.rows import Row, check_overlap, group, key
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # if a recipe sets no number
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
@@ -193,8 +194,8 @@ def split(
     """
     learnt = list(inputs)
     if held_out is None:
-        shots = {key(row) for row in demonstrations}
-        keys = sorted({key(row) for row in learnt} - shots)
+        shots = {group(row) for row in demonstrations}
+        keys = sorted({group(row) for row in learnt} - shots)
         if len(keys) < 2:
             raise ContextError(
                 f"there are no evaluation rows and only {len(keys)} different inputs",
@@ -202,9 +203,9 @@ def split(
                 mend="pass more inputs, or --eval",
             )
         count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
-        chosen = set(random.Random(seed).sample(keys, count))
-        held_out = {ROWS: [row for row in learnt if key(row) in chosen]}
-        learnt = [row for row in learnt if key(row) not in chosen]
+        chosen = _few(random.Random(seed).sample(keys, count), learnt)
+        held_out = {ROWS: [row for row in learnt if group(row) in chosen]}
+        learnt = [row for row in learnt if group(row) not in chosen]
     for rows in held_out.values():
         check_overlap(
             rows,
@@ -212,6 +213,19 @@ def split(
             allow=allow_overlap,
         )
     return Rows(learnt, [EvaluationSet(name, "in", list(rows)) for name, rows in held_out.items()])
+
+
+def _few(keys: Sequence[str], rows: Sequence[Row]) -> set[str]:
+    """The first keys whose conversations have as many turns as rows may be held out."""
+    turns = Counter(group(row) for row in rows if row.turn)
+    chosen: set[str] = set()
+    count = 0
+    for one in keys:
+        if chosen and count + max(1, turns[one]) > HELD_OUT_MOST:
+            break
+        chosen.add(one)
+        count += max(1, turns[one])
+    return chosen
 
 
 def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list[Row], list[Row]]:
@@ -225,7 +239,7 @@ def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list
     """
     if not count:
         return list(inputs), []
-    keys = sorted({key(row) for row in inputs})
+    keys = sorted({group(row) for row in inputs})
     if count >= len(keys):
         raise ConfigError(
             f"evaluation.validation_rows is {count}, but there are {len(keys)} different inputs",
@@ -233,8 +247,8 @@ def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list
             mend="lower evaluation.validation_rows, or add inputs",
         )
     chosen = set(random.Random(seed).sample(keys, count))
-    left = [row for row in inputs if key(row) not in chosen]
-    return left, [row for row in inputs if key(row) in chosen]
+    left = [row for row in inputs if group(row) not in chosen]
+    return left, [row for row in inputs if group(row) in chosen]
 
 
 def watched_rows(rows: Sequence[Row], *, seed: str) -> set[int]:
@@ -247,9 +261,9 @@ def watched_rows(rows: Sequence[Row], *, seed: str) -> set[int]:
     Returns:
         Their indices: a tenth of the different inputs, at most 50; none of fewer than 20.
     """
-    keys = sorted({key(row) for row in rows})
+    keys = sorted({group(row) for row in rows})
     if len(keys) < WATCHED_LEAST:
         return set()
     count = min(WATCHED_MOST, round(WATCHED_SHARE * len(keys)))
     chosen = set(random.Random(seed).sample(keys, count))
-    return {number for number, row in enumerate(rows) if key(row) in chosen}
+    return {number for number, row in enumerate(rows) if group(row) in chosen}

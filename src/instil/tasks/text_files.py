@@ -6,6 +6,7 @@ import codecs
 import re
 import shlex
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from instil.errors import DataFileError, DataFormatError
@@ -18,6 +19,9 @@ _OTHER_KINDS = {
     b"%PDF": ("a PDF", "save its text in a file"),
 }
 """First bytes of a file -> what it is, and how its text is made readable."""
+
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+"""Extension of a packed file -> how it is packed."""
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -75,9 +79,25 @@ def read_bytes(path: Path) -> bytes:
         DataFileError: the file is missing, empty or cannot be read.
         DataFormatError: it is the pointer that Git LFS leaves in place of a file.
     """
-    check_file(path)
+    read_start(path)
     try:
         data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return _unpacked(path, data) if path.suffix.lower() in PACKED else data
+
+
+def read_start(path: Path) -> bytes:
+    """Reads the first bytes of a file.
+
+    Raises:
+        DataFileError: the file is missing, empty or cannot be read.
+        DataFormatError: it is the pointer that Git LFS leaves in place of a file.
+    """
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(64)
     except OSError as error:
         raise _unreadable(path, error) from None
     if data.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -86,6 +106,55 @@ def read_bytes(path: Path) -> bytes:
             mend="fetch the data: git lfs pull",
         )
     return data
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    import pyarrow as pa
+
+    try:
+        with pa.input_stream(pa.py_buffer(data), compression=PACKED[path.suffix.lower()]) as stream:
+            return bytes(stream.read())
+    except Exception as error:  # pyarrow raises many kinds
+        raise DataFormatError(
+            f"{path} cannot be unpacked",
+            got=str(error).splitlines()[0],
+            mend="the file may be cut off, or have another extension than its content; create it again",
+        ) from None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str, bool]]:
+    r"""Yields the lines of a text file, with their numbers from 1, and whether each is the last one.
+
+    A file is read line by line, so that a large one takes little memory. Only \n, \r\n and \r end a
+    line: a JSON string may contain U+2028 and the like.
+
+    Raises:
+        DataFileError: the file is missing, empty or cannot be read.
+        DataFormatError: the file is binary or not UTF-8.
+    """
+    number = 0
+    if path.suffix.lower() not in PACKED:
+        read_start(path)
+        try:
+            with path.open("rb") as file:
+                line = file.readline()
+                while line:
+                    text, following = line.rstrip(b"\r\n"), file.readline()
+                    if b"\r" in text or b"\x00" in text:
+                        break
+                    number += 1
+                    yield number, text.decode("utf-8"), not line.endswith(b"\n")
+                    line = following
+                else:
+                    return
+        except UnicodeDecodeError:
+            pass
+        except OSError as error:
+            raise _unreadable(path, error) from None
+    # Another line end, or a fault that the whole file explains better.
+    lines = read_text(path).split("\n")
+    for count, one in enumerate(lines[number:], number + 1):
+        yield count, one, count == len(lines)
 
 
 def read_text(path: Path) -> str:

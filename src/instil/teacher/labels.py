@@ -185,7 +185,7 @@ class LabelTeacher:
         Raises:
             AlignmentError: a prompt does not fit the model's window.
         """
-        prompts = self.form.prompts([query.input for query in queries], contexts)
+        prompts = self.form.prompts(queries, contexts)
         check_prompts(prompts, self.choices.branches, self.outline.window, what=what)
         self.outline.check_ids(prompts, where=f"{what}, row")
         wanted = [top_k, temperature] if top_k else []

@@ -174,3 +174,75 @@ class Lessons(Sequence[TargetRow]):
             targets=None if self.store is None else self.store[self.places[index]].targets,
             teacher_prompt=pair.teacher_prompt if self.teacher_prompts else None,
         )
+
+
+@dataclass(frozen=True)
+class Together:
+    """Lessons that are read together: the turns of a conversation, which share its history.
+
+    Attributes:
+        rows: The lessons.
+    """
+
+    rows: list[TargetRow]
+
+    @property
+    def sequences(self) -> list[tuple[list[int], list[int]]]:
+        """Each lesson's prompt and completion, in token ids."""
+        return [pair for row in self.rows for pair in row.sequences]
+
+    @property
+    def terms(self) -> int:
+        """Number of completion tokens."""
+        return sum(row.terms for row in self.rows)
+
+    @property
+    def targets(self) -> Targets | None:
+        """The targets of all lessons, one after another."""
+        known = [row.targets for row in self.rows if row.targets is not None]
+        return Targets.cat(known) if known else None
+
+    @property
+    def teacher_prompt(self) -> None:
+        """None: lessons that are read together have no teacher during the training."""
+        return None
+
+
+@dataclass(frozen=True)
+class Grouped(Sequence[TargetRow | Together]):
+    """Lessons, of which those of one conversation are one.
+
+    Attributes:
+        lessons: All lessons.
+        groups: Numbers of the lessons that are read together.
+    """
+
+    lessons: Lessons
+    groups: list[list[int]]
+
+    @classmethod
+    def of(cls, lessons: Lessons, conversations: Sequence[int | None]) -> Grouped:
+        """Groups neighbouring lessons of one conversation.
+
+        A teacher during the training needs each lesson alone.
+
+        Args:
+            lessons: All lessons.
+            conversations: For each lesson, what tells its conversation from others; None for a
+                single turn.
+        """
+        groups: list[list[int]] = []
+        for number, one in enumerate(conversations):
+            alike = number > 0 and one is not None and conversations[number - 1] == one
+            if alike and not lessons.teacher_prompts:
+                groups[-1].append(number)
+            else:
+                groups.append([number])
+        return cls(lessons, groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = [self.lessons[number] for number in self.groups[index]]
+        return rows[0] if len(rows) == 1 else Together(rows)

@@ -694,8 +694,14 @@ def test_the_help_begins_with_what_a_beginner_needs() -> None:
         "Any other setting",
         "Gate and output",
     ]
-    assert found["What to bake in"] == ["--model", "--demos", "--instruction", "--document", "--k"]
-    assert found["Rows"] == ["--inputs", "--eval", "--make-inputs", "--allow-overlap"]
+    assert found["What to bake in"] == [
+        *("--model", "--demos", "--instruction", "--document", "--k"),
+        *("--context-from-logs", "--bake-tools", "--student-system"),
+    ]
+    assert found["Rows"] == [
+        *("--inputs", "--field", "--turns", "--on-bad-row", "--eval", "--make-inputs"),
+        "--allow-overlap",
+    ]
     assert found["Where to"] == ["--output", "--overwrite"]
     assert found["Any other setting"] == ["--set"]
     assert found["Gate and output"][-1] == "--help"

@@ -14,7 +14,7 @@ from tests.unit.report.pages import plain
 from instil.errors import ContextError, OutputError, OutputExistsError
 from instil.methods import MethodName
 from instil.pipeline import cell
-from instil.pipeline.rows import Given
+from instil.pipeline.given import Given
 from instil.prompts.context import Context, FewShot, Instruction
 from instil.recipe.recipe import Recipe
 from instil.results.schema import PREDICTIONS, RESULTS, MethodResult, Prediction, Results

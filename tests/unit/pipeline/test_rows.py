@@ -12,14 +12,8 @@ from tests.small import SHOTS, write_gsm8k
 
 from instil.errors import ConfigError, ContextError, DataFileError, FieldError, OverlapError
 from instil.pipeline import rows as module
-from instil.pipeline.rows import (
-    CellRows,
-    Given,
-    SameContext,
-    check_checkpoints,
-    needs_gold,
-    problems_of_rows,
-)
+from instil.pipeline.given import Given, RowContexts, needs_gold
+from instil.pipeline.rows import CellRows, check_checkpoints, problems_of_rows
 from instil.prompts.context import Context, FewShot, Instruction
 from instil.recipe.recipe import Recipe
 from instil.tasks import Files
@@ -114,7 +108,7 @@ def test_rows_that_are_given_take_the_place_of_files() -> None:
     assert made.drawn.training == given.inputs
     assert made.drawn.sets == [EvaluationSet("mine", "in", [Row("5")])]
     assert made.context == given.context
-    assert made.contexts == SameContext(given.context)
+    assert made.contexts == RowContexts(given.context, from_logs=False)
 
 
 def test_inputs_are_held_out_where_no_evaluation_rows_are_named(files: dict[str, Any]) -> None:
@@ -281,13 +275,13 @@ def test_own_rows_of_many_cells_are_read_once(
     files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[bool] = []
-    usual = Files.read
+    usual = Files.piles
 
-    def counted(self: Files, *, need_output: bool = False) -> Any:
+    def counted(self: Files, *, need_output: bool) -> Any:
         read.append(need_output)
         return usual(self, need_output=need_output)
 
-    monkeypatch.setattr(Files, "read", counted)
+    monkeypatch.setattr(Files, "piles", counted)
     recipes = [
         recipe(files, seed=seed, method=m) for seed in range(3) for m in ("zero_shot", *LEARNING)
     ]

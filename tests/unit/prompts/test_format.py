@@ -38,7 +38,7 @@ def test_plain_text_with_every_part() -> None:
 
 def test_chat_puts_demonstrations_in_turns_and_the_rest_in_the_system_turn() -> None:
     context = Context.of([SHOTS, Instruction("Write digits.")])
-    roles = [(m["role"], m["content"]) for m in chat().messages("six", context)]
+    roles = [(m.role, m.content) for m in chat().messages("six", context)]
     assert roles == [
         ("system", "Write digits."),
         ("user", "one"),
@@ -82,12 +82,12 @@ def test_chat_without_a_template_is_refused() -> None:
 def test_a_template_that_refuses_a_turn_is_named() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system turn') }}"
+        "{% for m in messages %}{% if 'bad' in m['content'] %}{{ raise_exception('no bad turn') }}"
         "{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
     )
     form = ChatPrompt(tokenizer, template_kwargs={})
-    with pytest.raises(ChatTemplateError, match="no system turn"):
-        form.text("x", Context.of(Instruction("do it")))
+    with pytest.raises(ChatTemplateError, match=r"roles system, user; .* no bad turn"):
+        form.text("bad", Context.of(Instruction("do it")))
 
 
 def test_an_output_that_holds_the_stop_string_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_any_completion_decodes_to_its_output(query: str, output: str) -> None:
     for form in (plain(), chat()):
         row = Row(query, output)
         decoded = form.decode(form.completion_ids(row))
-        assert decoded.strip() == output.strip()
+        assert decoded.strip() == form.spoken(output).strip()  # without thinking
         assert decoded in output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from instil.errors import DataFileError, DataFormatError, FieldError
-from instil.tasks.records import Fields, is_missing, needed, read_fields, shown, with_fields
+from instil.tasks.formats import read_fields
+from instil.tasks.records import Fields, is_missing, needed, shown, with_fields
 
 
 def records(path: Path, content: str) -> list[Fields]:
@@ -54,9 +56,7 @@ def test_fields_are_read_whatever_they_are_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("x.json", "'.json'.*one object per line"),
-        ("x.tsv", r"'\.tsv'; allowed: \.jsonl, \.csv, \.parquet; mend: save it as CSV"),
-        ("x.jsonl.gz", "'.gz'.*gunzip"),
+        ("x.jsonl.zip", r"'.zip'; allowed: \.jsonl, \.ndjson, \.json, .* mend: unpack it"),
         ("x.xlsx", "'.xlsx'.*save the sheet as CSV"),
         ("x", "''.*its extension matches its content"),
     ],
@@ -65,6 +65,61 @@ def test_a_type_that_is_not_read_is_told_with_a_way(tmp_path: Path, name: str, w
     (tmp_path / name).write_text("x")
     with pytest.raises(DataFormatError, match=words):
         read_fields(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.json", '[{"a": 1, "b": "é"}, {"a": 2, "b": null}]'),
+        ("x.json", '{"version": 3, "data": [{"a": 1, "b": "é"}, {"a": 2, "b": null}]}'),
+        ("x.json", '{"a": 1, "b": "é"}\n{"a": 2, "b": null}\n'),
+        ("x.ndjson", '{"a": 1, "b": "é"}\n{"a": 2, "b": null}\n'),
+    ],
+)
+def test_json_may_have_any_usual_form(tmp_path: Path, name: str, text: str) -> None:
+    assert records(tmp_path / name, text) == [{"a": 1, "b": "é"}, {"a": 2, "b": None}]
+
+
+def test_one_object_is_one_record(tmp_path: Path) -> None:
+    text = json.dumps({"messages": [{"role": "user", "content": "x"}]})
+    assert len(records(tmp_path / "x.json", text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1, 2]", "not a list of objects; got: list"), ('[{"a": 1', "not JSON; got: .*line 1")],
+)
+def test_json_that_holds_no_records_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(DataFormatError, match=words):
+        records(tmp_path / "x.json", text)
+
+
+def test_tabs_separate_the_cells_of_a_tsv(tmp_path: Path) -> None:
+    assert records(tmp_path / "x.tsv", 'a\tb\n1\t"2, 3"\n') == [{"a": "1", "b": "2, 3"}]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_is_read_as_a_file_and_as_a_stream(tmp_path: Path, stream: bool) -> None:
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    path = tmp_path / "x.arrow"
+    make = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with pa.OSFile(str(path), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert [dict(fields) for _, fields in read_fields(path)] == table.to_pylist()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataFormatError, match="not a complete Arrow file"):
+        list(read_fields(path))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_packed_files_are_unpacked(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("x.jsonl.gz" if kind == "gzip" else "x.jsonl.zst")
+    with pa.output_stream(str(path), compression=kind) as sink:
+        sink.write(b'{"a": 1}\r\n{"a": 2}\n')
+    assert [dict(fields) for _, fields in read_fields(path)] == [{"a": 1}, {"a": 2}]
+    path.write_bytes(path.read_bytes()[:12])
+    with pytest.raises(DataFormatError, match="cannot be unpacked"):
+        list(read_fields(path))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])

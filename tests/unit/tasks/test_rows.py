@@ -72,7 +72,7 @@ BAD_FILES = {
     "open quote": ("x.csv", b'input,output\na,b\n"c,d\n', DataFormatError, "line 3"),
     "missing cell": ("x.csv", b"input,output\na,b\nc\n", DataFormatError, "line 3"),
     "cut parquet": ("x.parquet", b"PAR1 and then nothing", DataFormatError, "Parquet"),
-    "unknown ending": ("x.xlsx", b"anything", DataFormatError, ".jsonl, .csv, .parquet"),
+    "unknown ending": ("x.xlsx", b"anything", DataFormatError, ".csv, .tsv, .parquet"),
     "missing field": (
         "x.jsonl",
         b'{"input": "a", "output": "b"}\n{"input": "c"}\n',

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from instil.prompts import thinking
+from instil.tasks import thinking
 
 
 @pytest.mark.parametrize(

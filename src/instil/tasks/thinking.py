@@ -47,6 +47,19 @@ def spoken(text: str) -> str:
     return text if closing is None else text.rpartition(closing)[2].lstrip("\r\n")
 
 
+def split_off(text: str) -> tuple[str | None, str]:
+    """What stands in the thinking block at the start of an answer, and the rest of the answer.
+
+    The first is None if there is no such block.
+    """
+    start = text.lstrip()
+    for opening, closing in MARKS:
+        if start.startswith(opening) and closing in start:
+            thoughts, _, rest = start.removeprefix(opening).partition(closing)
+            return thoughts.strip("\r\n"), rest.lstrip("\r\n")
+    return None, text
+
+
 def after_opening(tail: str, output: str) -> str:
     """What a model writes after a prompt that has opened a thinking block.
 
