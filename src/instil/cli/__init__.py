@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instil.cli import distill, recipes, show, study, targets, trial
+from instil.cli import bench, distill, recipes, show, study, targets, trial
 from instil.cli.terminal import use_plain_letters
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(targets.app, name="targets")
+app.add_typer(bench.app, name="bench")
 app.command()(study.report)
 app.command()(distill.demo)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from instil.methods import Method
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
-from instil.models.reader import Pass, Reader, read_rows
+from instil.models.reader import COMPLETIONS, Pass, Reader, read_rows
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
 from instil.results.scores import Fidelity
@@ -115,7 +115,10 @@ class _Asked:
 
     def _read(self, model: LanguageModel, prompts: Sequence[list[int]]) -> Iterator[Pass]:
         completions = [[completion] for completion in self.completions]
-        return Reader(model, prompts, completions, batch_size=self.batch_size).read()
+        reader = Reader(
+            model, prompts, completions, packing=COMPLETIONS, batch_size=self.batch_size
+        )
+        return reader.read()
 
 
 @dataclass

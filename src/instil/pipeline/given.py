@@ -13,7 +13,8 @@ from instil.prompts.context import Context, no_context
 from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped, LogFacts
-from instil.tasks.conversation import Conversation
+from instil.tasks.conversation import Conversation, text_of
+from instil.tasks.duplicates import copies
 from instil.tasks.files import ROWS, Files
 from instil.tasks.logs import (
     Pile,
@@ -84,9 +85,11 @@ class Given:
         piles.update(held_out or {})
         headed = Headed.of(piles, task, context)
         reading = task.reading(gold=needs_gold(recipe))
+        near = _near_copies(headed.items)
         rows = {name: rows_of(items, reading) for name, items in headed.items.items()}
         learnt = rows.pop(None)
-        dropped = [one for pile in piles.values() for one in pile.dropped] + headed.dropped
+        dropped = [one for pile in piles.values() for one in pile.dropped]
+        dropped += [*headed.dropped, *near]
         own = any(row.context for row in learnt)
         if reads_context(recipe) and headed.context == Context() and not own:
             systems = any(one.system for one in inputs.conversations)
@@ -249,3 +252,43 @@ def named_sets(
         name: read_pile(as_records(rows, name=titles[name]), titles[name], reading)
         for name, rows in named.items()
     }
+
+
+def _near_copies(items: dict[str | None, list[Row | Conversation]]) -> list[Dropped]:
+    """Takes conversations out of those to learn from that are near-copies of evaluation rows.
+
+    Copies stay: they are refused, unless the user allows them.
+
+    Args:
+        items: Rows and conversations by set name; None: those to learn from. It is changed.
+
+    Returns:
+        Those that were taken out.
+    """
+    learnt = [one for one in items[None] if isinstance(one, Conversation)]
+    judged = [
+        one
+        for name, of_set in items.items()
+        if name is not None
+        for one in of_set
+        if isinstance(one, Conversation)
+    ]
+    if not (learnt and judged):
+        return []
+    texts = (text_of(one.messages[one.head :]) for one in (*judged, *learnt))
+    found = list(copies(texts))[len(judged) :]
+    near = {
+        id(one): judged[copy[0]]
+        for one, copy in zip(learnt, found, strict=True)
+        if copy is not None and not copy[1] and copy[0] < len(judged)
+    }
+    items[None] = [one for one in items[None] if id(one) not in near]
+    return [
+        Dropped(
+            where=one.where,
+            reason="near duplicate",
+            what=f"a near-copy of {near[id(one)].where}, which is an evaluation row",
+        )
+        for one in learnt
+        if id(one) in near
+    ]

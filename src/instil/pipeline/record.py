@@ -116,6 +116,7 @@ def context_facts(
     *,
     teacher: Sequence[int] = (),
     student: Sequence[int] = (),
+    own: bool = False,
 ) -> ContextFacts | None:
     """Describes the context of a recipe; returns None if no method reads a context.
 
@@ -125,6 +126,7 @@ def context_facts(
         form: Renders the prompts.
         teacher: Lengths of prompts with the context, in tokens.
         student: Lengths of the prompts of the same rows without the context.
+        own: Whether rows have contexts of their own.
     """
     if not reads_context(recipe):
         return None
@@ -135,6 +137,7 @@ def context_facts(
             *(["a document"] if context.document else []),
             *(["an instruction"] if context.instruction else []),
             *_head(context),
+            *(["a text of each row"] if own else []),
             *parts,
         ]
     elif recipe.teacher.contexts > 1:

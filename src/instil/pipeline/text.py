@@ -329,6 +329,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                 self.form,
                 teacher=[len(ids) for _, rows in self.sets for ids in rows.teacher_prompts],
                 student=[len(ids) for _, rows in self.sets for ids in rows.student_prompts],
+                own=any(row.context for row in self.learnt.rows),
             ),
             "shipped_bytes": shipped,
             "logs": self.rows.given and self.rows.given.found(self.dropped),

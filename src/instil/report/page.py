@@ -221,12 +221,16 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     tokens = dict.fromkeys(
         fixed(context.tokens, 0) for context in contexts if context.tokens is not None
     )
+    logs = [results.logs for results in finished if results.logs]
     facts = [
         ("task", _several(cell.task for cell in cells)),
         ("model", _several(cell.model for cell in cells)),
         ("teacher", _several(teachers)),
         ("context", _several(context.description for context in contexts)),
         ("context tokens", _several(tokens)),
+        ("conversations", _several(found.sentence() for found in logs)),
+        ("other contexts", _several(found.others() for found in logs)),
+        ("left out", _several(found.left_out() for found in logs)),
         ("prompts", _several(results.prompt.format for results in finished)),
         ("dtype", _several(cell.dtype for cell in cells)),
         ("seeds", _several(map(str, sorted({cell.seed for cell in cells})))),
@@ -237,7 +241,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 
 
 def _several(values: Iterable[str]) -> str:
-    different = list(dict.fromkeys(values))
+    different = list(dict.fromkeys(filter(None, values)))
     return ", ".join([*different[:8], *(["…"] if len(different) > 8 else [])])
 
 

@@ -41,6 +41,15 @@ class LogFacts(Strict):
         found = f"; {', '.join(parts)}" if parts else ""
         return f"{self.conversations:,} conversations, {self.turns:,} assistant turns{found}"
 
+    def others(self) -> str:
+        """How many conversations have a context of their own; empty if none has."""
+        count = self.other_heads
+        return f"{count:,} conversations begin otherwise, and have their own" if count else ""
+
+    def left_out(self) -> str:
+        """How many rows were left out, by reason; empty if none was."""
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
+
 
 class Dropped(Strict):
     """One line of `dropped.jsonl`: a row that was left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -125,10 +125,6 @@ class Conversation:
             )
         ]
         return {"all": found, "last": found[-1:], "first": found[:1]}[which]
-
-    def without(self, **changes: Any) -> Conversation:
-        """The conversation with some attributes changed."""
-        return replace(self, **changes)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,55 +16,35 @@ LEAST_WORDS = 50
 PERMUTATIONS = 64
 
 
-class Seen:
-    """Texts that were seen.
-
-    Near-copies are found by MinHash (Broder 1997) with the library datasketch. Of texts with equal
-    words in a hundred, one word may differ.
-    """
-
-    def __init__(self) -> None:
-        # Imported here because it takes a second, and most rows are no logs.
-        from datasketch import MinHashLSH
-
-        self._exact: dict[str, int] = {}
-        self._near = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
-        self._hashes: dict[int, Any] = {}
-
-    def find(self, text: str) -> tuple[int, bool] | None:
-        """The number of a text of which this is a copy, and whether it is an exact one; or None."""
-        text = plain(text)
-        if text in self._exact:
-            return self._exact[text], True
-        hashed = _hashed(text)
-        if hashed is not None:
-            for number in sorted(self._near.query(hashed)):
-                if self._hashes[number].jaccard(hashed) >= NEAR:
-                    return number, False
-        return None
-
-    def add(self, number: int, text: str) -> None:
-        """Adds a text under a number."""
-        text = plain(text)
-        self._exact.setdefault(text, number)
-        hashed = _hashed(text)
-        if hashed is not None:
-            self._hashes[number] = hashed
-            self._near.insert(number, hashed)
-
-
 def copies(texts: Iterable[str]) -> Iterator[tuple[int, bool] | None]:
     """For each text, the number of the first one of which it is a copy, and whether it is exact.
+
+    Near-copies are found by MinHash (Broder 1997) with the library datasketch. Of two texts of a
+    hundred words, one word may differ.
 
     Yields:
         None for a text that is new.
     """
-    seen = Seen()
-    for number, text in enumerate(texts):
-        found = seen.find(text)
-        if found is None:
-            seen.add(number, text)
-        yield found
+    # Imported here because it takes a second, and most rows are no logs.
+    from datasketch import MinHashLSH
+
+    known: dict[str, int] = {}
+    near = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
+    hashes: dict[int, Any] = {}
+    for number, text in enumerate(map(plain, texts)):
+        if text in known:
+            yield known[text], True
+            continue
+        known[text], hashed = number, _hashed(text)
+        alike = [] if hashed is None else sorted(near.query(hashed))
+        first = next((n for n in alike if hashes[n].jaccard(hashed) >= NEAR), None)
+        if first is not None:
+            yield first, False
+            continue
+        if hashed is not None:
+            hashes[number] = hashed
+            near.insert(number, hashed)
+        yield None
 
 
 def _hashed(text: str) -> Any:

@@ -238,7 +238,9 @@ def _without_copies(
     numbers = [n for n, item in enumerate(items) if isinstance(item, Conversation)]
     if len(numbers) < 2:
         return [*items]
-    texts = (text_of(item.messages) for item in items if isinstance(item, Conversation))
+    # What all conversations begin with would make each of them much like the others.
+    headed, _ = with_heads([item for item in items if isinstance(item, Conversation)])
+    texts = (text_of(item.messages[item.head :]) for item in headed)
     again: set[int] = set()
     for number, found in zip(numbers, copies(texts), strict=True):
         if found is not None:

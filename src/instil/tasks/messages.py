@@ -49,10 +49,6 @@ _OTHER_NAMES: dict[str, Role] = {
 """Names of roles in some forms -> the role."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-_ROWS = (
-    "`messages`; `conversations`; `prompt` and `completion`; `request` and `response`; or `input` "
-    "and perhaps `output`"
-)
 
 
 class BadRowError(FieldError):
@@ -97,11 +93,6 @@ def conversation_of(fields: Fields, where: str) -> Conversation | None:
         None if is_missing(context) else _text(context, f"{where}: the field 'context'"),
         where,
     )
-
-
-def names_known() -> str:
-    """The fields of the forms that are known, for error messages."""
-    return _ROWS
 
 
 def _messages(fields: Fields, where: str) -> tuple[list[Any], object]:

@@ -211,7 +211,8 @@ def key(row: Row) -> str:
     Case, extra white space and invisible characters are left out. Of a character with several
     Unicode forms, such as `é` in one piece or in two, all forms are the same.
     """
-    return plain(text_of(row.turn.before) if row.turn else row.input)
+    said = row.turn.before if row.turn else ()
+    return plain(text_of(said) if len(said) > 1 else row.input)
 
 
 def plain(text: str) -> str:

@@ -215,3 +215,17 @@ def test_gold_answers_that_are_missing_are_told(recipe: Settings) -> None:
 @pytest.mark.parametrize(("turns", "count"), [("all", 20), ("last", 10), ("first", 10)])
 def test_which_turns_are_learnt(recipe: Settings, tmp_path: Path, turns: str, count: int) -> None:
     assert len(prepared(recipe(logs(), task={"turns": turns}), tmp_path).learnt.rows) == count
+
+
+def test_near_copies_of_evaluation_rows_are_not_learnt(
+    recipe: Settings, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    words = " ".join(f"word{n}" for n in range(150))
+    judged = {"messages": [SYSTEM, {"role": "user", "content": words}, talk(1)[1]]}
+    near = {"messages": [SYSTEM, {"role": "user", "content": words + " more"}, talk(1)[1]]}
+    made = recipe([*logs(), near], task={"eval": str(jsonl("eval.jsonl", [judged]))})
+    given = Given.read(made, made.task)  # type: ignore[arg-type]
+    assert [(one.reason, one.where.rpartition("/")[2]) for one in given.dropped] == [
+        ("near duplicate", "logs.jsonl, line 13")
+    ]
+    assert len(given.inputs) == 24

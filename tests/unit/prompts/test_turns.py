@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def chat(template: str = CHATML, eos: str = "<|im_end|>") -> ChatPrompt:
 def rows(messages: list[dict[str, Any]], *, head: int = 0, **fields: Any) -> list[Row]:
     made = conversation_of({"messages": messages, **fields}, "row 1")
     assert made is not None
-    return rows_of([made.without(head=head)], Reading())
+    return rows_of([replace(made, head=head)], Reading())
 
 
 def written(form: ChatPrompt, row: Row) -> str:

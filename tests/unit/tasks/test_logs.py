@@ -77,6 +77,12 @@ def test_copies_are_used_once() -> None:
     assert len(found.items) == 4  # rows of a single turn stay as they are
 
 
+def test_conversations_with_one_long_prompt_are_no_copies_of_each_other() -> None:
+    system = {"role": "system", "content": " ".join(f"rule{n}" for n in range(400))}
+    found = pile(*[[system, *EXAMPLES, *turn(f"question {n}?")] for n in range(20)])
+    assert found.dropped == []
+
+
 def test_a_conversation_that_ends_with_the_user_is_a_query_or_cannot_be_learnt() -> None:
     rows = rows_of(pile([*turn("a?"), turn("b?")[0]]).items, Reading())
     assert [row.output for row in rows] == ["Yes.", None]
