@@ -113,7 +113,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "logs.jsonl"
-        rows = conversations(arguments.conversations + 4, arguments.turns)
+        # A fifth is held out, so that a batch is all that is learnt.
+        rows = conversations(arguments.conversations * 5 // 4, arguments.turns)
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         for completions in ("gold", "teacher"):
             for way in ("merged", "a row for each answer"):

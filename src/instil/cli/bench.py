@@ -34,7 +34,7 @@ def system_prompts(
     """Bake five production prompts from conversations, and compare the student with its teacher.
 
     The model answers the conversations itself, with the prompt. What is there already is not made
-    again, so the same command resumes. With the bundled model, it takes some 40 minutes on 2 cores.
+    again, so the same command resumes. With the bundled model, it takes an hour on 2 cores.
     """
     with errors(debug):
         from instil.bench.baking import bench, table
