@@ -33,7 +33,7 @@ ANSWER = "Hi there! I have seen your message, and the team will look at it as so
 
 
 def conversations(count: int, turns: int) -> list[dict[str, Any]]:
-    """Conversations of exactly so many turns, with the system prompt at their head."""
+    """Conversations of that number of turns, with the system prompt at their head."""
     product = Product.read("support")
     said = [text for user in product.users(4 * count * turns, "learn") for text in user]
     made = []

@@ -1,4 +1,4 @@
-"""Bakes five production prompts into a model, and says how near the student comes to its teacher.
+"""Bakes five production prompts into a model, and says how close the student is to its teacher.
 
 For each prompt there are 300 conversations to learn from, and 100 held out. The model, with the prompt,
 writes the answers of both, turn by turn, as it would in production. Then the logs are baked as a
@@ -33,7 +33,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Outcome:
-    """How near the student of a prompt comes to its teacher, on held-out conversations.
+    """How close the student of a prompt is to its teacher, on held-out conversations.
 
     Attributes:
         name: Name of the prompt.
@@ -190,7 +190,8 @@ def answered(
             advance=lambda rows, tokens: None,
         )
         for number, answer in zip(asked, made, strict=True):
-            whole[number].append(Message("assistant", form.decode(answer.ids) or "."))
+            text = form.decode(answer.ids) or "."  # a conversation has no empty answers
+            whole[number].append(Message("assistant", text))
     return [[*product.head, *said] for said in whole]
 
 

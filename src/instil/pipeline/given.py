@@ -143,7 +143,7 @@ class Headed:
         dropped: list[Dropped] = []
         others = 0
         if task.context_from_logs:
-            found, _ = with_heads(known)
+            found = with_heads(known)
             heads = {id(one): new.head for one, new in zip(known, found, strict=True)}
             common, count = most_frequent(one.messages[: one.head] for one in found)
             if not common:

@@ -66,12 +66,12 @@ class PromptFormat(ABC):
 
     def prompts(self, queries: Sequence[Row | str], contexts: Sequence[Context]) -> TokenLists:
         """The prompts as token ids, for queries with one context each."""
-        asked = zip(queries, contexts, strict=True)
-        # `contexts` and `queries` hold the objects, so no two of them have the same id.
-        return TokenLists(
-            ((id(read), self.prompt_ids(query, read)) for query, read in asked),
-            (None if isinstance(query, str) else query.conversation for query in queries),
-        )
+        made = TokenLists()
+        for query, read in zip(queries, contexts, strict=True):
+            # `contexts` and `queries` hold the objects, so no two of them have the same id.
+            whole = None if isinstance(query, str) else query.conversation
+            made.add(self.prompt_ids(query, read), key=id(read), follows=whole)
+        return made
 
     @abstractmethod
     def completion_ids(self, row: Row) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
 from instil.results.logs import Dropped
-from instil.system.sequences import Computed
+from instil.system.sequences import Computed, TokenLists
 from instil.tasks.rows import Row
 
 if TYPE_CHECKING:
@@ -80,6 +80,28 @@ class Sieve:
     room: int
     dropped: list[Dropped]
 
+    def check(self, prompts: Mapping[str, list[int]], completion: int) -> None:
+        """Refuses prompts that do not fit with their answer.
+
+        Args:
+            prompts: Side (`teacher` or `student`) -> token ids.
+            completion: Tokens of the gold completion; 0 if there is none.
+
+        Raises:
+            AlignmentError: one does not fit.
+        """
+        windows = {"teacher": self.windows.teacher, "student": self.windows.student}
+        for side, prompt in prompts.items():
+            longest = max(completion, self.room)
+            check_window(
+                len(prompt),
+                longest,
+                windows[side],
+                where="the row",
+                side=side,
+                mend="shorten the row",
+            )
+
     def drop(self, row: Row, name: str, error: InstilError) -> None:
         """Leaves out a row because of an error."""
         where = name
@@ -132,31 +154,35 @@ class RenderedRows:
 
         Raises:
             FieldError: an output cannot be a completion in this format. The message has the row.
+            ChatTemplateError: the template does not accept the turns. The message has the row.
         """
         contexts = [context] * len(rows) if isinstance(context, Context) else context
+        sides = {"teacher": TokenLists(), "student": TokenLists()}
         completions: list[list[int] | None] = []
         shown: list[Row] = []
-        read: list[tuple[Row, Context]] = []
         for number, (row, of_row) in enumerate(zip(rows, contexts, strict=True), 1):
+            reads = {"teacher": of_row, "student": student}
             try:
                 ids = form.completion_ids(row) if gold and row.output else None
+                prompts = {side: form.prompt_ids(row, read) for side, read in reads.items()}
                 if sieve is not None:
-                    _fits(row, of_row, student, form, len(ids or []), sieve)
+                    sieve.check(prompts, len(ids or []))
             except (FieldError, ChatTemplateError, AlignmentError) as error:
                 if sieve is None:
                     error.what = f"{name} {number}: {error.what}"
                     raise
                 sieve.drop(row, f"{name} {number}", error)
                 continue
+            for side, prompt in prompts.items():
+                # The caller holds the contexts and rows, so no two of them have the same id.
+                sides[side].add(prompt, key=id(reads[side]), follows=row.conversation)
             completions.append(ids)
             shown.append(_as_written(row, form, ids))
-            read.append((row, of_row))
-        queries = [row for row, _ in read]
         return cls(
             name=name,
             rows=shown,
-            teacher_prompts=form.prompts(queries, [of_row for _, of_row in read]),
-            student_prompts=form.prompts(queries, [student] * len(queries)),
+            teacher_prompts=sides["teacher"],
+            student_prompts=sides["student"],
             gold=completions,
         )
 
@@ -243,16 +269,3 @@ def _as_written(row: Row, form: PromptFormat, ids: list[int] | None) -> Row:
     if ids is None or answer is None or not answer.tool_calls:
         return row
     return replace(row, output=form.decode(ids))
-
-
-def _fits(
-    row: Row, context: Context, student: Context, form: PromptFormat, known: int, sieve: Sieve
-) -> None:
-    """Refuses a row whose prompts and answer do not fit the windows."""
-    windows = sieve.windows
-    for side, read, window in (
-        ("teacher", context, windows.teacher),
-        ("student", student, windows.student),
-    ):
-        prompt, longest = len(form.prompt_ids(row, read)), max(known, sieve.room)
-        check_window(prompt, longest, window, where="the row", side=side, mend="shorten the row")

@@ -240,7 +240,7 @@ Until = Annotated[
     Annotated[Literal["plateau"], Tag("word")] | Annotated[KlShare, Tag("{kl_share}")],
     Discriminator(lambda value: "{kl_share}" if isinstance(value, Mapping | KlShare) else "word"),
 ]
-"""What ends a training. Of a wrong value, only the form that was written is told."""
+"""What ends a training. For a wrong value, the error names only the form that was written."""
 
 
 class Training(Section):

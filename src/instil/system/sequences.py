@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from itertools import repeat
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar, overload
 
 import numpy as np
@@ -47,32 +46,32 @@ class TokenLists(Computed[list[int]]):
     A prompt of 1,650 tokens takes 45 KiB as a list of numbers. Behind a shared context only the
     tokens of its own query are stored, with 4 bytes each.
 
-    Args:
-        lists: Lists of token ids, each with a key. The lists of a key are expected to begin alike.
-        follows: For each list what it goes on with, such as a conversation; None for nothing. It
-            is expected to begin as the list before it of the same conversation does.
     """
 
-    def __init__(
-        self,
-        lists: Iterable[tuple[Hashable, list[int]]],
-        follows: Iterable[Hashable | None] = repeat(None),
-    ) -> None:
-        heads: dict[Hashable, int] = {}
-        lasts: dict[Hashable, tuple[int, NDArray[np.int32]]] = {}
-        firsts: dict[Hashable, NDArray[np.int32]] = {}
+    def __init__(self) -> None:
+        self._heads: dict[Hashable, tuple[int, NDArray[np.int32]]] = {}
+        self._last: tuple[Hashable, int, NDArray[np.int32]] | None = None
         self._parts: list[tuple[int, int, NDArray[np.int32]]] = []
-        for number, ((key, ids), whole) in enumerate(zip(lists, follows, strict=False)):
-            array = np.array(ids, np.int32)
-            if whole is not None and (key, whole) in lasts:
-                head, known = lasts[key, whole]
-            else:
-                head, known = heads.setdefault(key, number), firsts.setdefault(key, array)
-            shared = 0 if head == number else common(known, array)
-            self._parts.append((head, shared, array[shared:].copy()))
-            if whole is not None:
-                lasts = {(key, whole): (number, array)}  # a conversation's lists come together
-        super().__init__(len(self._parts), self._list)
+        super().__init__(0, self._list)
+
+    def add(self, ids: list[int], *, key: Hashable, follows: Hashable | None = None) -> None:
+        """Adds a list.
+
+        Args:
+            ids: Token ids.
+            key: The lists of a key are expected to begin alike.
+            follows: What the list continues, such as a conversation, whose lists are added one
+                after another; None for nothing.
+        """
+        number, array = len(self._parts), np.array(ids, np.int32)
+        head, known = self._heads.setdefault(key, (number, array))
+        whole = None if follows is None else (key, follows)
+        if self._last is not None and whole == self._last[0]:
+            _, head, known = self._last
+        shared = 0 if head == number else common(known, array)
+        self._parts.append((head, shared, array[shared:].copy()))
+        self._numbers = range(number + 1)
+        self._last = None if whole is None else (whole, number, array)
 
     def _list(self, index: int) -> list[int]:
         rests: list[NDArray[np.int32]] = []

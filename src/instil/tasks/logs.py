@@ -97,14 +97,16 @@ def read_pile(records: Records, name: str, reading: Reading) -> Pile:
     drops = reading.on_bad_row == "drop" or (reading.on_bad_row is None and count > SMALL)
     if wrong and not drops:
         raise all_of(wrong if items else wrong[:1])
-    dropped = [_dropped(where, error) for where, error in wrong]
+    dropped = [left_out(where, error) for where, error in wrong]
     kept = _without_copies(items, places, dropped)
     if not kept:
         raise DataFileError(
             f"{name} contains no rows"
             + (f" that can be used: all {count} were left out" if dropped else ""),
             got=_counted(dropped),
-            mend="see --on-bad-row error for what is wrong" if dropped else "add at least one row",
+            mend="pass --on-bad-row error to see what is wrong"
+            if dropped
+            else "add at least one row",
         )
     return Pile(kept, dropped, drops)
 
@@ -122,14 +124,13 @@ def rows_of(items: Iterable[Row | Conversation], reading: Reading) -> list[Row]:
     return rows
 
 
-def with_heads(conversations: Sequence[Conversation]) -> tuple[list[Conversation], int]:
+def with_heads(conversations: Sequence[Conversation]) -> list[Conversation]:
     """Finds what conversations begin with: the system's messages, and example turns.
 
     The first turns are examples if nearly all conversations begin with the same ones.
 
     Returns:
-        The conversations, each with the number of messages that are its head; and how many
-        messages of the examples there are.
+        The conversations, each with the number of messages that are its head.
     """
     rests = [one.messages[one.system :] for one in conversations]
     needed = ALIKE * len(rests) if len(rests) >= FEW else max(3, len(rests))
@@ -151,7 +152,7 @@ def with_heads(conversations: Sequence[Conversation]) -> tuple[list[Conversation
     for one, rest in zip(conversations, rests, strict=True):
         examples = len(shown) if shown and rest[: len(shown)] == shown else 0
         made.append(replace(one, head=one.system + examples))
-    return made, len(shown)
+    return made
 
 
 def most_frequent(heads: Iterable[tuple[Message, ...]]) -> tuple[tuple[Message, ...], int]:
@@ -160,10 +161,10 @@ def most_frequent(heads: Iterable[tuple[Message, ...]]) -> tuple[tuple[Message, 
     return counted.most_common(1)[0] if counted else ((), 0)
 
 
-def left_out(where: str, error: FieldError | DataFormatError, reason: str = "") -> Dropped:
+def left_out(where: str, error: FieldError | DataFormatError) -> Dropped:
     """A row that was left out because of an error."""
-    found = _dropped(where, error)
-    return found.model_copy(update={"reason": reason}) if reason else found
+    reason = error.reason if isinstance(error, BadRowError) else "malformed"
+    return Dropped(where=where, reason=reason, what=str(error))
 
 
 def _turn(conversation: Conversation, number: int) -> Row:
@@ -239,7 +240,7 @@ def _without_copies(
     if len(numbers) < 2:
         return [*items]
     # What all conversations begin with would make each of them much like the others.
-    headed, _ = with_heads([item for item in items if isinstance(item, Conversation)])
+    headed = with_heads([item for item in items if isinstance(item, Conversation)])
     texts = (text_of(item.messages[item.head :]) for item in headed)
     again: set[int] = set()
     for number, found in zip(numbers, copies(texts), strict=True):
@@ -255,11 +256,6 @@ def _without_copies(
                 )
             )
     return [item for n, item in enumerate(items) if n not in again]
-
-
-def _dropped(where: str, error: FieldError | DataFormatError) -> Dropped:
-    reason = error.reason if isinstance(error, BadRowError) else "malformed"
-    return Dropped(where=where, reason=reason, what=str(error))
 
 
 def _counted(dropped: Iterable[Dropped]) -> str:

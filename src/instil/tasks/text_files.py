@@ -79,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
         DataFileError: the file is missing, empty or cannot be read.
         DataFormatError: it is the pointer that Git LFS leaves in place of a file.
     """
-    read_start(path)
+    check_content(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -87,8 +87,8 @@ def read_bytes(path: Path) -> bytes:
     return _unpacked(path, data) if path.suffix.lower() in PACKED else data
 
 
-def read_start(path: Path) -> bytes:
-    """Reads the first bytes of a file.
+def check_content(path: Path) -> None:
+    """Checks that a file holds its data, and not what stands for it.
 
     Raises:
         DataFileError: the file is missing, empty or cannot be read.
@@ -97,15 +97,14 @@ def read_start(path: Path) -> bytes:
     check_file(path)
     try:
         with path.open("rb") as file:
-            data = file.read(64)
+            start = file.read(64)
     except OSError as error:
         raise _unreadable(path, error) from None
-    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
         raise DataFormatError(
             f"{path} does not hold the data, only the pointer to it that Git LFS leaves",
             mend="fetch the data: git lfs pull",
         )
-    return data
 
 
 def _unpacked(path: Path, data: bytes) -> bytes:
@@ -134,7 +133,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str, bool]]:
     """
     number = 0
     if path.suffix.lower() not in PACKED:
-        read_start(path)
+        check_content(path)
         try:
             with path.open("rb") as file:
                 line = file.readline()

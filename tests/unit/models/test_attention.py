@@ -294,8 +294,8 @@ def test_bounds_give_the_gradients_that_a_mask_gives() -> None:
 
 TURNS = [
     ([5, 9, 7, 3, 8], [6, 2]),
-    ([5, 9, 7, 3, 8, 6, 2, 4], [7]),  # goes on after the first one's completion
-    ([5, 9, 7, 3, 8, 1, 1, 4], [2, 9, 3]),  # goes on after another one
+    ([5, 9, 7, 3, 8, 6, 2, 4], [7]),  # continues the first one's completion
+    ([5, 9, 7, 3, 8, 1, 1, 4], [2, 9, 3]),  # continues another one
     ([5, 9, 7, 3, 8, 1, 1, 4, 6, 6], [8, 8]),
     ([12, 3, 5], [1, 4]),  # begins otherwise
     ([5, 9, 7, 3, 8, 6], [3]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tests.small import QUIET
 
-from instil.errors import ContextError, FieldError
+from instil.errors import ChatTemplateError, ContextError, FieldError
 from instil.pipeline import cell
 from instil.pipeline.given import Given
 from instil.pipeline.student import Student
@@ -229,3 +230,25 @@ def test_near_copies_of_evaluation_rows_are_not_learnt(
         ("near duplicate", "logs.jsonl, line 13")
     ]
     assert len(given.inputs) == 24
+
+
+def test_a_row_that_the_template_refuses_is_named(recipe: Settings, tmp_path: Path) -> None:
+    greeting = {"messages": [SYSTEM, talk(1)[1], *talk(40)]}
+    made = recipe([*logs(), greeting])
+    strict = (
+        "{% for m in messages %}{% if loop.index0 == 1 and messages[0]['role'] == 'system' and m['role'] != 'user' %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}<|start|>{{ m['role'] }}\n"
+        "{{ m['content'] }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+    )
+    folder = tmp_path / "strict"
+    shutil.copytree(made.model, folder)
+    (folder / "chat_template.jinja").write_text(strict)
+    made = made.model_copy(update={"model": str(folder)})
+    with pytest.raises(
+        ChatTemplateError, match=r"(input|evaluation row) \d+: the chat template does"
+    ):
+        prepared(made, tmp_path)
+    task = made.task.model_copy(update={"on_bad_row": "drop"})
+    steps = prepared(made.model_copy(update={"task": task}), tmp_path)
+    assert {one.reason for one in steps.left_out} == {"template refuses"}

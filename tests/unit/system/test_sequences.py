@@ -16,10 +16,22 @@ from instil.system.sequences import Computed, TokenLists
 from instil.tasks.rows import Row
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2**31 - 1)))))
-def test_token_lists_come_back_as_they_were(lists: list[tuple[int, list[int]]]) -> None:
-    kept = TokenLists(lists)
-    assert list(kept) == [ids for _, ids in lists]
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.none() | st.integers(0, 2),
+            st.lists(st.integers(0, 2) | st.integers(0, 2**31 - 1)),
+        )
+    )
+)
+def test_token_lists_come_back_as_they_were(
+    lists: list[tuple[int, int | None, list[int]]],
+) -> None:
+    kept = TokenLists()
+    for key, follows, ids in lists:
+        kept.add(ids, key=key, follows=follows)
+    assert list(kept) == [ids for _, _, ids in lists]
     assert len(kept) == len(lists)
 
 

@@ -126,7 +126,7 @@ EXAMPLES = [*turn("example?", "so"), *turn("another?", "so, too")]
 
 
 def headed(*conversations: list[dict[str, Any]]) -> list[Conversation]:
-    return with_heads(pile(*conversations).conversations)[0]
+    return with_heads(pile(*conversations).conversations)
 
 
 def test_the_head_is_the_system_message_and_the_turns_that_all_begin_with() -> None:
