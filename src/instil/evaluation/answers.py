@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 from instil.methods import Method
-from instil.models.generate import Decoding, generate
+from instil.models.generate import Decoding, Generated, generate
 from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
 from instil.system import processes
@@ -14,6 +16,29 @@ from instil.system.progress import Advance
 from instil.system.sequences import Computed
 
 LATENCY_ROWS = 3  # queries that are answered one at a time, to measure the time per query
+TIMED_TOKENS = 8  # tokens after the first one that are timed
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer of a method.
+
+    Attributes:
+        text: The answer as it is judged.
+        ids: Its tokens, with the one that ends it.
+        finished: Whether it has an end.
+        repeats: Whether it has no end because it repeats itself.
+    """
+
+    text: str
+    ids: list[int]
+    finished: bool
+    repeats: bool
+
+    @classmethod
+    def of(cls, made: Generated, form: PromptFormat) -> Answered:
+        """A completion as an answer."""
+        return cls(form.decode(made.ids), made.ids, made.finished, made.repeats)
 
 
 def answer(
@@ -24,7 +49,7 @@ def answer(
     decoding: Decoding,
     *,
     advance: Advance,
-) -> list[str]:
+) -> list[Answered]:
     """Returns a method's answers. Each process of a launch answers its share.
 
     Args:
@@ -44,7 +69,7 @@ def answer(
             decoding,
             advance=advance,
         )
-    return processes.put_together(form.decode(answer.ids) for answer in generated)
+    return processes.put_together(Answered.of(made, form) for made in generated)
 
 
 def seconds_per_query(prompts: Sequence[list[int]], ask: Callable[[list[int]], object]) -> float:
@@ -56,11 +81,43 @@ def seconds_per_query(prompts: Sequence[list[int]], ask: Callable[[list[int]], o
         prompts: Prompts of an evaluation set, in token ids.
         ask: Answers one prompt.
     """
-    sample = prompts[:: max(1, len(prompts) // LATENCY_ROWS)][:LATENCY_ROWS]
+    sample = _sample(prompts)
     seconds = []
-    # The longest prompt is a warm-up; it also proves the way to decode for the shorter ones.
+    # The longest prompt is a warm-up.
     for prompt in [max(sample, key=len), *sample]:
         start = time.perf_counter()
         ask(prompt)
         seconds.append(time.perf_counter() - start)
     return sum(seconds[1:]) / len(sample)
+
+
+def seconds_per_answer(
+    prompts: Sequence[list[int]],
+    write: Callable[[list[int], int], Iterable[object]],
+    *,
+    tokens: float,
+) -> float:
+    """Returns the seconds to read a prompt and to write an answer of the mean length.
+
+    Only the first tokens are written, and timed: all others take as long as these. The full prompt
+    is read each time, as for a user without a prefix cache. Both times are medians, because the
+    first query takes longer.
+
+    Args:
+        prompts: Prompts of an evaluation set, in token ids.
+        write: Writes a number of tokens after a prompt, and yields after each.
+        tokens: Mean length of an answer.
+    """
+    sample = _sample(prompts)
+    reading, writing = list[float](), list[float]()
+    for prompt in (sample * LATENCY_ROWS)[:LATENCY_ROWS]:
+        start = time.perf_counter()
+        for number, _ in enumerate(write(prompt, 1 + TIMED_TOKENS)):
+            now = time.perf_counter()
+            (writing if number else reading).append(now - start)
+            start = now
+    return median(reading) + median(writing) * max(0.0, tokens - 1)
+
+
+def _sample(prompts: Sequence[list[int]]) -> list[list[int]]:
+    return [*prompts[:: max(1, len(prompts) // LATENCY_ROWS)][:LATENCY_ROWS]]

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import torch
 
-from instil.evaluation.fidelity import beside, summed_kl
+from instil.evaluation.fidelity import beside, kl_per_token
 from instil.models.load import LanguageModel
 from instil.models.reader import read_rows
 from instil.models.roles import Models
@@ -35,7 +35,7 @@ def drift(models: Models, *, most: int | None, advance: Advance) -> Drift:
             with models.adapter(on=False):
                 base = read_rows(models.student, [start], [rest])
             for p_CV, (q_CV,), _ in beside(models, base, [(start, rest)], [True]):
-                total += summed_kl(p_CV, q_CV)
+                total += float(kl_per_token(p_CV, q_CV).sum())
                 same += int((p_CV.argmax(-1) == q_CV.argmax(-1)).sum())
             tokens += len(rest)
             advance(1, 2 * len(rest))

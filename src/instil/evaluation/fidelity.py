@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,16 +20,31 @@ from instil.system.progress import Advance
 
 
 @dataclass(frozen=True)
+class RowFidelity:
+    """How close a method is to the teacher at each token of a row's completion.
+
+    Attributes:
+        kl: KL(teacher || method) of each token, in nats.
+        agrees: Whether both expect the same token.
+    """
+
+    kl: list[float]
+    agrees: list[bool]
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """How well a method predicts completions.
 
     Attributes:
         cross_entropy: Cross-entropy of the completions, in nats per token.
         fidelity: Fidelity to the teacher, over the full vocabulary. None: not compared.
+        rows: The same for each row; empty if not compared.
     """
 
     cross_entropy: float
     fidelity: Fidelity | None
+    rows: Sequence[RowFidelity] = ()
 
 
 def likelihoods(
@@ -79,7 +94,7 @@ class _Asked:
         if not (teachers or students):
             return {}
         models, adapters = self.models, [method.learns is not None for method in students]
-        own, sums = 0.0, [_Sums() for _ in students]
+        own, sums, order = 0.0, [_Sums() for _ in students], list[int]()
         passes = _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts))
         for read in passes:
             for_students = [
@@ -90,11 +105,12 @@ class _Asked:
                 own += _cross_entropy(p_CV, gold_C) if teachers else 0.0
                 for total, q_CV in zip(sums, of_students, strict=True):
                     total.add(p_CV, q_CV, gold_C)
+            order += read.rows
             tokens = sum(len(prompt) + len(completion) - 1 for prompt, completion in for_students)
             self.advance(len(read.rows), read.batch.tokens + len(students) * tokens)
         found = {method: Likelihood(own / self._tokens, None) for method in teachers}
         for method, total in zip(students, sums, strict=True):
-            found[method] = total.over(self._tokens)
+            found[method] = total.of_rows([(row, len(self.completions[row])) for row in order])
         return found
 
     @torch.inference_mode()
@@ -123,11 +139,11 @@ class _Asked:
 
 @dataclass
 class _Sums:
-    """Sums over tokens: cross-entropy and KL to the teacher in nats, and agreeing tokens."""
+    """The summed cross-entropy in nats; and for each token its KL to the teacher, and agreement."""
 
     cross_entropy: float = 0.0
-    kl: float = 0.0
-    agreement: int = 0
+    kl: list[float] = field(default_factory=list)
+    agrees: list[bool] = field(default_factory=list)
 
     def add(self, p_NV: Tensor, q_NV: Tensor, gold_N: Tensor) -> None:
         """Adds N tokens.
@@ -139,18 +155,29 @@ class _Sums:
         """
         vocabulary = min(p_NV.shape[-1], q_NV.shape[-1])
         p_NV, q_NV = p_NV[:, :vocabulary], q_NV[:, :vocabulary]
-        self.kl += summed_kl(p_NV, q_NV)
+        self.kl += kl_per_token(p_NV, q_NV).tolist()
         self.cross_entropy += _cross_entropy(q_NV, gold_N)
-        self.agreement += int((p_NV.argmax(-1) == q_NV.argmax(-1)).sum())
+        self.agrees += (p_NV.argmax(-1) == q_NV.argmax(-1)).tolist()
 
-    def over(self, tokens: int) -> Likelihood:
-        """Returns the means over this number of tokens."""
+    def of_rows(self, rows: Sequence[tuple[int, int]]) -> Likelihood:
+        """The means over all tokens, and each row's tokens.
+
+        Args:
+            rows: Number of each row and its tokens, in the order in which they were added.
+        """
+        tokens = len(self.kl)
         fidelity = Fidelity(
             # Rounding may give a KL just below 0.
-            kl_to_teacher=max(0.0, self.kl / tokens),
-            agreement=self.agreement / tokens,
+            kl_to_teacher=max(0.0, sum(self.kl) / tokens),
+            agreement=sum(self.agrees) / tokens,
         )
-        return Likelihood(self.cross_entropy / tokens, fidelity)
+        found, start = dict[int, RowFidelity](), 0
+        for row, length in rows:
+            part = slice(start, start + length)
+            found[row] = RowFidelity(self.kl[part], self.agrees[part])
+            start += length
+        by_row = [found[row] for row in sorted(found)]
+        return Likelihood(self.cross_entropy / tokens, fidelity, by_row)
 
 
 def beside(
@@ -188,10 +215,10 @@ def beside(
         yield p_CV, of_students, tokens_N[start:end]
 
 
-def summed_kl(p_logits_NV: Tensor, q_logits_NV: Tensor) -> float:
-    """Returns KL(p || q) in nats, summed over N positions. Both logits have shape (N, V)."""
+def kl_per_token(p_logits_NV: Tensor, q_logits_NV: Tensor) -> Tensor:
+    """Returns KL(p || q) in nats of N positions, shape (N,). Both logits have shape (N, V)."""
     p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
-    return float(kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1).sum())
+    return kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1)
 
 
 def _cross_entropy(logits_NV: Tensor, gold_N: Tensor) -> float:

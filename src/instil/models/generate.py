@@ -32,6 +32,7 @@ from instil.models.proof import (
     proven,
     refused,
 )
+from instil.models.repeats import StopRepeats, repeating
 from instil.system.progress import Advance
 from instil.system.sequences import Computed
 
@@ -45,11 +46,16 @@ class Generated:
 
     Attributes:
         ids: Token ids.
-        finished: False if it was cut at the token limit.
+        finished: False if it was cut at the token limit, or because it repeats itself.
     """
 
     ids: list[int]
     finished: bool
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has no end because it repeats itself."""
+        return not self.finished and bool(repeating(torch.tensor([self.ids])))
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,14 @@ class Decoding:
         seed: Seed of the sampling. A row's sample depends on the seed and the row's number, not on
             the batch that it is decoded in.
         batch_size: Most rows decoded together.
+        stop_repeats: Whether a completion that repeats itself is cut; see `instil.models.repeats`.
     """
 
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0
     batch_size: int = 64
+    stop_repeats: bool = False
 
 
 def generate(
@@ -143,14 +151,15 @@ def stream(
         max_new_tokens: Most tokens of the answer.
     """
     network, made, cache = cast(Any, model.network), list[int](), None
+    cached = not _refused(model.network, SINGLE, shared=False)
     given = prompt
     while len(made) < max_new_tokens:
         ids = torch.tensor([given], device=model.device)
-        output = network(input_ids=ids, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
-        cache = getattr(output, CACHE, None) or output.past_key_values
+        output = network(input_ids=ids, **{CACHE: cache}, use_cache=cached, logits_to_keep=1)
+        cache = getattr(output, CACHE, None) if cached else None
         token = int(output.logits[0, -1].argmax())
         made.append(token)
-        given = [token]
+        given = [token] if cache is not None else prompt + made
         yield made
         if token in ending.ids or ending.stops(made):
             return
@@ -315,15 +324,20 @@ class _Batch:
         ids_BL, mask_BL = _pad_left(self.prompts, self.prefix.length, model.pad_id)
         width = ids_BL.shape[1]
         noise = [_Noise(decoding, self.numbers, model.device)] if decoding.temperature > 0 else []
+        repeats = StopRepeats(width)
+        stops = [_StopStrings(self.ending, width), *([repeats] if decoding.stop_repeats else [])]
         output_BT = cast(Any, model.network).generate(
             ids_BL.to(model.device),
             attention_mask=mask_BL.to(model.device),
             **{CACHE: self.prefix.cache(len(self.prompts))},
             generation_config=_settings(model, self.ending, decoding, cached=self.cached),
             logits_processor=LogitsProcessorList([seen, *noise]),
-            stopping_criteria=StoppingCriteriaList([_StopStrings(self.ending, width)]),
+            stopping_criteria=StoppingCriteriaList(stops),
         )[:, width:]
-        return [_trim(row, self.ending) for row in output_BT.tolist()]
+        return [
+            _trim(row[: repeats.lengths.get(number)], self.ending)
+            for number, row in enumerate(output_BT.tolist())
+        ]
 
 
 def _settings(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
+from instil.evaluation.answers import Answered
+from instil.evaluation.fidelity import RowFidelity
 from instil.methods import MethodName
 from instil.prompts.format import PromptFormat
-from instil.results.schema import Prediction
+from instil.results.schema import Ending, Prediction
 from instil.tasks.free_text import FreeText
 from instil.tasks.rows import Row
 
@@ -17,8 +20,9 @@ def predictions(
     name: str,
     rows: Sequence[Row],
     method: MethodName,
-    written: Sequence[str],
+    written: Sequence[Answered],
     right: Sequence[bool | None],
+    fidelity: Sequence[RowFidelity] = (),
 ) -> list[Prediction]:
     """The answers of a method on one set, with the results that the task finds in them.
 
@@ -30,12 +34,13 @@ def predictions(
         method: The method.
         written: Its answer to each row.
         right: Whether each answer is right; None if its row has no output.
+        fidelity: How close the method is to the teacher on each row; empty if not compared.
     """
     lines = []
-    for number, (row, text, correct) in enumerate(zip(rows, written, right, strict=True)):
+    for number, (row, answer, correct) in enumerate(zip(rows, written, right, strict=True)):
         gold = row.output and form.spoken(row.output)
         expected = None if gold is None else task.result(gold)
-        predicted = task.result(text)
+        predicted = task.result(answer.text)
         if correct and expected is not None:  # the same number may be written differently
             predicted = expected
         elif correct is False and predicted == expected:  # the answer lacks a required mark
@@ -49,7 +54,26 @@ def predictions(
                 expected=expected,
                 predicted=predicted,
                 correct=correct,
-                text=text,
+                text=answer.text,
+                tokens=len(answer.ids),
+                ending=ending(answer),
+                turn=turn(row),
+                kl=max(0.0, fmean(fidelity[number].kl)) if fidelity else None,
             )
         )
     return lines
+
+
+def ending(answer: Answered) -> Ending:
+    """How an answer ends."""
+    if answer.finished:
+        return "finished"
+    return "repeats" if answer.repeats else "cut"
+
+
+def turn(row: Row) -> int | None:
+    """Which answer of its conversation a row is, from 1; None if it belongs to none."""
+    if row.turn is None:
+        return None
+    answers = row.turn.conversation.answers("all", open_end=True)
+    return answers.index(row.turn.number) + 1 if row.turn.number in answers else None

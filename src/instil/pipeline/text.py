@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +10,8 @@ from typing import Any, cast
 
 from transformers import set_seed
 
-from instil.evaluation.answers import answer, seconds_per_query
-from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
-from instil.models.generate import Decoding, generate
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch, held_out
@@ -23,8 +19,8 @@ from instil.pipeline.folder import CHECKPOINTS, SCRATCH
 from instil.pipeline.form import form_of
 from instil.pipeline.given import Given, needs_gold
 from instil.pipeline.inputs import with_made_inputs, write_made
+from instil.pipeline.judging import Judging
 from instil.pipeline.keeping import kept_texts
-from instil.pipeline.predictions import predictions
 from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rendering import Rendering
 from instil.pipeline.rows import CellRows
@@ -34,8 +30,7 @@ from instil.recipe.canonical import methods_of, selection_of
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped
 from instil.results.schema import MethodResult, Prediction
-from instil.results.scores import Completions, SetScore
-from instil.results.statistics import proportion
+from instil.results.scores import SetScore
 from instil.results.training import Checkpoint, HeldOutLoss, Training
 from instil.system import processes
 from instil.system.costs import Recorder
@@ -91,7 +86,6 @@ class TextSteps(Steps[Taught | None, Trained]):
     sets: list[tuple[EvaluationSet, RenderedRows]]
     max_new_tokens: int
     dropped: list[Dropped] = field(default_factory=list)
-    _held_out: dict[str, tuple[Completions, list[list[int]]] | None] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -223,7 +217,8 @@ class TextSteps(Steps[Taught | None, Trained]):
         observe, judged, watched = None, None, None
         if self.validation is not None:
             judged = Watch(network, Checkpoint, folder / SCRATCH)
-            observe = judged.observed(self._checkpoint)
+            rows = self.validation
+            observe = judged.observed(lambda step: self.judging.checkpoint(rows, step))
         elif taught.held_out:
             watched = Watch(network, HeldOutLoss, folder / SCRATCH)
         kept = kept_texts(self, lambda: student)
@@ -292,10 +287,10 @@ class TextSteps(Steps[Taught | None, Trained]):
         scores: dict[MethodName, list[SetScore]] = {name: [] for name in names}
         answered: list[Prediction] = []
         for _, rows in self.sets:
-            self._completions(rows)  # the teacher writes before the phase `evaluate` begins
+            self.judging.held_out(rows)  # the teacher writes before the phase `evaluate` begins
         with self.recorder.phase("evaluate"):
             for held_out, rows in self.sets:
-                judged = self._judge(held_out, rows, names)
+                judged = self.judging.set(held_out, rows, names)
                 for name, (score, lines) in judged.items():
                     scores[name].append(score)
                     answered += lines
@@ -306,7 +301,9 @@ class TextSteps(Steps[Taught | None, Trained]):
                     prompt_tokens_mean=mean(
                         len(ids) for _, rows in self.sets for ids in rows.prompts(METHODS[name])
                     ),
-                    seconds_per_query=self._seconds(name),
+                    seconds_per_query=self.judging.seconds(
+                        name, self.sets[0][1], tokens=_mean_tokens(scores[name])
+                    ),
                     drift=self._drift(self.models) if METHODS[name].learns else None,
                 )
                 for name in names
@@ -345,147 +342,28 @@ class TextSteps(Steps[Taught | None, Trained]):
         ending = self.form.ending
         return Writer(self.recipe, self.models, ending, self.store, self.recorder, self.display)
 
+    @cached_property
+    def judging(self) -> Judging:
+        """Judges answers."""
+        return Judging(
+            recipe=self.recipe,
+            task=self.task,
+            models=self.models,
+            form=self.form,
+            writer=self.writer,
+            max_new_tokens=self.max_new_tokens,
+            recorder=self.recorder,
+            display=self.display,
+        )
+
     @property
     def _objective(self) -> Objective:
         return CrossEntropy() if self.method.learns == "labels" else self.recipe.objective
 
-    @property
-    def _decoding(self) -> Decoding:
-        return Decoding(self.max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
 
-    def _completions(self, rows: RenderedRows) -> tuple[Completions, list[list[int]]] | None:
-        """Returns the completions whose likelihood is measured, and their source.
-
-        Returns None if a row has no output and no method uses the teacher, which could write one.
-        """
-        if rows.name not in self._held_out:
-            gold, found = rows.gold_completions, None
-            # A logged answer may be another model's. What is learnt is the teacher's own.
-            logged = self.recipe.teacher.completions == "teacher" and any(
-                row.turn for row in rows.rows
-            )
-            if gold is not None and not logged:
-                found = ("gold", gold)
-            elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
-                limit = self.max_new_tokens
-                found = ("teacher", self.writer.held_out(rows, max_new_tokens=limit))
-            self._held_out[rows.name] = cast(Any, found)
-        return self._held_out[rows.name]
-
-    def answers(self, rows: RenderedRows, name: MethodName, what: str) -> list[str]:
-        """Returns the answers of a method, one per row.
-
-        Args:
-            rows: The rows.
-            name: Method that answers.
-            what: Text for the progress bar.
-        """
-        prompts = rows.prompts(METHODS[name])
-        with self.display.bar(what, len(processes.share(len(prompts)))) as bar:
-            return answer(
-                self.models,
-                self.form,
-                prompts,
-                METHODS[name],
-                self._decoding,
-                advance=self.recorder.advance("evaluate", bar.advance),
-            )
-
-    def _right(self, rows: RenderedRows, written: Sequence[str]) -> list[bool | None]:
-        """Whether each answer is right; None if its row has no output."""
-        return [
-            None if row.output is None else self.task.right(text, self.form.spoken(row.output))
-            for text, row in zip(written, rows.rows, strict=True)
-        ]
-
-    def _likelihoods(
-        self, rows: RenderedRows, names: Sequence[MethodName], what: str = ""
-    ) -> list[Likelihood | None]:
-        """Measures how well methods predict the rows' completions, in the main process."""
-        found = self._completions(rows)
-        if found is None:
-            return [None] * len(names)
-        methods = [METHODS[name] for name in names]
-
-        def read() -> list[Likelihood]:
-            with self.display.bar(what or "reading completions", len(rows.rows)) as bar:
-                return likelihoods(
-                    self.models,
-                    rows,
-                    found[1],
-                    methods,
-                    compare=any(method.teacher for method in methods),
-                    batch_size=self.recipe.evaluation.batch_size,
-                    advance=self.recorder.advance("evaluate", bar.advance),
-                )
-
-        return [*processes.main_does(read)]
-
-    def _checkpoint(self, step: int) -> Checkpoint:
-        """Evaluates the student in its current state on the validation rows."""
-        rows, name = cast(RenderedRows, self.validation), self.recipe.method
-        with self.recorder.instead("evaluate", of="train"):
-            written = self.answers(rows, name, f"judging step {step}")
-            (found,) = self._likelihoods(rows, [name])
-        assert found is not None
-        counted = [right for right in self._right(rows, written) if right is not None]
-        return Checkpoint(
-            step=step,
-            accuracy=proportion(counted) if counted else None,
-            cross_entropy=found.cross_entropy,
-            fidelity=found.fidelity,
-            kept=False,
-        )
-
-    def _judge(
-        self, held_out: EvaluationSet, rows: RenderedRows, names: Sequence[MethodName]
-    ) -> dict[MethodName, tuple[SetScore, list[Prediction]]]:
-        """Returns each method's score on one set, and its predictions."""
-        written = {
-            name: self.answers(rows, name, f"{METHODS[name].label} answers {held_out.name}")
-            for name in names
-        }
-        found = self._likelihoods(rows, names, f"comparing on {held_out.name}")
-        return {
-            name: self._score(held_out, rows, name, written[name], likelihood)
-            for name, likelihood in zip(names, found, strict=True)
-        }
-
-    def _score(
-        self,
-        held_out: EvaluationSet,
-        rows: RenderedRows,
-        name: MethodName,
-        written: Sequence[str],
-        likelihood: Likelihood | None,
-    ) -> tuple[SetScore, list[Prediction]]:
-        right = self._right(rows, written)
-        lines = predictions(self.task, self.form, held_out.name, rows.rows, name, written, right)
-        counted = [outcome for outcome in right if outcome is not None]
-        completions = self._completions(rows)
-        score = SetScore(
-            name=held_out.name,
-            domain=held_out.domain,
-            rows=len(rows.rows),
-            accuracy=proportion(counted) if counted else None,
-            cross_entropy=likelihood and likelihood.cross_entropy,
-            fidelity=likelihood and likelihood.fidelity,
-            tokens=completions and sum(map(len, completions[1])),
-            completions=completions and completions[0],
-        )
-        return score, lines
-
-    def _seconds(self, name: MethodName) -> float:
-        """Measures the seconds per query, in the main process."""
-        method, alone = METHODS[name], replace(self._decoding, batch_size=1)
-        model, ending = self.models.model(method), self.form.ending
-
-        def ask(prompt: list[int]) -> object:
-            return generate(model, [prompt], ending, alone, advance=lambda rows, tokens: None)
-
-        with self.models.adapter(on=method.learns is not None):
-            prompts = self.sets[0][1].prompts(method)
-            return processes.main_does(lambda: seconds_per_query(prompts, ask))
+def _mean_tokens(scores: list[SetScore]) -> float:
+    written = scores[0].written
+    return written.ends.tokens_mean if written else 1.0
 
 
 def load_models(recipe: Recipe, display: Display) -> Models:

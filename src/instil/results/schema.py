@@ -47,8 +47,8 @@ class MethodResult(Strict):
     prompt_tokens_mean: float = Field(description="Mean length of the full prompt, in tokens.")
     seconds_per_query: float | None = Field(
         None,
-        description="Mean seconds to answer a single query and its full prompt, on a sample of "
-        "rows; null if stored predictions were read.",
+        description="Seconds to read a single query with its full prompt, and to write an answer of "
+        "the mean length, on a sample of rows; null if stored predictions were read.",
     )
     drift: Drift | None = Field(
         None,
@@ -298,6 +298,9 @@ class Results(JsonFile):
         return score.value if score else None
 
 
+Ending = Literal["finished", "cut", "repeats"]
+
+
 class Prediction(Strict):
     """One line of `predictions.jsonl`: the answer of one method to one evaluation row."""
 
@@ -319,6 +322,23 @@ class Prediction(Strict):
         {}, description="Label -> probability. They sum to 1. Empty for free text."
     )
     text: str | None = Field(None, description="Free text only. The full answer.")
+    tokens: int | None = Field(
+        None,
+        description="Free text only. Length of the answer in tokens, with the one that ends it.",
+    )
+    ending: Ending | None = Field(
+        None,
+        description="Free text only. finished: the answer has an end. cut: it reached the length "
+        "limit. repeats: it repeats itself, and was cut.",
+    )
+    turn: int | None = Field(
+        None, description="Conversations only. Number of the answer in its conversation, from 1."
+    )
+    kl: float | None = Field(
+        None,
+        description="Free text only. KL(teacher || method) on the completion of this row, in nats "
+        "per token; null without a teacher.",
+    )
 
 
 class Failure(JsonFile):

@@ -1,4 +1,4 @@
-"""The schemas of scores: accuracy, likelihood, fidelity and drift."""
+"""The schemas of scores: accuracy, likelihood, fidelity, what is written, and drift."""
 
 from __future__ import annotations
 
@@ -50,6 +50,55 @@ class Fidelity(Strict):
     )
 
 
+class PartFidelity(Fidelity):
+    """How close a model's predictions are to the teacher's, on a part of the tokens."""
+
+    part: str = Field(description="The part, such as `turn 2` or `tokens 5 to 16`.")
+    tokens: int = Field(ge=1, description="Number of its tokens.")
+
+
+class OwnFidelity(Fidelity):
+    """How close a model's predictions are to the teacher's, where the student writes."""
+
+    tokens: int = Field(ge=1, description="Number of tokens that the student wrote.")
+
+
+class Ends(Strict):
+    """How long answers are, and how they end."""
+
+    tokens_mean: float = Field(description="Mean length in tokens, with the one that ends it.")
+    cut: Proportion = Field(description="Share of answers without an end.")
+    repeats: Proportion = Field(
+        description="Share of answers without an end that repeat themselves. They are cut early: 4 "
+        "times the same text, in 64 tokens or more."
+    )
+
+
+class Written(Strict):
+    """What the answers of a method on one set are like."""
+
+    ends: Ends
+    same_answer: Proportion | None = Field(
+        None, description="Share of answers that are the teacher's; null without a teacher."
+    )
+    same_start: float | None = Field(
+        None,
+        description="Mean share of the teacher's answer, in tokens, before the first difference; "
+        "null without a teacher.",
+    )
+    on_own: OwnFidelity | None = Field(
+        None,
+        description="Fidelity to the teacher on the student's own answers; null without a teacher or "
+        "a student.",
+    )
+    by_turn: list[PartFidelity] = Field(
+        [], description="Fidelity by turn of the conversation. Empty without conversations."
+    )
+    by_position: list[PartFidelity] = Field(
+        [], description="Fidelity by the place of a token in the completion."
+    )
+
+
 class SetScore(Strict):
     """The scores of a method on one evaluation set."""
 
@@ -86,6 +135,7 @@ class SetScore(Strict):
         description="Source of these completions. gold: outputs of the rows. teacher: written by "
         "the teacher, because a row has no output. null for labels.",
     )
+    written: Written | None = Field(None, description="What the answers are like; null for labels.")
     verbalizer_mass: float | None = Field(
         None,
         description="Mean total probability of all surface forms of all labels; null for a "

@@ -79,11 +79,6 @@ class Writer:
         """The same writer with something else that ends a completion."""
         return replace(self, ending=ending)
 
-    def held_out(self, rows: RenderedRows, *, max_new_tokens: int) -> list[list[int]]:
-        """The teacher's greedy completions of held-out rows, in token ids."""
-        decoding = Decoding(max_new_tokens, batch_size=self.recipe.evaluation.batch_size)
-        return [completion.ids for completion in self.stored(rows.teacher_prompts, decoding)]
-
     def stored(
         self,
         prompts: Sequence[list[int]],
@@ -103,6 +98,7 @@ class Writer:
         model, ending = self.models.teacher, self.ending
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
+        ends += ["repeats"] if decoding.stop_repeats else []
         made_by = [ALGORITHM, model.fingerprint, model.dtype]
         asked = digest_ids([*made_by, *drawn, *ends], prompts)
         folder = self.recipe.teacher.store or self.store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 from tests.small import (
@@ -16,7 +17,13 @@ from tests.small import (
     train_on,
 )
 
-from instil.evaluation.answers import LATENCY_ROWS, answer, seconds_per_query
+from instil.evaluation.answers import (
+    LATENCY_ROWS,
+    TIMED_TOKENS,
+    answer,
+    seconds_per_answer,
+    seconds_per_query,
+)
 from instil.methods import METHODS, MethodName
 from instil.models.generate import Decoding
 from instil.models.load import LanguageModel
@@ -53,7 +60,7 @@ def test_a_method_answers_with_its_own_prompts_and_weights(models: Models) -> No
     said: dict[MethodName, list[str]] = {}
     for name in ("zero_shot", "in_context", "distillation"):
         method, told = METHODS[name], list[tuple[int, int]]()
-        said[name] = answer(
+        written = answer(
             models,
             form,
             rows.prompts(method),
@@ -61,8 +68,10 @@ def test_a_method_answers_with_its_own_prompts_and_weights(models: Models) -> No
             Decoding(max_new_tokens=LIMIT, batch_size=2),
             advance=lambda count, tokens, told=told: told.append((count, tokens)),  # type: ignore[misc]
         )
+        said[name] = [one.text for one in written]
         expected = [greedy(models, name, prompt) for prompt in rows.prompts(method)]
         assert said[name] == [form.decode(ids) for ids in expected]
+        assert [one.ids for one in written] == expected
         assert sum(count for count, _ in told) == len(ROWS)
         assert sum(tokens for _, tokens in told) > sum(map(len, expected))
     assert said["zero_shot"] != said["distillation"]
@@ -94,3 +103,26 @@ def test_what_warms_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     assert seconds_per_query([[n] for n in range(9)], ask) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("tokens", [1.0, 3.5, 400.0])
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_an_answer_takes_as_long_as_reading_and_its_tokens(
+    monkeypatch: pytest.MonkeyPatch, rows: int, tokens: float
+) -> None:
+    now, asked = [0.0], list[tuple[int, int]]()
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def write(prompt: list[int], count: int) -> Iterator[int]:
+        asked.append((prompt[0], count))
+        now[0] += 90.0 if len(asked) == 1 else 2.0  # the first query takes longer
+        yield 0
+        for number in range(1, count):
+            now[0] += 0.5
+            yield number
+
+    prompts = [[n] for n in range(rows)]
+    seconds = seconds_per_answer(prompts, write, tokens=tokens)
+    assert seconds == pytest.approx(2.0 + 0.5 * (tokens - 1))
+    assert [count for _, count in asked] == [1 + TIMED_TOKENS] * LATENCY_ROWS
+    assert len({prompt for prompt, _ in asked}) == min(rows, LATENCY_ROWS)

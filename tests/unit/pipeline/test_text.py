@@ -14,8 +14,10 @@ from tests.small import QUIET, SHOTS, reused, write_gsm8k
 from torch import Tensor
 
 from instil.errors import ConfigError
+from instil.evaluation.answers import Answered
 from instil.pipeline import checkpoints
 from instil.pipeline.cell import run_cell
+from instil.pipeline.judging import Judging
 from instil.pipeline.rows import problems_of_rows
 from instil.pipeline.text import VALIDATION, TextSteps
 from instil.prompts.rendered import RenderedRows
@@ -183,10 +185,10 @@ def test_a_prediction_is_as_expected_where_it_is_right_and_nowhere_else(
         forms = [f"Well,\n{gold}.0\n", f"So it is {bare} of them", "#### 7", "I do not know.", ""]
         return forms[number % len(forms)]
 
-    def answers(self: Any, rows: RenderedRows, name: Any, show: Any) -> list[str]:
-        return [wordy(row, number) for number, row in enumerate(rows.rows)]
+    def answers(self: Any, rows: RenderedRows, name: Any, show: Any) -> list[Answered]:
+        return [said(wordy(row, number)) for number, row in enumerate(rows.rows)]
 
-    monkeypatch.setattr(TextSteps, "answers", answers)
+    monkeypatch.setattr(Judging, "answers", answers)
     cell = run(recipe("method=zero_shot", f"task.flexible={flexible}"), tmp_path)
     lines = read_lines(Prediction, tmp_path / PREDICTIONS)
     right = [line.row % 5 == 0 or (line.row % 5 == 1 and flexible == "true") for line in lines]
@@ -200,7 +202,12 @@ def test_a_prediction_is_as_expected_where_it_is_right_and_nowhere_else(
     ]
 
 
-def adapter(cell: TextSteps) -> dict[str, Tensor]:
+def said(text: str) -> Answered:
+    """An answer with this text."""
+    return Answered(text, ids=[1], finished=True, repeats=False)
+
+
+def adapter(cell: TextSteps | Judging) -> dict[str, Tensor]:
     network: Any = cell.models.student.network
     return {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
 
@@ -215,11 +222,12 @@ def test_the_best_checkpoint_is_kept_and_judged_and_saved(
 ) -> None:
     asked: list[tuple[str, dict[str, Tensor]]] = []
 
-    def answers(self: TextSteps, rows: RenderedRows, name: Any, show: Any) -> list[str]:
+    def answers(self: Judging, rows: RenderedRows, name: Any, show: Any) -> list[Answered]:
         asked.append((rows.name, adapter(self)))
-        return [str(row.output) if len(asked) - 1 in (0, best) else "none" for row in rows.rows]
+        right = len(asked) - 1 in (0, best)
+        return [said(str(row.output) if right else "none") for row in rows.rows]
 
-    monkeypatch.setattr(TextSteps, "answers", answers)
+    monkeypatch.setattr(Judging, "answers", answers)
     cell = run(recipe("training.max_steps=3", "evaluation.at_steps=1"), tmp_path)
     assert [name for name, _ in asked] == [VALIDATION] * 4 + ["gsm8k", "svamp"]
     assert cell.training is not None
@@ -244,7 +252,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_student(
     changes = ["training.max_steps=6", "training.learning_rate=0.05", "evaluation.at_steps=1"]
     asked = recipe("tuning.dropout=0.1", "teacher.completions=teacher", *changes)
     whole = run(asked, tmp_path / "whole")
-    owner, name = (checkpoints.Watch, "add") if ends == "in training" else (TextSteps, "_judge")
+    owner, name = (checkpoints.Watch, "add") if ends == "in training" else (Judging, "set")
     usual, calls = getattr(owner, name), []
 
     def stop(self: Any, *arguments: Any) -> Any:
@@ -444,4 +452,6 @@ def test_a_checkpoint_asks_no_hub(
     cell = prepared(recipe("method=pattern_fine_tuning", "evaluation.at_steps=2"), tmp_path)
     network: Any = cell.models.student.network
     network.peft_config["default"].base_model_name_or_path = "owner/name"
-    checkpoints.Watch(network, Checkpoint, tmp_path).add(cell._checkpoint(2))
+    validation = cell.validation
+    assert validation is not None
+    checkpoints.Watch(network, Checkpoint, tmp_path).add(cell.judging.checkpoint(validation, 2))

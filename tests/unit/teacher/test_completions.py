@@ -14,7 +14,7 @@ import torch
 from tests.small import CONTEXT, QUIET, ROWS, form_of, models_of
 
 from instil.errors import ContextError
-from instil.models.generate import Generated
+from instil.models.generate import Decoding, Generated
 from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.prompts.context import Context
@@ -111,7 +111,8 @@ def test_what_is_stored_is_read_again_and_says_what_it_has_cost(
     assert generated(again) == generated(first)
     assert min(generated(first)) > 0
     assert (first.recorder.reused, again.recorder.reused) == (set(), {"generate"})
-    assert again.held_out(rows, max_new_tokens=LIMIT) == [ids for _, ids in learnt[0]]
+    held_out = again.stored(rows.teacher_prompts, Decoding(LIMIT))
+    assert [one.ids for one in held_out] == [ids for _, ids in learnt[0]]
     assert asked == [len(ROWS)]
 
 
@@ -186,7 +187,7 @@ def test_what_was_cut_is_counted_and_told(
         f"1 of 2 completions were cut at {LIMIT} tokens; increase teacher.max_new_tokens so that "
         "the teacher can finish"
     ]
-    writer().held_out(two, max_new_tokens=LIMIT)  # nobody learns from them
+    writer().stored(two.teacher_prompts, Decoding(LIMIT))  # nobody learns from them
     assert len(told) == 1
 
 
@@ -282,7 +283,7 @@ def test_a_run_that_resumes_counts_its_teacher_once(
         attempt.recorder.keep_at(tmp_path / "phases.json")
         if learns:
             attempt.learnt(rows, max_new_tokens=LIMIT)
-        attempt.held_out(judged, max_new_tokens=LIMIT)
+        attempt.stored(judged.teacher_prompts, Decoding(LIMIT))
         attempt.recorder.keep()
         costs.append(generated(attempt))
     assert costs[0][1] == (3 if learns else 1)

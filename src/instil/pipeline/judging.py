@@ -1,0 +1,330 @@
+"""Judges methods whose answers are free text: their answers, and how close they are to the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, mean
+
+from instil.evaluation.answers import Answered, answer, seconds_per_answer
+from instil.evaluation.fidelity import Likelihood, RowFidelity, likelihoods
+from instil.methods import METHODS, MethodName
+from instil.models.generate import Decoding, Ending, stream
+from instil.models.roles import Models
+from instil.pipeline.predictions import predictions, turn
+from instil.prompts.format import PromptFormat
+from instil.prompts.rendered import RenderedRows
+from instil.recipe.canonical import methods_of
+from instil.recipe.recipe import Recipe
+from instil.results.schema import Prediction
+from instil.results.scores import Completions, Ends, OwnFidelity, PartFidelity, SetScore, Written
+from instil.results.statistics import proportion
+from instil.results.training import Checkpoint
+from instil.system import processes
+from instil.system.costs import Recorder
+from instil.system.progress import Display
+from instil.tasks.free_text import FreeText
+from instil.tasks.split import EvaluationSet
+from instil.teacher.completions import Writer
+
+POSITIONS = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
+"""Places in a completion, from 1, whose fidelity is told apart."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The completions of a set whose likelihood is measured.
+
+    Attributes:
+        source: Where they come from.
+        ids: Token ids of each row.
+        answers: The teacher's answers, if it wrote them.
+    """
+
+    source: Completions
+    ids: list[list[int]]
+    answers: list[Answered] | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Judges methods on sets of rows.
+
+    Attributes:
+        recipe: All settings.
+        task: Decides whether an answer is right.
+        models: Teacher and student.
+        form: Prompt format.
+        writer: Lets the teacher write.
+        max_new_tokens: Most tokens of an answer.
+        recorder: Counts the cost.
+        display: Shows progress.
+    """
+
+    recipe: Recipe
+    task: FreeText
+    models: Models
+    form: PromptFormat
+    writer: Writer
+    max_new_tokens: int
+    recorder: Recorder
+    display: Display
+    _held_out: dict[str, HeldOut | None] = field(default_factory=dict)
+
+    def held_out(self, rows: RenderedRows) -> HeldOut | None:
+        """The completions whose likelihood is measured.
+
+        They are None if a row has no output and no method uses the teacher, which could write one.
+        """
+        if rows.name not in self._held_out:
+            gold, found = rows.gold_completions, None
+            # A logged answer may be another model's. What is learnt is the teacher's own.
+            logged = self.recipe.teacher.completions == "teacher" and any(
+                row.turn for row in rows.rows
+            )
+            if gold is not None and not logged:
+                found = HeldOut("gold", gold)
+            elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
+                made = self.writer.stored(rows.teacher_prompts, self._decoding)
+                answers = [Answered.of(one, self.form) for one in made]
+                found = HeldOut("teacher", [one.ids for one in made], answers)
+            self._held_out[rows.name] = found
+        return self._held_out[rows.name]
+
+    def set(
+        self, held_out: EvaluationSet, rows: RenderedRows, names: Sequence[MethodName]
+    ) -> dict[MethodName, tuple[SetScore, list[Prediction]]]:
+        """Returns each method's score on one set, and its predictions."""
+        written = {
+            name: self.answers(rows, name, f"{METHODS[name].label} answers {held_out.name}")
+            for name in names
+        }
+        found = self.likelihoods(rows, names, what=f"comparing on {held_out.name}")
+        own = self._on_own(held_out, rows, written)
+        right = {name: self._right(rows, answers) for name, answers in written.items()}
+        return {
+            name: (
+                self._score(held_out, rows, name, written, right[name], likelihood, own.get(name)),
+                predictions(
+                    self.task,
+                    self.form,
+                    held_out.name,
+                    rows.rows,
+                    name,
+                    written[name],
+                    right[name],
+                    likelihood.rows if likelihood else (),
+                ),
+            )
+            for name, likelihood in zip(names, found, strict=True)
+        }
+
+    def checkpoint(self, rows: RenderedRows, step: int) -> Checkpoint:
+        """Evaluates the student in its current state on the validation rows."""
+        name = self.recipe.method
+        with self.recorder.instead("evaluate", of="train"):
+            written = self.answers(rows, name, f"judging step {step}")
+            (found,) = self.likelihoods(rows, [name])
+        assert found is not None
+        counted = [right for right in self._right(rows, written) if right is not None]
+        return Checkpoint(
+            step=step,
+            accuracy=proportion(counted) if counted else None,
+            cross_entropy=found.cross_entropy,
+            fidelity=found.fidelity,
+            kept=False,
+        )
+
+    def seconds(self, name: MethodName, rows: RenderedRows, *, tokens: float) -> float:
+        """Measures the seconds per query, in the main process.
+
+        Args:
+            name: The method.
+            rows: Rows that are asked.
+            tokens: Mean length of its answers.
+        """
+        method, endless = METHODS[name], Ending((), (), self.form.ending.text)
+        model = self.models.model(method)
+
+        def write(prompt: list[int], count: int) -> Iterable[object]:
+            return stream(model, prompt, endless, count)
+
+        with self.models.adapter(on=method.learns is not None):
+            prompts = rows.prompts(method)
+            return processes.main_does(lambda: seconds_per_answer(prompts, write, tokens=tokens))
+
+    def answers(self, rows: RenderedRows, name: MethodName, what: str) -> list[Answered]:
+        """Returns the answers of a method, one per row.
+
+        Args:
+            rows: The rows.
+            name: Method that answers.
+            what: Text for the progress bar.
+        """
+        method, held_out = METHODS[name], self._held_out.get(rows.name)
+        if held_out and held_out.answers and method.context and method.learns is None:
+            return held_out.answers  # the teacher has answered these prompts already
+        prompts = rows.prompts(method)
+        with self.display.bar(what, len(processes.share(len(prompts)))) as bar:
+            return answer(
+                self.models,
+                self.form,
+                prompts,
+                method,
+                self._decoding,
+                advance=self.recorder.advance("evaluate", bar.advance),
+            )
+
+    def likelihoods(
+        self, rows: RenderedRows, names: Sequence[MethodName], *, what: str = ""
+    ) -> list[Likelihood | None]:
+        """Measures how well methods predict the rows' completions, in the main process."""
+        found = self.held_out(rows)
+        if found is None:
+            return [None] * len(names)
+        return [*self._likelihoods(rows, found.ids, names, what or "reading completions")]
+
+    def _likelihoods(
+        self,
+        rows: RenderedRows,
+        completions: Sequence[list[int]],
+        names: Sequence[MethodName],
+        what: str,
+    ) -> list[Likelihood]:
+        methods = [METHODS[name] for name in names]
+
+        def read() -> list[Likelihood]:
+            with self.display.bar(what, len(rows.rows)) as bar:
+                return likelihoods(
+                    self.models,
+                    rows,
+                    completions,
+                    methods,
+                    compare=any(method.teacher for method in methods),
+                    batch_size=self.recipe.evaluation.batch_size,
+                    advance=self.recorder.advance("evaluate", bar.advance),
+                )
+
+        return processes.main_does(read)
+
+    def _on_own(
+        self,
+        held_out: EvaluationSet,
+        rows: RenderedRows,
+        written: dict[MethodName, list[Answered]],
+    ) -> dict[MethodName, OwnFidelity]:
+        """The fidelity of the methods without a context on the student's own answers."""
+        names = [name for name in written if not METHODS[name].context]
+        student = next((name for name in names if METHODS[name].teacher), None)
+        if student is None:
+            return {}
+        own = [one.ids for one in written[student]]
+        found = self._likelihoods(rows, own, names, f"reading the student's {held_out.name}")
+        return {
+            name: OwnFidelity(**one.fidelity.model_dump(), tokens=sum(map(len, own)))
+            for name, one in zip(names, found, strict=True)
+            if one.fidelity
+        }
+
+    def _right(self, rows: RenderedRows, written: Sequence[Answered]) -> list[bool | None]:
+        """Whether each answer is right; None if its row has no output."""
+        return [
+            None
+            if row.output is None
+            else self.task.right(answer.text, self.form.spoken(row.output))
+            for answer, row in zip(written, rows.rows, strict=True)
+        ]
+
+    def _score(
+        self,
+        held_out: EvaluationSet,
+        rows: RenderedRows,
+        name: MethodName,
+        written: dict[MethodName, list[Answered]],
+        right: Sequence[bool | None],
+        likelihood: Likelihood | None,
+        own: OwnFidelity | None,
+    ) -> SetScore:
+        counted = [outcome for outcome in right if outcome is not None]
+        completions = self.held_out(rows)
+        teacher = written.get("in_context") if name != "in_context" else None
+        same = None
+        if teacher is not None:
+            pairs = zip(teacher, written[name], strict=True)
+            same = [same_start(theirs.ids, mine.ids) for theirs, mine in pairs]
+        by_row = likelihood.rows if likelihood else ()
+        return SetScore(
+            name=held_out.name,
+            domain=held_out.domain,
+            rows=len(rows.rows),
+            accuracy=proportion(counted) if counted else None,
+            cross_entropy=likelihood and likelihood.cross_entropy,
+            fidelity=likelihood and likelihood.fidelity,
+            tokens=completions and sum(map(len, completions.ids)),
+            completions=completions and completions.source,
+            written=Written(
+                ends=ends(written[name]),
+                same_answer=same and proportion([share == 1 for share in same]),
+                same_start=same and mean(same),
+                on_own=own,
+                by_turn=_parts(by_row, [turn(row) for row in rows.rows]),
+                by_position=_by_position(by_row),
+            ),
+        )
+
+    @property
+    def _decoding(self) -> Decoding:
+        size = self.recipe.evaluation.batch_size
+        return Decoding(self.max_new_tokens, batch_size=size, stop_repeats=True)
+
+
+def ends(written: Sequence[Answered]) -> Ends:
+    """How long answers are, and how they end."""
+    return Ends(
+        tokens_mean=mean(len(one.ids) for one in written),
+        cut=proportion([not one.finished for one in written]),
+        repeats=proportion([one.repeats for one in written]),
+    )
+
+
+def same_start(teacher: Sequence[int], other: Sequence[int]) -> float:
+    """The share of the teacher's tokens before the first difference; 1 for the same answer."""
+    if list(teacher) == list(other):
+        return 1.0
+    same = 0
+    for one, two in zip(teacher, other, strict=False):
+        if one != two:
+            break
+        same += 1
+    return min(same, len(teacher) - 1) / len(teacher)
+
+
+def _parts(rows: Sequence[RowFidelity], turns: Sequence[int | None]) -> list[PartFidelity]:
+    """Fidelity by turn."""
+    found: dict[int, list[RowFidelity]] = {}
+    for row, number in zip(rows, turns, strict=False):
+        if number is not None:
+            found.setdefault(number, []).append(row)
+    return [
+        _part(
+            f"turn {number}", [kl for row in of for kl in row.kl], [a for r in of for a in r.agrees]
+        )
+        for number, of in sorted(found.items())
+    ]
+
+
+def _by_position(rows: Sequence[RowFidelity]) -> list[PartFidelity]:
+    made = []
+    for first, last in POSITIONS:
+        kl = [value for row in rows for value in row.kl[first - 1 : last]]
+        agrees = [value for row in rows for value in row.agrees[first - 1 : last]]
+        if kl:
+            name = f"token {first}" if first == last else f"tokens {first} to {last}"
+            made.append(_part(name if last else f"tokens from {first}", kl, agrees))
+    return made
+
+
+def _part(name: str, kl: Sequence[float], agrees: Sequence[bool]) -> PartFidelity:
+    return PartFidelity(
+        part=name, kl_to_teacher=max(0.0, fmean(kl)), agreement=fmean(agrees), tokens=len(kl)
+    )
