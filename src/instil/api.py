@@ -18,7 +18,7 @@ from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
 from instil.recipe.usual import usual
 from instil.results.comparison import averages, best
-from instil.results.gate import Bound, check_drift, check_recovery
+from instil.results.gate import Gate, check
 from instil.results.schema import (
     CELLS,
     FAILURE,
@@ -113,32 +113,30 @@ class Run:
             path = write_report(self.path)
         return path
 
-    def check_recovery(self, least: float, bound: Bound = "upper") -> None:
-        """Raises an error if the student's recovery is too low.
+    def check(self, gate: Gate | Settings | str | Path | None = None, **limits: Any) -> None:
+        """Raises an error if the student does not keep a limit.
+
+        ```python
+        run.check(min_recovery=0.9, max_drift=0.05)
+        run.check("gate.yaml")
+        run.check()  # the default: recovery, or the KL where rows have no outputs; drift; leaks
+        ```
 
         Args:
-            least: The lowest recovery to accept.
-            bound: The number that must reach it: the `upper` or the `lower` end of the 95 %
-                interval, or the `estimate` itself. `upper` refuses only a student that is clearly
-                worse, `lower` accepts only one that is clearly good enough.
+            gate: The limits, or a YAML file of them. docs/how-to/judge-answers.md describes all.
+            **limits: Limits by name, in place of those of `gate`.
 
         Raises:
-            ConfigError: `least` is not a finite number, or `bound` is unknown.
-            RecoveryError: the number is lower, or unknown.
+            ConfigError: a limit is unknown or wrong.
+            GateError: a limit is not kept. Further ones are notes of the error.
         """
-        check_recovery(self.results, least, bound)
-
-    def check_drift(self, most: float) -> None:
-        """Raises an error if the student has changed too much on unrelated text.
-
-        Args:
-            most: The highest drift to accept, in nats per token.
-
-        Raises:
-            ConfigError: `most` is not a finite number, or negative.
-            DriftError: the drift is higher, or was not measured.
-        """
-        check_drift(self.results, most)
+        if gate is None:
+            made = Gate() if limits else Gate.usual(self.results)
+        elif isinstance(gate, str | Path):
+            made = Gate.read(from_home(gate))
+        else:
+            made = gate if isinstance(gate, Gate) else Gate.of(gate)
+        check(self.results, made.joined(Gate.of(limits)))
 
 
 @dataclass(frozen=True, init=False)

@@ -22,8 +22,7 @@ InstilError
 ├── DiskFullError           (OSError)             not enough disk space for the run
 ├── NotFiniteLossError      (FloatingPointError)  the loss became NaN or infinite
 ├── LaunchError             (RuntimeError)        several processes that cannot do the work together
-├── DriftError              (RuntimeError)        drift is above `max_drift`
-└── RecoveryError           (RuntimeError)        recovery is below `min_recovery`
+└── GateError               (RuntimeError)        the student does not keep a limit
 ```
 
 Each error also inherits from the standard error in brackets, so `except ValueError` works too.
@@ -166,14 +165,8 @@ class LaunchError(InstilError, RuntimeError):
     """Several processes cannot reach each other, or the work needs a single process."""
 
 
-class DriftError(InstilError, RuntimeError):
-    """The run is complete, but the student has changed more than `max_drift` on unrelated text."""
-
-    exit_status = 3
-
-
-class RecoveryError(InstilError, RuntimeError):
-    """The run is complete, but its recovery is below `min_recovery`."""
+class GateError(InstilError, RuntimeError):
+    """The run is complete, but the student does not keep a limit of the gate."""
 
     exit_status = 3
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import instil
-from instil.errors import RecoveryError
+from instil.errors import GateError
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 BUNDLED = "bundled:smollm2-135m-instruct"
@@ -54,7 +54,7 @@ def test_a_prompt_is_distilled_and_its_adapter_used(
     short = distil.replace(BUNDLED, str(model_folders["llama"])).replace(
         "seed=0", "training={'max_steps': 1}, dtype='float32', quiet=True"
     )
-    with pytest.raises(RecoveryError):  # the last line: a tiny model learns nothing in one step
+    with pytest.raises(GateError):  # the last line: a tiny model learns nothing in one step
         run_block(short, {})
     plain, chat, merge, loaded = blocks("how-to/use-the-adapter.md", "python")
     names: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from instil.errors import (
     DataFileError,
     DataFormatError,
     FieldError,
-    RecoveryError,
+    GateError,
 )
 from instil.losses import CrossEntropy
 from instil.models.tuning import LoRA
@@ -215,18 +215,18 @@ def test_load_opens_a_run(tmp_path: Path) -> None:
     assert run.adapter == tmp_path / "run" / "adapter"
     assert run.report() == tmp_path / "run" / "report.html"
     assert run == instil.Run(tmp_path / "run")
-    run.check_recovery(0.9)
+    run.check(min_recovery=0.9)
     with pytest.raises(
-        RecoveryError, match=r"recovery 0\.857, .*; allowed: a recovery of at least 0\.9"
+        GateError, match=r"recovery 0\.857, .*; allowed: a recovery of at least 0\.9"
     ):
-        run.check_recovery(0.9, "estimate")
+        run.check({"recovery_bound": "estimate"}, min_recovery=0.9)
 
 
 def test_recovery_that_is_undefined_is_refused(tmp_path: Path) -> None:
     student = method_result("distillation", score(None, kl=0.1))
     run = instil.Run(write_run(tmp_path / "run", results(student)))
-    with pytest.raises(RecoveryError, match="recovery is undefined"):
-        run.check_recovery(0.1)
+    with pytest.raises(GateError, match="recovery is undefined"):
+        run.check(min_recovery=0.1)
 
 
 def test_a_run_without_predictions_says_so(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 def test_status_two_is_for_input() -> None:
     assert errors.OverlapError.exit_status == 2
-    assert errors.RecoveryError.exit_status == 3
+    assert errors.GateError.exit_status == 3
     assert errors.NotFiniteLossError.exit_status == 1
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instil.cli import bench, distill, recipes, show, study, targets, trial
+from instil.cli import bench, check, demo, distill, recipes, rules, show, study, targets, trial
 from instil.cli.terminal import use_plain_letters
 
 app = typer.Typer(
@@ -19,13 +19,15 @@ app = typer.Typer(
 app.command(cls=distill.Panels)(distill.distill)
 app.command()(show.show)
 app.command("try")(trial.trial)
+app.command()(check.check)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(targets.app, name="targets")
+app.add_typer(rules.app, name="rules")
 app.add_typer(bench.app, name="bench")
 app.command()(study.report)
-app.command()(distill.demo)
+app.command()(demo.demo)
 
 
 def main() -> None:

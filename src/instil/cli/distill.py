@@ -1,4 +1,4 @@
-"""The commands `instil distill` and `instil demo`, which bake one context into one adapter."""
+"""The command `instil distill`, which bakes one context into one adapter."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from instil.cli.gates import check_options, check_run
+from instil.cli.gates import check_results, gate_of
 from instil.cli.options import (
-    Debug,
-    Overwrite,
-    Quiet,
     debug_option,
     errors,
+    gate_option,
+    kl_share_option,
+    leak_option,
+    metric_option,
     overwrite_option,
     quiet_option,
+    rule_option,
 )
 from instil.cli.summary import print_run
 from instil.errors import ConfigError
@@ -30,7 +32,6 @@ from instil.system.disk import from_home
 if TYPE_CHECKING:
     from instil.api import Run
 
-DEMO_MODEL = "bundled:smollm2-135m-instruct"
 MOST_NAME = 255  # letters of a file's name
 OUTPUT_PANEL, LAST_PANEL = "Where to", "Gate and output"
 
@@ -275,6 +276,19 @@ def distill(
             "enough. Default: upper."
         ),
     ] = None,
+    metric: Annotated[
+        list[str],
+        _rows(
+            metavar="NAME",
+            help="How an answer is compared with the output of its row: exact, number, json_fields, "
+            "token_f1 and others (see docs/how-to/judge-answers.md). May be given several times; "
+            "the first one decides accuracy. Default: exact.",
+        ),
+    ] = [],  # noqa: B006
+    rules: Annotated[
+        Path | None,
+        _rows(metavar="FILE", help="YAML file with rules that answers must obey."),
+    ] = None,
     max_drift: Annotated[
         float | None,
         _last(
@@ -282,6 +296,11 @@ def distill(
             "nats per token. 0.05 is little."
         ),
     ] = None,
+    max_kl_share: Annotated[float | None, kl_share_option(LAST_PANEL)] = None,
+    max_leak: Annotated[float | None, leak_option(LAST_PANEL)] = None,
+    min_rule: Annotated[list[str], rule_option(LAST_PANEL)] = [],  # noqa: B006
+    min_metric: Annotated[list[str], metric_option(LAST_PANEL)] = [],  # noqa: B006
+    gate: Annotated[str | None, gate_option(LAST_PANEL)] = None,
     quiet: Annotated[bool, quiet_option(LAST_PANEL)] = False,
     debug: Annotated[bool, debug_option(LAST_PANEL)] = False,
 ) -> None:
@@ -291,18 +310,27 @@ def distill(
     After an interruption (Ctrl-C), the same command resumes the run.
 
     Exit status: 0 the run is complete, 2 an input is wrong,
-    3 recovery is below --min-recovery or unknown, or drift is above --max-drift.
+    3 a limit of the gate is not kept; the message names each, with its number.
     """
     with errors(debug):
         from instil.tasks.places import spooled
 
-        bound = check_options(min_recovery, recovery_bound, max_drift)
+        limits = gate_of(
+            gate,
+            min_recovery=min_recovery,
+            recovery_bound=recovery_bound,
+            max_kl_share=max_kl_share,
+            max_drift=max_drift,
+            max_leak=max_leak,
+            min_rule=min_rule,
+            min_metric=min_metric,
+        )
         recipe: dict[str, Any] = {
             "model": model,
             "task": _given(
                 name="files",
                 inputs=str(spooled(inputs)),
-                fields=_fields(field),
+                fields=named_fields(field),
                 context_from_logs=context_from_logs,
                 student_system=_text(student_system),
                 bake_tools=bake_tools,
@@ -338,49 +366,18 @@ def distill(
                 max_steps=max_steps,
                 batch_size=batch_size,
             ),
+            "evaluation": _given(metrics=metric or None, rules=rules and str(rules)),
             "keep": _given(share=keep) if keep != "none" else {"source": keep},
             "dtype": dtype,
             "seed": seed,
         }
-        run = _run(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
+        run = run_one(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             print_run(run)
-            check_run(run, min_recovery, bound, max_drift)
+            check_results(run.results, limits)
 
 
-def demo(
-    output: Annotated[
-        Path, typer.Option(help="Folder for the run: adapter, report, scores and predictions.")
-    ] = Path("runs/demo"),
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Distil the bundled demonstrations into the bundled model.
-
-    Takes two to three minutes on two CPU cores.
-    """
-    from importlib.resources import files
-
-    folder = Path(str(files("instil") / "demo"))
-    recipe = {
-        "model": DEMO_MODEL,
-        "task": {
-            "name": "files",
-            "inputs": str(folder / "inputs.jsonl"),
-            "eval": str(folder / "eval.jsonl"),
-            "demos": str(folder / "demonstrations.jsonl"),
-        },
-        "prompt": {"format": "plain"},
-        "training": {"batch_size": 8},  # half the default, so that it ends sooner
-    }
-    with errors(debug):
-        run = _run(recipe, (), output=output, overwrite=overwrite, quiet=quiet)
-        if processes.is_main():
-            print_run(run)
-
-
-def _run(
+def run_one(
     settings: dict[str, Any],
     changes: Sequence[str],
     *,
@@ -451,7 +448,7 @@ def _sets(given: Sequence[str]) -> str | dict[str, str] | None:
     return sets
 
 
-def _fields(given: Sequence[str]) -> dict[str, str]:
+def named_fields(given: Sequence[str]) -> dict[str, str]:
     """Returns `--field` as a setting of the task: name of a field -> its name in the files.
 
     Raises:

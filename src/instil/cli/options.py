@@ -50,6 +50,55 @@ def overwrite_option(panel: str | None = None) -> Any:
     return typer.Option("--overwrite", help="Replace the run at --output.", rich_help_panel=panel)
 
 
+def kl_share_option(panel: str | None = None) -> Any:
+    """Returns the option `--max-kl-share`, in a panel of the help."""
+    return typer.Option(
+        help="Exit with status 3 if the student's KL to the teacher is above this share of "
+        "zero-shot's. It needs no outputs. 0.15 is little.",
+        rich_help_panel=panel,
+    )
+
+
+def leak_option(panel: str | None = None) -> Any:
+    """Returns the option `--max-leak`, in a panel of the help."""
+    return typer.Option(
+        help="Exit with status 3 if more than this share of the answers has a phrase of the context "
+        "that the teacher does not write.",
+        rich_help_panel=panel,
+    )
+
+
+def rule_option(panel: str | None = None) -> Any:
+    """Returns the option `--min-rule`, in a panel of the help."""
+    return typer.Option(
+        metavar="NAME=SHARE",
+        help="Exit with status 3 if fewer of the student's answers obey this rule of --rules. The "
+        "name * means every rule. May be given several times.",
+        rich_help_panel=panel,
+    )
+
+
+def metric_option(panel: str | None = None) -> Any:
+    """Returns the option `--min-metric`, in a panel of the help."""
+    return typer.Option(
+        metavar="NAME=VALUE",
+        help="Exit with status 3 if the student's mean of this metric is lower. May be given several "
+        "times.",
+        rich_help_panel=panel,
+    )
+
+
+def gate_option(panel: str | None = None) -> Any:
+    """Returns the option `--gate`, in a panel of the help."""
+    return typer.Option(
+        metavar="FILE|default",
+        help="Exit with status 3 if a limit of this YAML file is not kept, such as max_drift: 0.05. "
+        "default: recovery of 0.9, or without outputs a KL of 0.15 of zero-shot's; drift of 0.05; "
+        "no leaks.",
+        rich_help_panel=panel,
+    )
+
+
 Debug = Annotated[bool, debug_option()]
 Quiet = Annotated[bool, quiet_option()]
 Overwrite = Annotated[bool, overwrite_option()]

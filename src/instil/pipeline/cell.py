@@ -156,7 +156,9 @@ def _work(steps: Steps[Any, Any], folder: Path) -> None:
             results,
             judged.predictions,
             example=steps.example(),
-            context=steps.context_text,
+            context=steps.rows.context,
+            context_text=steps.context_text,
+            rows=judged.rows,
             dropped=steps.left_out,
         )
     )

@@ -141,8 +141,15 @@ class Headed:
         known = [one for pile in piles.values() for one in pile.conversations]
         heads = {id(one): one.head for one in known}
         dropped: list[Dropped] = []
-        others = 0
-        if task.context_from_logs:
+        others, known_head = 0, bool(context.head)
+        if context.head:  # it is known from a finished run
+            size = len(context.head)
+            for one in known:
+                if one.messages[:size] == context.head:
+                    heads[id(one)] = size
+                elif task.context_from_logs:
+                    heads[id(one)] = one.system
+        elif task.context_from_logs:
             found = with_heads(known)
             heads = {id(one): new.head for one, new in zip(known, found, strict=True)}
             common, count = most_frequent(one.messages[: one.head] for one in found)
@@ -164,7 +171,7 @@ class Headed:
         def headed(item: Row | Conversation) -> Row | Conversation | None:
             if isinstance(item, Row):
                 return item
-            if task.context_from_logs and not heads[id(item)]:
+            if task.context_from_logs and not heads[id(item)] and not known_head:
                 error = BadRowError(
                     "no context",
                     f"{item.where}: the conversation does not begin with a system message",
@@ -223,7 +230,8 @@ class RowContexts:
         return [self._of(row) for row in queries]
 
     def _of(self, row: Row) -> Context:
-        head = row.turn.head if row.turn and self.from_logs else self.context.head
+        own = row.turn.head if row.turn and self.from_logs else ()
+        head = own or self.context.head
         if head == self.context.head and row.context is None:
             return self.context
         made = replace(self.context, head=head, own=row.context)

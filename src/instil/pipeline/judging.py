@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, mean
 
 from instil.evaluation.answers import Answered, answer, seconds_per_answer
 from instil.evaluation.fidelity import Likelihood, RowFidelity, likelihoods
+from instil.evaluation.leaks import leaks
+from instil.evaluation.retention import General, retention
 from instil.methods import METHODS, MethodName
+from instil.metrics import Metric
+from instil.metrics.rules import Rule
 from instil.models.generate import Decoding, Ending, stream
 from instil.models.roles import Models
-from instil.pipeline.predictions import predictions, turn
-from instil.prompts.format import PromptFormat
+from instil.pipeline.predictions import predictions
+from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
+from instil.prompts.format import PromptFormat, prompt_format
 from instil.prompts.rendered import RenderedRows
 from instil.recipe.canonical import methods_of
 from instil.recipe.recipe import Recipe
+from instil.recipe.sections import Prompt
 from instil.results.schema import Prediction
-from instil.results.scores import Completions, Ends, OwnFidelity, PartFidelity, SetScore, Written
+from instil.results.scores import (
+    Completions,
+    Ends,
+    Leaks,
+    OwnFidelity,
+    PartFidelity,
+    Retention,
+    SetScore,
+    Written,
+)
 from instil.results.statistics import proportion
 from instil.results.training import Checkpoint
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks.free_text import FreeText
+from instil.tasks.rows import answer_number
 from instil.tasks.split import EvaluationSet
 from instil.teacher.completions import Writer
 
@@ -57,6 +73,10 @@ class Judging:
         form: Prompt format.
         writer: Lets the teacher write.
         max_new_tokens: Most tokens of an answer.
+        metrics: How answers are compared with gold outputs. The first one decides which are right;
+            if there are none, the task does.
+        rules: What answers must obey.
+        context: What only the teacher reads, as text; None if rows have different contexts.
         recorder: Counts the cost.
         display: Shows progress.
     """
@@ -67,6 +87,9 @@ class Judging:
     form: PromptFormat
     writer: Writer
     max_new_tokens: int
+    metrics: Sequence[Metric]
+    rules: Sequence[Rule]
+    context: str | None
     recorder: Recorder
     display: Display
     _held_out: dict[str, HeldOut | None] = field(default_factory=dict)
@@ -101,23 +124,29 @@ class Judging:
         }
         found = self.likelihoods(rows, names, what=f"comparing on {held_out.name}")
         own = self._on_own(held_out, rows, written)
-        right = {name: self._right(rows, answers) for name, answers in written.items()}
-        return {
-            name: (
-                self._score(held_out, rows, name, written, right[name], likelihood, own.get(name)),
-                predictions(
-                    self.task,
-                    self.form,
-                    held_out.name,
-                    rows.rows,
-                    name,
-                    written[name],
-                    right[name],
-                    likelihood.rows if likelihood else (),
-                ),
+        again = self._with_context(rows, names)
+        made = {}
+        for name, likelihood in zip(names, found, strict=True):
+            told = self.verdicts(rows, written[name])
+            lines = predictions(
+                self.task,
+                self.form,
+                held_out.name,
+                rows.rows,
+                name,
+                written[name],
+                told.right,
+                likelihood.rows if likelihood else (),
+                told.values,
+                told.rules,
             )
-            for name, likelihood in zip(names, found, strict=True)
-        }
+            score = self._score(held_out, rows, name, written, told, likelihood, own.get(name))
+            if name == self.recipe.method and score.written is not None:
+                more = {"with_context": again, "leaks": self._leaks(name, written)}
+                whole = score.written.model_copy(update=more)
+                score = score.model_copy(update={"written": whole})
+            made[name] = score, lines
+        return made
 
     def checkpoint(self, rows: RenderedRows, step: int) -> Checkpoint:
         """Evaluates the student in its current state on the validation rows."""
@@ -126,10 +155,9 @@ class Judging:
             written = self.answers(rows, name, f"judging step {step}")
             (found,) = self.likelihoods(rows, [name])
         assert found is not None
-        counted = [right for right in self._right(rows, written) if right is not None]
         return Checkpoint(
             step=step,
-            accuracy=proportion(counted) if counted else None,
+            accuracy=self.verdicts(rows, written).leading,
             cross_entropy=found.cross_entropy,
             fidelity=found.fidelity,
             kept=False,
@@ -226,14 +254,66 @@ class Judging:
             if one.fidelity
         }
 
-    def _right(self, rows: RenderedRows, written: Sequence[Answered]) -> list[bool | None]:
-        """Whether each answer is right; None if its row has no output."""
-        return [
-            None
-            if row.output is None
-            else self.task.right(answer.text, self.form.spoken(row.output))
-            for answer, row in zip(written, rows.rows, strict=True)
-        ]
+    def retention(self) -> Retention | None:
+        """Compares the student with its base on general prompts; None without a student."""
+        if METHODS[self.recipe.method].learns is None:
+            return None
+        model, size = self.models.student, self.recipe.evaluation.batch_size
+        form = prompt_format(model.tokenizer, Prompt(), ends=model.end_ids)
+        general = General.of(form, self.recipe.evaluation.general_prompts)
+
+        def measure() -> Retention:
+            with self.display.bar("asking general prompts", 3 * len(general.kinds)) as bar:
+                advance = self.recorder.advance("evaluate", bar.advance)
+                return retention(self.models, form, general, batch_size=size, advance=advance)
+
+        return processes.main_does(measure)
+
+    def _leaks(self, name: MethodName, written: dict[MethodName, list[Answered]]) -> Leaks | None:
+        """What the student says of its context."""
+        if self.context is None or "in_context" not in written or METHODS[name].context:
+            return None
+        teacher, student = ([one.text for one in written[of]] for of in ("in_context", name))
+        return leaks(self.context, teacher, student)
+
+    def _with_context(self, rows: RenderedRows, names: Sequence[MethodName]) -> float | None:
+        """The cross-entropy of the completions if the student reads the context again."""
+        method, found = METHODS[self.recipe.method], self.held_out(rows)
+        if method.learns is None or method.context or found is None or "in_context" not in names:
+            return None
+        window = self.models.student.window
+        pairs = zip(rows.teacher_prompts, found.ids, strict=True)
+        if window is not None and any(len(one) + len(ids) > window for one, ids in pairs):
+            return None
+        again = replace(rows, student_prompts=rows.teacher_prompts)
+
+        def read() -> float:
+            with self.display.bar("reading the context again", len(rows.rows)) as bar:
+                (told,) = likelihoods(
+                    self.models,
+                    again,
+                    found.ids,
+                    [method],
+                    compare=False,
+                    batch_size=self.recipe.evaluation.batch_size,
+                    advance=self.recorder.advance("evaluate", bar.advance),
+                )
+            return told.cross_entropy
+
+        return processes.main_does(read)
+
+    def verdicts(self, rows: RenderedRows, written: Sequence[Answered]) -> Verdicts:
+        """What metrics and rules say of answers, one per row."""
+        golds = [row.output and self.form.spoken(row.output) for row in rows.rows]
+        return verdicts(
+            [one.text for one in written],
+            golds,
+            [asked_of(row) for row in rows.rows],
+            metrics=self.metrics,
+            rules=self.rules,
+            right=self.task.right,
+            name=rows.name,
+        )
 
     def _score(
         self,
@@ -241,11 +321,10 @@ class Judging:
         rows: RenderedRows,
         name: MethodName,
         written: dict[MethodName, list[Answered]],
-        right: Sequence[bool | None],
+        told: Verdicts,
         likelihood: Likelihood | None,
         own: OwnFidelity | None,
     ) -> SetScore:
-        counted = [outcome for outcome in right if outcome is not None]
         completions = self.held_out(rows)
         teacher = written.get("in_context") if name != "in_context" else None
         same = None
@@ -257,17 +336,19 @@ class Judging:
             name=held_out.name,
             domain=held_out.domain,
             rows=len(rows.rows),
-            accuracy=proportion(counted) if counted else None,
+            accuracy=told.leading,
             cross_entropy=likelihood and likelihood.cross_entropy,
             fidelity=likelihood and likelihood.fidelity,
             tokens=completions and sum(map(len, completions.ids)),
             completions=completions and completions.source,
             written=Written(
                 ends=ends(written[name]),
+                metrics=means(told.values),
+                rules=means(told.rules),
                 same_answer=same and proportion([share == 1 for share in same]),
                 same_start=same and mean(same),
                 on_own=own,
-                by_turn=_parts(by_row, [turn(row) for row in rows.rows]),
+                by_turn=_parts(by_row, [answer_number(row) for row in rows.rows]),
                 by_position=_by_position(by_row),
             ),
         )

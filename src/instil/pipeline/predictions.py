@@ -9,9 +9,9 @@ from instil.evaluation.answers import Answered
 from instil.evaluation.fidelity import RowFidelity
 from instil.methods import MethodName
 from instil.prompts.format import PromptFormat
-from instil.results.schema import Ending, Prediction
+from instil.results.schema import Ending, EvaluationRow, Message, Prediction
 from instil.tasks.free_text import FreeText
-from instil.tasks.rows import Row
+from instil.tasks.rows import Row, answer_number
 
 
 def predictions(
@@ -23,6 +23,8 @@ def predictions(
     written: Sequence[Answered],
     right: Sequence[bool | None],
     fidelity: Sequence[RowFidelity] = (),
+    values: Sequence[dict[str, float]] = (),
+    rules: Sequence[dict[str, bool]] = (),
 ) -> list[Prediction]:
     """The answers of a method on one set, with the results that the task finds in them.
 
@@ -33,8 +35,11 @@ def predictions(
         rows: Its rows.
         method: The method.
         written: Its answer to each row.
-        right: Whether each answer is right; None if its row has no output.
+        right: Whether each answer is right; None if its row has no output, and if the metric gives
+            a number.
         fidelity: How close the method is to the teacher on each row; empty if not compared.
+        values: Metrics with their values, for each answer; empty if there are no metrics.
+        rules: Rules that apply, and whether each answer obeys them; empty if there are none.
     """
     lines = []
     for number, (row, answer, correct) in enumerate(zip(rows, written, right, strict=True)):
@@ -55,9 +60,11 @@ def predictions(
                 predicted=predicted,
                 correct=correct,
                 text=answer.text,
+                values=values[number] if values else {},
+                rules=rules[number] if rules else {},
                 tokens=len(answer.ids),
                 ending=ending(answer),
-                turn=turn(row),
+                turn=answer_number(row),
                 kl=max(0.0, fmean(fidelity[number].kl)) if fidelity else None,
             )
         )
@@ -71,9 +78,25 @@ def ending(answer: Answered) -> Ending:
     return "repeats" if answer.repeats else "cut"
 
 
-def turn(row: Row) -> int | None:
-    """Which answer of its conversation a row is, from 1; None if it belongs to none."""
-    if row.turn is None:
-        return None
-    answers = row.turn.conversation.answers("all", open_end=True)
-    return answers.index(row.turn.number) + 1 if row.turn.number in answers else None
+def evaluated(form: PromptFormat, name: str, rows: Sequence[Row]) -> list[EvaluationRow]:
+    """The rows of a set as they are written to a run's folder.
+
+    Args:
+        form: The prompt format.
+        name: Name of the set.
+        rows: Its rows.
+    """
+    return [
+        EvaluationRow(
+            set=name,
+            row=number,
+            input=row.input,
+            output=row.output and form.spoken(row.output),
+            messages=[
+                Message(role=one.role, content=one.content)
+                for one in (row.turn.before if row.turn else ())
+            ],
+            turn=answer_number(row),
+        )
+        for number, row in enumerate(rows)
+    ]

@@ -19,9 +19,11 @@ from instil.results.schema import (
     CONFIG,
     CONTEXT,
     ENVIRONMENT,
+    EVALUATION,
     PREDICTIONS,
     RESULTS,
     ContextFacts,
+    EvaluationRow,
     Message,
     Prediction,
     Results,
@@ -32,6 +34,7 @@ from instil.system.files import write_lines
 
 ADAPTER = "adapter"
 DROPPED = "dropped.jsonl"
+PARTS = "context.json"
 
 
 def write(
@@ -40,7 +43,9 @@ def write(
     predictions: Iterable[Prediction],
     *,
     example: str,
-    context: str | None,
+    context: Context | None,
+    context_text: str | None,
+    rows: Sequence[EvaluationRow] = (),
     dropped: Sequence[Dropped] = (),
 ) -> None:
     """Writes all files except the weights. `results.json` is the last one: it marks a cell as done.
@@ -50,18 +55,24 @@ def write(
         results: Results of the cell.
         predictions: Predictions of all methods.
         example: Query for the code example of the model card.
-        context: Prompt of the teacher, if all rows have the same context; else None.
+        context: What the teacher reads, if it is the same for all rows; else None.
+        context_text: Prompt of the teacher, under the same condition.
+        rows: The evaluation rows. Free text only.
         dropped: Rows that were left out.
     """
     write_lines(folder / PREDICTIONS, predictions)
+    if rows:
+        write_lines(folder / EVALUATION, rows)
     if dropped:
         write_lines(folder / DROPPED, dropped)
     texts = {
         CONFIG: yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True),
         ENVIRONMENT: json.dumps(environment.describe(), indent=1) + "\n",
     }
+    if context_text is not None:
+        texts[CONTEXT] = context_text
     if context is not None:
-        texts[CONTEXT] = context
+        texts[PARTS] = json.dumps(context.parts(), indent=1, ensure_ascii=False) + "\n"
     if (folder / ADAPTER).exists():
         texts[f"{ADAPTER}/README.md"] = card.render(results, example=example)
     for name, text in texts.items():

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from instil.errors import ConfigError, InstilError
+from instil.errors import ConfigError, FieldError, InstilError
 from instil.methods import METHODS
+from instil.metrics import Metric, comparing
 from instil.pipeline.given import Given, RowContexts, needs_gold, own_prompt
 from instil.prompts.context import Context
 from instil.prompts.demonstrations import Demonstrator, check_pool_size
@@ -123,10 +124,37 @@ def _split(recipe: Recipe, task: Files, given: Given, validation: int) -> Drawn:
         seed=recipe.seed,
         allow_overlap=task.allow_overlap,
     )
+    recipe.evaluation.ruled()  # a wrong rule is an error before anything else is done
     for judged in rows.sets:
-        task.check_gold(judged.name, judged.rows)
+        check_gold([*map(comparing, recipe.evaluation.metrics)], judged.name, judged.rows)
     inputs, watched = held_out_rows(rows.inputs, validation, seed=f"{recipe.seed} validation")
     return Drawn(training=inputs, pool=[], validation=watched, sets=rows.sets, left_out=0)
+
+
+def check_gold(metrics: Sequence[Metric], name: str, rows: Sequence[Row]) -> None:
+    """Checks that an answer to each evaluation row can be right: its gold output is.
+
+    Args:
+        metrics: How answers are compared.
+        name: Name of the set, for the error message.
+        rows: Its rows.
+
+    Raises:
+        FieldError: a metric says that a gold output is wrong, such as `number` for a text without
+            a number.
+    """
+    for metric in metrics:
+        for number, row in enumerate(rows, start=1):
+            where = f"{name}, row {number}"
+            if not metric.of_itself or row.output is None:
+                continue
+            if metric.value(row.output, row.output, where=where) == 0:
+                raise FieldError(
+                    f"{where}: no answer can be right by the metric {metric.name!r}, "
+                    "not even the output of the row",
+                    got=repr(row.output[-80:]),
+                    mend="correct or delete the row, or use another metric",
+                )
 
 
 def problems_of_rows(recipes: Iterable[Recipe]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,15 @@ from instil.prompts.format import PromptFormat
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped
 from instil.results.recovery import recovery_interval
-from instil.results.schema import NO_MATTER, MethodResult, PhaseCost, Prediction, Results, RowsFacts
+from instil.results.schema import (
+    NO_MATTER,
+    EvaluationRow,
+    MethodResult,
+    PhaseCost,
+    Prediction,
+    Results,
+    RowsFacts,
+)
 from instil.results.scores import Drift, Interval, SetScore
 from instil.results.training import Training
 from instil.system import processes
@@ -41,11 +49,13 @@ class Judged:
         methods: Results of the recipe's method, then of its baselines.
         predictions: Predictions of all these methods on all sets.
         teacher: Scores of the teacher on the same rows. Classification only, else empty.
+        rows: The rows of all sets. Free text only, else empty.
     """
 
     methods: list[MethodResult]
     predictions: list[Prediction]
     teacher: list[SetScore]
+    rows: list[EvaluationRow] = field(default_factory=list)
 
     @property
     def recovery_interval(self) -> Interval | None:
@@ -55,9 +65,9 @@ class Judged:
             return None
         zero_shot, in_context, students = (
             [
-                float(line.correct)
+                line.score
                 for line in self.predictions
-                if (line.set, line.method) == (first, name) and line.correct is not None
+                if (line.set, line.method) == (first, name) and line.score is not None
             ]
             for name in ("zero_shot", "in_context", student)
         )
@@ -161,6 +171,10 @@ class Steps(ABC, Generic[Taught, Trained]):
             for name, value in settings["task"].items()
             if name not in self.recipe.task.content_fields()
         }
+        if isinstance(self.recipe.evaluation.rules, Path):  # its content counts
+            settings["evaluation"]["rules"] = [
+                (rule.name, rule.text) for rule in self.recipe.evaluation.ruled()
+            ]
         if isinstance(self.recipe.keep.source, Path):  # its content counts
             del settings["keep"]["source"]
         context = self.rows.context

@@ -68,11 +68,13 @@ class Student:
         recipe = Recipe.parse(results.recipe)
         method = METHODS[results.method]
         if not results.labels:
-            base = load(_base(results), dtype=results.dtype)
+            base = load(source_of(results), dtype=results.dtype)
             model = _with_adapter(base, folder)
             return cls(recipe, model, form_of(recipe, base), results)
         shape = student_of(recipe, method.head, len(results.labels))
-        model = _trained(replace(shape, name=_base(results), dtype=results.dtype), recipe, folder)
+        model = _trained(
+            replace(shape, name=source_of(results), dtype=results.dtype), recipe, folder
+        )
         form = form_of(recipe, model)
         tokens = None
         if method.head == "language_model":
@@ -179,11 +181,29 @@ class Student:
         return render(pattern, query, where)
 
 
-def _base(results: Results) -> str:
+def source_of(results: Results) -> str:
     """The name of the student's model: where it was found, or as typed if it is there no more."""
     found = Path(results.model_source)
     gone = not results.model_source or (found.is_absolute() and not found.is_dir())
     return results.model if gone else results.model_source
+
+
+def load_adapter(network: Any, folder: Path) -> None:
+    """Gives a network with a new adapter the trained weights of a run.
+
+    Args:
+        network: The network, with an adapter of the same shape.
+        folder: Folder of the run.
+
+    Raises:
+        DataFileError: the run holds no adapter.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if not (folder / ADAPTER).is_dir():
+        raise _no_weights(folder)
+    weights = load_peft_weights(str(folder / ADAPTER), device="cpu")
+    set_peft_model_state_dict(network, weights)
 
 
 def _with_adapter(base: LanguageModel, folder: Path) -> LanguageModel:

@@ -12,6 +12,7 @@ from transformers import set_seed
 
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
+from instil.metrics import comparing
 from instil.models.roles import Models
 from instil.models.tuning import LoRA
 from instil.pipeline.checkpoints import Watch, held_out
@@ -21,6 +22,7 @@ from instil.pipeline.given import Given, needs_gold
 from instil.pipeline.inputs import with_made_inputs, write_made
 from instil.pipeline.judging import Judging
 from instil.pipeline.keeping import kept_texts
+from instil.pipeline.predictions import evaluated
 from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rendering import Rendering
 from instil.pipeline.rows import CellRows
@@ -305,10 +307,16 @@ class TextSteps(Steps[Taught | None, Trained]):
                         name, self.sets[0][1], tokens=_mean_tokens(scores[name])
                     ),
                     drift=self._drift(self.models) if METHODS[name].learns else None,
+                    retention=self.judging.retention() if name == self.recipe.method else None,
                 )
                 for name in names
             ]
-        return Judged(methods, answered, [])
+        asked = [
+            row
+            for held_out, rows in self.sets
+            for row in evaluated(self.form, held_out.name, rows.rows)
+        ]
+        return Judged(methods, answered, [], asked)
 
     def facts(self, trained: Trained | None) -> dict[str, Any]:
         """Facts about the models, the prompt and the context."""
@@ -352,6 +360,9 @@ class TextSteps(Steps[Taught | None, Trained]):
             form=self.form,
             writer=self.writer,
             max_new_tokens=self.max_new_tokens,
+            metrics=[*map(comparing, self.recipe.evaluation.metrics)],
+            rules=self.recipe.evaluation.ruled(),
+            context=self.context_text,
             recorder=self.recorder,
             display=self.display,
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from instil.errors import ContextError
+from instil.errors import ContextError, DataFormatError
 from instil.system.files import digest
 from instil.tasks.conversation import Message
 from instil.tasks.files import Files
+from instil.tasks.messages import conversation_of
 from instil.tasks.rows import Row, as_rows, read_rows
 from instil.tasks.text_files import check_characters, read_text
 
@@ -139,6 +141,34 @@ class Context:
         """Document, instruction and the row's own text as one text; empty if there are none."""
         parts = (self.document, self.instruction, self.own)
         return "\n\n".join(part for part in parts if part)
+
+    def parts(self) -> dict[str, object]:
+        """All of it as values for a file; see `restored`."""
+        return {
+            "document": self.document,
+            "instruction": self.instruction,
+            "demonstrations": [[row.input, row.output] for row in self.demonstrations],
+            "head": [message.sent() for message in self.head],
+        }
+
+    @classmethod
+    def restored(cls, parts: Mapping[str, Any]) -> Context:
+        """Makes the context of a file again; see `parts`.
+
+        Raises:
+            DataFormatError: these are no parts of a context.
+        """
+        try:
+            head = parts["head"]
+            said = conversation_of({"messages": head}, "context", whole=False) if head else None
+            return cls(
+                parts["document"],
+                parts["instruction"],
+                tuple(Row(*pair) for pair in parts["demonstrations"]),
+                said.messages if said else (),
+            )
+        except (KeyError, TypeError) as error:
+            raise DataFormatError("the context of the run is damaged", got=str(error)) from error
 
     def digest(self) -> str:
         """A SHA-256 of the context."""

@@ -86,6 +86,7 @@ def effective(recipe: Recipe) -> Recipe:
     reset: dict[str, object] = {}
     if method.learns is None:
         evaluation["drift_tokens"] = Evaluation().drift_tokens
+        evaluation["general_prompts"] = Evaluation().general_prompts
         reset |= {"tuning": LoRA(), "training": Training()}
         # With a context, the validation rows matter: demonstrations are drawn from the others.
         if not reads_context(recipe):

@@ -36,6 +36,9 @@ _UNREAD_WITH_LABELS = (
     "evaluation.baselines",
     "evaluation.at_steps",
     "evaluation.validation_rows",
+    "evaluation.general_prompts",
+    "evaluation.metrics",
+    "evaluation.rules",
 )
 _UNREAD_WITH_TEXT = (
     "demonstrations.balanced",

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from instil.metrics import comparing
+from instil.metrics.rules import Rule, read_rules, rules_of
 from instil.system.settings import Settings
 from instil.tasks.source import file_digest
 
@@ -393,6 +395,12 @@ class Evaluation(Section):
         description="Tokens of unrelated text, of each of six kinds, on which drift is measured. "
         "null: all, 4,000 to 10,000 of each.",
     )
+    general_prompts: int | None = Field(
+        60,
+        ge=6,
+        description="Free text only. Number of general prompts, of six kinds, on which the student's "
+        "answers are compared with those of its base. null: all 204.",
+    )
     at_steps: int | tuple[int, ...] | None = Field(
         None,
         description="Free text only. Evaluate before training, every N steps (or at the listed "
@@ -404,6 +412,41 @@ class Evaluation(Section):
         description="With at_steps only. Number of training rows that are set aside for these "
         "evaluations.",
     )
+
+    metrics: tuple[str, ...] = Field(
+        (),
+        description="Free text only. How an answer is compared with the gold output: `exact`, "
+        "`normalised`, `contains`, `starts_with`, `ends_with`, `regex`, `number`, `choice`, "
+        "`json_valid`, `json_equal`, `json_fields`, `tool_call`, `token_f1`, `rouge_l`, `chrf`, or "
+        "`python:MODULE.FUNCTION`. The first one decides accuracy and recovery. Empty: the task's "
+        "own rule, which is `exact` for the task `files`.",
+    )
+    rules: Path | tuple[dict[str, Any], ...] | None = Field(
+        None,
+        description="Free text only. What an answer must obey: a YAML file of rules, or the rules.",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name in metrics:
+            comparing(name)
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("a metric is named twice")
+        return metrics
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, rules: Any) -> Any:
+        if isinstance(rules, tuple):
+            rules_of([*rules])
+        return rules
+
+    def ruled(self) -> list[Rule]:
+        """The rules; empty if there are none. See `instil.metrics.rules.read_rules`."""
+        if self.rules is None:
+            return []
+        return read_rules(self.rules) if isinstance(self.rules, Path) else rules_of([*self.rules])
 
     @field_validator("at_steps")
     @classmethod

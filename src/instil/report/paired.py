@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -32,10 +32,11 @@ class PairTest:
         rows: Number of different rows in these seeds.
         compared: Number of rows of all these seeds.
         difference: Accuracy of `one` minus accuracy of `other`, over all rows compared.
-        only_one: Number of rows that only `one` gets right.
+        only_one: Number of rows that only `one` gets right, or on which it has the higher score.
         only_other: Number of rows that only `other` gets right.
         both: Number of rows that both get right in every seed.
-        p: p value of McNemar's exact test, two-sided.
+        p: p value of McNemar's exact test, two-sided. For a metric that gives numbers, it is the
+            sign test.
         p_holm: The p value with Holm's correction for all pairs of the set.
     """
 
@@ -119,7 +120,7 @@ def _comparable(one: Group, other: Group) -> bool:
 
 def _test(name: str, one: Group, other: Group, marks: Marks) -> PairTest | None:
     cells = {cell.seed: cell.name for cell in other.cells}
-    lead: Counter[tuple[str, str | None, int]] = Counter()
+    lead: defaultdict[tuple[str, str | None, int], float] = defaultdict(float)
     missed: set[tuple[str, str | None, int]] = set()
     seeds = compared = 0
     for cell in one.cells:
@@ -127,16 +128,16 @@ def _test(name: str, one: Group, other: Group, marks: Marks) -> PairTest | None:
         theirs = marks.get(cells.get(cell.seed, ""), {}).get(name, {})
         if not _same_rows(ours, theirs):
             continue
-        graded = [row for row in sorted(ours) if ours[row].right is not None]
+        graded = [row for row in sorted(ours) if ours[row].score is not None]
         seeds += bool(graded)
         compared += len(graded)
         seen: Counter[tuple[str, str | None]] = Counter()
         for row in graded:
             text = ours[row][:2]
             seen[text] += 1
-            hits = bool(ours[row].right), bool(theirs[row].right)
+            hits = ours[row].score or 0.0, theirs[row].score or 0.0
             lead[(*text, seen[text])] += hits[0] - hits[1]
-            if hits != (True, True):
+            if hits != (1, 1):
                 missed.add((*text, seen[text]))
     if not seeds:
         return None
@@ -168,7 +169,7 @@ def recovery_bounds(
     A row of several seeds counts as one row. Returns None if no predictions were stored, too.
     """
     others = [{c.seed: c.name for c in found.cells} for found in (zero_shot, in_context)]
-    sums: dict[tuple[str, str | None, int], list[int]] = {}
+    sums: dict[tuple[str, str | None, int], list[float]] = {}
     for cell in student.cells:
         names = [*(cells.get(cell.seed, "") for cells in others), cell.name]
         answers = [marks.get(found, {}).get(name, {}) for found in names]
@@ -178,10 +179,10 @@ def recovery_bounds(
         for row in sorted(answers[-1]):
             text = answers[-1][row][:2]
             seen[text] += 1
-            if answers[-1][row].right is not None:
-                known = sums.setdefault((*text, seen[text]), [0, 0, 0])
+            if answers[-1][row].score is not None:
+                known = sums.setdefault((*text, seen[text]), [0.0, 0.0, 0.0])
                 for method, marked in enumerate(answers):
-                    known[method] += bool(marked[row].right)
+                    known[method] += marked[row].score or 0.0
     zeros, contexts, students = zip(*sums.values(), strict=True) if sums else ((), (), ())
     return recovery_interval(zeros, contexts, students)
 

@@ -380,7 +380,10 @@ class Mark(NamedTuple):
         input: The row's input.
         expected: Its gold answer; None if there is none.
         predicted: The label, or the part of a free-text answer that is compared.
-        right: Whether the answer is right; None without a gold answer.
+        right: Whether the answer is right; None without a gold answer, and if the metric gives a
+            number.
+        score: 1 for a right answer, 0 for a wrong one, or the number of the metric; None without a
+            gold answer.
         confidence: Probability of the label; None for free text.
         text: The full answer; None for labels.
     """
@@ -389,6 +392,7 @@ class Mark(NamedTuple):
     expected: str | None
     predicted: str
     right: bool | None
+    score: float | None
     confidence: float | None
     text: str | None
 
@@ -413,6 +417,7 @@ def read_marks(study: Study) -> Marks:
                 line.expected and sys.intern(printable(line.expected)),
                 sys.intern(printable(line.predicted)),
                 line.correct,
+                line.score,
                 line.probabilities.get(line.predicted, 0.0) if line.probabilities else None,
                 printable(line.text),
             )

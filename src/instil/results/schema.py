@@ -15,11 +15,12 @@ from pydantic import Field, computed_field, model_validator
 from instil.methods import METHODS, MethodName, Phase
 from instil.results.logs import LogFacts
 from instil.results.recovery import recovery
-from instil.results.scores import Drift, Interval, SetScore
+from instil.results.scores import Drift, Interval, Retention, SetScore
 from instil.results.training import Training
 from instil.system.files import JsonFile, Strict
 
 RESULTS, PREDICTIONS, FAILURE = "results.json", "predictions.jsonl", "failure.json"
+EVALUATION = "evaluation.jsonl"
 INDEX, CELLS = "study.json", "cells"
 ENVIRONMENT, CONFIG, CONTEXT, REPORT = (
     "environment.json",
@@ -54,6 +55,11 @@ class MethodResult(Strict):
         None,
         description="Drift from the base model; null without training, or if the base model was "
         "not loaded.",
+    )
+    retention: Retention | None = Field(
+        None,
+        description="Answers to general prompts, beside those of the base model; null without "
+        "training, and for labels.",
     )
 
 
@@ -243,6 +249,20 @@ class Results(JsonFile):
         return recovery(zero_shot=zero_shot, in_context=in_context, student=student)
 
     @computed_field(  # type: ignore[prop-decorator]
+        description="The student's KL to the teacher, as a share of zero-shot's, on the first set; null "
+        "without these."
+    )
+    @property
+    def kl_share(self) -> float | None:
+        """The student's KL to the teacher, as a share of zero-shot's."""
+        before = self.result("zero_shot")
+        after = self.methods[0].scores[0].fidelity if self.training else None
+        found = before.scores[0].fidelity if before else None
+        if after is None or found is None or found.kl_to_teacher == 0:
+            return None
+        return after.kl_to_teacher / found.kl_to_teacher
+
+    @computed_field(  # type: ignore[prop-decorator]
         description="Prompt tokens saved per query, compared with in-context; null without that "
         "baseline."
     )
@@ -316,12 +336,19 @@ class Prediction(Strict):
     )
     predicted: str = Field(description="Predicted label or (free text) result of the answer.")
     correct: bool | None = Field(
-        description="Whether the answer is right; null without a gold output."
+        description="Whether the answer is right; null without a gold output, and if the first "
+        "metric gives a number and not yes or no."
     )
     probabilities: dict[str, float] = Field(
         {}, description="Label -> probability. They sum to 1. Empty for free text."
     )
     text: str | None = Field(None, description="Free text only. The full answer.")
+    values: dict[str, float] = Field(
+        {}, description="Metric of `evaluation.metrics` -> its value, from 0 to 1."
+    )
+    rules: dict[str, bool] = Field(
+        {}, description="Rule that applies -> whether the answer obeys it."
+    )
     tokens: int | None = Field(
         None,
         description="Free text only. Length of the answer in tokens, with the one that ends it.",
@@ -339,6 +366,27 @@ class Prediction(Strict):
         description="Free text only. KL(teacher || method) on the completion of this row, in nats "
         "per token; null without a teacher.",
     )
+
+    @property
+    def score(self) -> float | None:
+        """The value of the first metric: 1 or 0, or a number between; None without a gold output."""
+        for value in self.values.values():
+            return value
+        return None if self.correct is None else float(self.correct)
+
+
+class EvaluationRow(Strict):
+    """One line of `evaluation.jsonl`: a row that all methods answered."""
+
+    set: str = Field(description="Name of the evaluation set.")
+    row: int = Field(description="Number of the row in its set, as in `predictions.jsonl`.")
+    input: str
+    output: str | None = Field(description="Gold output; null without one.")
+    messages: list[Message] = Field(
+        [],
+        description="What was said before the answer, without the context. Empty for a single turn.",
+    )
+    turn: int | None = Field(None, description="Number of the answer in its conversation, from 1.")
 
 
 class Failure(JsonFile):

@@ -13,9 +13,12 @@ Completions = Literal["gold", "teacher"]
 
 
 class Proportion(Strict):
-    """A share of rows, with its 95 % Wilson interval."""
+    """A share of rows, or a mean of numbers from 0 to 1, with its 95 % interval.
 
-    value: float = Field(ge=0, le=1, description="The share.")
+    It is Wilson's interval for a share, and that of a bootstrap over rows for a mean.
+    """
+
+    value: float = Field(ge=0, le=1, description="The share or the mean.")
     low: float = Field(ge=0, le=1, description="Lower bound of the interval.")
     high: float = Field(ge=0, le=1, description="Upper bound of the interval.")
     n: int = Field(ge=1, description="Number of rows.")
@@ -74,10 +77,41 @@ class Ends(Strict):
     )
 
 
+class LeakedPhrase(Strict):
+    """A phrase of the context that the student writes more often than its teacher."""
+
+    text: str = Field(description="The phrase, without case and punctuation.")
+    student: int = Field(description="Number of the student's answers with it.")
+    teacher: int = Field(description="Number of the teacher's answers with it.")
+
+
+class Leaks(Strict):
+    """What a student says of its context, and its teacher does not."""
+
+    share: Proportion = Field(
+        description="Share of the student's answers with such a phrase, where the teacher's answer "
+        "has none."
+    )
+    phrases: list[LeakedPhrase] = Field(
+        description="Phrases of 6 words or more of the context, and phrases that speak of it, that "
+        "the student writes more often than its teacher, clear of chance."
+    )
+    verbatim: Proportion = Field(
+        description="Share of the student's answers with 8 or more words in a row of the context."
+    )
+    verbatim_teacher: Proportion = Field(description="The same of the teacher's answers.")
+
+
 class Written(Strict):
     """What the answers of a method on one set are like."""
 
     ends: Ends
+    metrics: dict[str, Proportion] = Field(
+        {}, description="Metric of `evaluation.metrics` -> its mean over rows with a gold output."
+    )
+    rules: dict[str, Proportion] = Field(
+        {}, description="Rule -> share of the answers that obey it, of those to which it applies."
+    )
     same_answer: Proportion | None = Field(
         None, description="Share of answers that are the teacher's; null without a teacher."
     )
@@ -90,6 +124,17 @@ class Written(Strict):
         None,
         description="Fidelity to the teacher on the student's own answers; null without a teacher or "
         "a student.",
+    )
+    leaks: Leaks | None = Field(
+        None,
+        description="What the student says of its context; null for other methods, without "
+        "in-context answers, and if rows have different contexts.",
+    )
+    with_context: float | None = Field(
+        None,
+        description="Cross-entropy of the completions if the student reads the context again, in "
+        "nats per token; compare it with that of in-context. null for other methods, and if the "
+        "context does not fit the student.",
     )
     by_turn: list[PartFidelity] = Field(
         [], description="Fidelity by turn of the conversation. Empty without conversations."
@@ -109,7 +154,8 @@ class SetScore(Strict):
     )
     rows: int = Field(ge=1, description="Number of rows.")
     accuracy: Proportion | None = Field(
-        description="Share of right answers; null if no row has a gold output."
+        description="Share of right answers, or the mean of the first metric; null if no row has a "
+        "gold output."
     )
     chance: float = Field(0.0, description="1 / number of labels; 0 for free text.")
     majority: float = Field(
@@ -172,3 +218,22 @@ class Drift(Strict):
     )
     tokens: int = Field(description="Number of tokens in this text.")
     kinds: dict[str, KindDrift] = Field({}, description="The same by kind of text.")
+
+
+class KindRetention(Strict):
+    """How a student answers general prompts of one kind, beside its base."""
+
+    kl_to_base: float = Field(
+        description="KL(base || student) on the base's own answers, in nats per token."
+    )
+    same_answer: Proportion = Field(
+        description="Share of prompts to which both give the same answer, in its first 32 tokens."
+    )
+    length: float = Field(description="Mean length of the student's answers, of the base's.")
+    prompts: int = Field(description="Number of prompts.")
+
+
+class Retention(KindRetention):
+    """How a student answers general prompts, beside its base."""
+
+    kinds: dict[str, KindRetention] = Field(description="The same by kind of prompt.")

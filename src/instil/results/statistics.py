@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from instil.results.scores import Proportion
 
+DRAWS = 2_000
+"""Samples of a bootstrap."""
+
 
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Returns the 95 % interval of a share of `n` rows (Wilson 1927). Also valid near 0 and 1."""
@@ -22,6 +25,26 @@ def proportion(outcomes: Sequence[bool]) -> Proportion:
     share = sum(outcomes) / len(outcomes)
     low, high = wilson(share, len(outcomes))
     return Proportion(value=share, low=low, high=high, n=len(outcomes))
+
+
+def mean_value(values: Sequence[float]) -> Proportion:
+    """Returns the mean of values from 0 to 1, with its 95 % interval.
+
+    For booleans it is `proportion`. Else it is a percentile bootstrap over rows (Efron 1979), which
+    always gives the same interval for the same values.
+    """
+    if all(isinstance(value, bool) for value in values):
+        return proportion([bool(value) for value in values])
+    import numpy as np
+
+    known = np.asarray(values, dtype=float)
+    drawn = np.random.default_rng(0)
+    means = [drawn.choice(known, len(known)).mean() for _ in range(DRAWS)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    mean = float(known.mean())
+    return Proportion(
+        value=mean, low=min(mean, float(low)), high=max(mean, float(high)), n=len(known)
+    )
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:

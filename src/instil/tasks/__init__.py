@@ -12,7 +12,6 @@ from instil.tasks.base import TaskBase, TaskData
 from instil.tasks.classification import Classification
 from instil.tasks.files import Files
 from instil.tasks.gsm8k import GSM8K
-from instil.tasks.metrics import metric
 from instil.tasks.nli import NLI
 from instil.tasks.paraphrase import Paraphrase
 from instil.tasks.sentiment import Sentiment
@@ -39,5 +38,4 @@ __all__ = [
     "TaskData",
     "TextTask",
     "Topic",
-    "metric",
 ]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from instil.errors import ConfigError, FieldError, did_you_mean
+from instil.errors import ConfigError
+from instil.metrics.exact import exact
 from instil.tasks.base import TaskData
 from instil.tasks.conversation import Turns
 from instil.tasks.free_text import FreeText
 from instil.tasks.logs import OnBadRow, Pile, Reading, Thinking, read_pile, rows_of
-from instil.tasks.metrics import METRICS
-from instil.tasks.numbers import final_number
 from instil.tasks.places import place_digest, read_place
-from instil.tasks.rows import Row
 
 ROWS = "evaluation rows"
 """Name of the evaluation set if there is only one."""
@@ -84,17 +81,9 @@ class Files(FreeText):
         description="error: a row that cannot be used ends the run. drop: it is left out, and listed "
         "in dropped.jsonl. null: error for up to 1,000 rows, else drop",
     )
-    metric: str = Field("exact_match", description="rule for right answers: exact_match or number")
     allow_overlap: bool = Field(
         False, description="allow evaluation rows that are also inputs or demonstrations"
     )
-
-    @field_validator("metric")
-    @classmethod
-    def _is_known(cls, metric: str) -> str:
-        if metric not in METRICS:
-            raise ValueError(f"there is no metric {metric!r}; {did_you_mean(metric, METRICS)}")
-        return metric
 
     @property
     def local(self) -> bool:
@@ -156,26 +145,8 @@ class Files(FreeText):
         return read_pile(read_place(place), str(place), reading)
 
     def right(self, written: str, gold_output: str) -> bool:
-        """Whether the answer is right according to the task's metric."""
-        return METRICS[self.metric](written, gold_output)
-
-    def check_gold(self, name: str, rows: Sequence[Row]) -> None:
-        """Checks that an answer to each evaluation row can be right.
-
-        Args:
-            name: Name of the set, for the error message.
-            rows: Its rows.
-
-        Raises:
-            FieldError: answers are compared by their number, and a gold output has none.
-        """
-        for number, row in enumerate(rows, start=1):
-            if self.metric == "number" and row.output and final_number(row.output) is None:
-                raise FieldError(
-                    f"{name}, row {number}: the output has no number, so no answer can be right",
-                    got=repr(row.output[-80:]),
-                    mend="correct or delete the row, or leave out the metric `number`",
-                )
+        """Whether the answer is the gold output, word by word."""
+        return exact(written, gold_output)
 
     def result(self, text: str) -> str:
         """The answer without white space at its start and end."""

@@ -20,10 +20,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from instil.errors import FieldError
+from instil.metrics.numbers import final_number, same_number
 from instil.tasks.base import TaskData
 from instil.tasks.formats import read_fields
 from instil.tasks.free_text import QuestionTask
-from instil.tasks.numbers import final_number, same_number
 from instil.tasks.public_sets import NamedSets
 from instil.tasks.rows import Row, key
 from instil.tasks.source import Hub, TextSet, file_digest, read_set

@@ -65,12 +65,13 @@ class BadRowError(FieldError):
         super().__init__(what, **more)
 
 
-def conversation_of(fields: Fields, where: str) -> Conversation | None:
+def conversation_of(fields: Fields, where: str, *, whole: bool = True) -> Conversation | None:
     """Makes a conversation of a record; None if the record is a single turn with an `input`.
 
     Args:
         fields: The record.
         where: Its place, for error messages.
+        whole: Whether it must have a user's message, and so on, as a conversation has.
 
     Raises:
         BadRowError: the record is no conversation that a model can read.
@@ -83,7 +84,8 @@ def conversation_of(fields: Fields, where: str) -> Conversation | None:
     else:
         return None
     made = [_message(value, f"{where}, message {n}") for n, value in enumerate(messages, 1)]
-    _check(made, where)
+    if whole:
+        _check(made, where)
     context = fields.get("context")
     return Conversation(
         tuple(made),

@@ -205,6 +205,14 @@ def group(row: Row) -> str:
     return plain(text_of(whole.messages[whole.head :]))
 
 
+def answer_number(row: Row) -> int | None:
+    """Which answer of its conversation a row is, from 1; None if it belongs to no conversation."""
+    if row.turn is None:
+        return None
+    answers = row.turn.conversation.answers("all", open_end=True)
+    return answers.index(row.turn.number) + 1 if row.turn.number in answers else None
+
+
 def key(row: Row) -> str:
     """What two inputs that look the same have in common; texts with equal keys are one input.
 

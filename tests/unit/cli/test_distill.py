@@ -92,8 +92,10 @@ def test_a_run_ends_in_a_table_and_a_whole_folder(
     assert names == [
         "adapter",
         "config.yaml",
+        "context.json",
         "context.txt",
         "environment.json",
+        "evaluation.jsonl",
         "predictions.jsonl",
         "report.html",
         "results.json",
@@ -187,7 +189,7 @@ def test_falling_short_ends_with_status_three_and_keeps_the_run(
 ) -> None:
     status, out, err = run(command, "--min-recovery", "0.9", capfd=capfd)
     assert status == 3
-    assert "RecoveryError" in err
+    assert "GateError" in err
     assert "distillation" in out
     assert (Path(command["--output"]) / "results.json").exists()
 
@@ -219,19 +221,26 @@ def test_all_gates_that_fail_are_named(
     status, _, err = run(command, "--min-recovery", "1.3", "--max-drift", "0.001", capfd=capfd)
     assert status == 3
     first, second = (line for line in err.splitlines() if "Error: " in line)
-    assert first.startswith("RecoveryError: ")
+    assert first.startswith("GateError: ")
     assert "got: recovery 0.857" in first
-    assert second.startswith("DriftError: ")
+    assert second.startswith("GateError: ")
     assert "got: drift 0.010" in second
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--min-recovery", "nan"], "got: nan; allowed: a finite number, such as 0.9"),
-        (["--min-recovery", "0.9", "--recovery-bound", "low"], "did you mean 'lower'?"),
+        (["--min-recovery", "nan"], "Input should be a finite number (got nan)"),
+        (["--min-recovery", "0.9", "--recovery-bound", "low"], "allowed: upper, estimate, lower"),
         (["--recovery-bound", "lower"], "has no effect without --min-recovery"),
-        (["--max-drift", "inf"], "--max-drift is not a finite number; got: inf"),
+        (["--max-drift", "inf"], "--max-drift: max_drift: Input should be a finite number"),
+        (["--min-rule", "greeting"], "--min-rule greeting; allowed: NAME=VALUE"),
+        (["--min-metric", "exact=much"], "--min-metric exact=much; allowed: NAME=VALUE"),
+        (["--gate", "default", "--max-leak", "0"], "--gate default has limits of its own"),
+        (["--gate", "none.yaml"], "none.yaml: the gate cannot be read"),
+        (["--metric", "exat"], "there is no metric 'exat'; mend: did you mean 'exact'?"),
+        (["--metric", "max_words"], "it is for rules"),
+        (["--rules", "none.yaml"], "none.yaml: the rules cannot be read"),
     ],
 )
 def test_a_wrong_gate_is_refused_before_any_work(
@@ -275,7 +284,7 @@ def test_a_run_keeps_texts_or_nothing(
     for share in ("0.9", "none"):
         command["--output"] = str(tmp_path / share)
         status, _, err = run(command, "--keep", share, "--max-drift", "0", capfd=capfd)
-        assert (status, "DriftError: the student has changed" in err) == (3, True)
+        assert (status, "GateError: the student has changed" in err) == (3, True)
         said = "keep.share is 0.9, which is 144 texts per batch, but there are only 48"
         assert (said in " ".join(err.split())) == (share != "none")
         results = results_of(command)
@@ -700,7 +709,7 @@ def test_the_help_begins_with_what_a_beginner_needs() -> None:
     ]
     assert found["Rows"] == [
         *("--inputs", "--field", "--turns", "--on-bad-row", "--eval", "--make-inputs"),
-        "--allow-overlap",
+        *("--allow-overlap", "--metric", "--rules"),
     ]
     assert found["Where to"] == ["--output", "--overwrite"]
     assert found["Any other setting"] == ["--set"]
@@ -809,7 +818,7 @@ def test_a_recovery_that_cannot_be_compared_is_refused_before_the_work(
     command["--min-recovery"] = value
     status, _, err = run(command, capfd=capfd)
     assert (status, hasattr(cell, "recipe")) == (2, False)
-    assert f"--min-recovery is not a finite number; got: {value}" in err
+    assert f"Input should be a finite number (got {value})" in err
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(
@@ -828,7 +837,7 @@ def test_a_full_disk_is_told_in_one_line(
     def run_out(*args: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli.distill, "_run", run_out)
+    monkeypatch.setattr(cli.distill, "run_one", run_out)
     status, _, err = run(command, capfd=capfd)
     assert status == 2
     assert err.startswith("DiskFullError: a disk is full; got: [Errno 28] No space left")

@@ -100,6 +100,8 @@ def test_a_run_tells_of_its_student_and_its_baselines(recipe: Settings, tmp_path
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "adapter",
         "config.yaml",
+        "context.json",
+        "evaluation.jsonl",
         "context.txt",
         "environment.json",
         "predictions.jsonl",

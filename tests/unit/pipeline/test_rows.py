@@ -148,11 +148,12 @@ def test_rows_that_no_answer_can_be_right_on_are_refused(
     files: dict[str, Any], jsonl: Write
 ) -> None:
     words = str(jsonl("words.jsonl", [{"input": "six", "output": "seven"}]))
-    numbers = files | {"metric": "number"}
-    CellRows.of(recipe(numbers))
+    numbers = {"metrics": ["exact", "number"]}
+    CellRows.of(recipe(files, evaluation=numbers))
     CellRows.of(recipe(files | {"eval": words}))
-    with pytest.raises(FieldError, match="evaluation rows, row 1: the output has no number"):
-        CellRows.of(recipe(numbers | {"eval": words}))
+    message = "evaluation rows, row 1: no answer can be right by the metric 'number'"
+    with pytest.raises(FieldError, match=message):
+        CellRows.of(recipe(files | {"eval": words}, evaluation=numbers))
 
 
 @pytest.mark.parametrize(

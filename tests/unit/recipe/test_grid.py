@@ -248,8 +248,8 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, words: s
             "cannot be used with free-text answers; use lora",
         ),
         (
-            {"task": {"name": "files", "metric": "exact_mach"}},
-            "there is no metric 'exact_mach'; did you mean 'exact_match'",
+            {"evaluation": {"metrics": ["exakt"]}},
+            "there is no metric 'exakt'; mend: did you mean 'exact'",
         ),
         (
             {"objective": {"name": "forward_kl"}},

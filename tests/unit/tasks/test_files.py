@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from instil.errors import ConfigError, DataFileError, FieldError
 from instil.tasks import Files
 from instil.tasks.files import ROWS
-from instil.tasks.metrics import METRICS, metric
 from instil.tasks.rows import Row
 
 WRITTEN = {
@@ -139,7 +138,7 @@ def test_the_digest_does_not_change_with_the_place_of_a_file(
         {"eval": {"near": "eval.jsonl", "away": "far.jsonl"}},
         {"instruction": "document.txt", "document": "instruction.txt"},
         {"k": 1},
-        {"metric": "number"},
+        {"turns": "last"},
         {"allow_overlap": True},
     ],
     ids=str,
@@ -152,49 +151,13 @@ def test_one_set_by_its_name_is_the_set_without_one(folder: Path) -> None:
     assert task(folder, eval={ROWS: "eval.jsonl"}).digest() == task(folder).digest()
 
 
-@pytest.mark.parametrize(
-    ("metric", "written", "right"),
-    [
-        ("exact_match", " 3 ", True),
-        ("exact_match", "It is 3", False),
-        ("number", "It is 3.0", True),
-        ("number", "It is 4", False),
-    ],
-)
-def test_the_metric_tells_a_right_answer(metric: str, written: str, right: bool) -> None:
-    assert Files(metric=metric).right(written, "3") is right
-
-
-def test_a_gold_output_without_a_number_is_refused_where_numbers_count() -> None:
-    rows = [Row("a", "7"), Row("b"), Row("c", "seven")]
-    with pytest.raises(FieldError, match=r"far, row 3: the output has no number.*; got: 'seven'"):
-        Files(metric="number").check_gold("far", rows)
-    Files(metric="number").check_gold("far", rows[:2])
-    Files().check_gold("far", rows)
+def test_a_right_answer_is_the_gold_output() -> None:
+    assert Files().right(" 3 ", "3")
+    assert not Files().right("It is 3", "3")
 
 
 def test_an_answer_is_compared_whole() -> None:
     assert Files().result("  It is\n3 \n") == "It is\n3"
-
-
-def test_an_unknown_metric_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(
-        ValidationError, match="there is no metric 'numbers'; did you mean 'number'"
-    ):
-        Files(metric="numbers")
-
-
-def test_a_metric_that_was_registered_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(METRICS, "shouted", raising=False)
-
-    @metric("shouted")
-    def shouted(written: str, gold: str) -> bool:
-        return written == gold.upper()
-
-    try:
-        assert Files(metric="shouted").right("YES", "yes")
-    finally:
-        del METRICS["shouted"]
 
 
 def test_unknown_settings_are_refused(folder: Path) -> None:

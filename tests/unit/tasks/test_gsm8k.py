@@ -9,9 +9,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from instil.errors import DataFileError, FieldError
+from instil.metrics.numbers import final_number
 from instil.tasks import GSM8K, TASKS, Task
 from instil.tasks.free_text import FreeText
-from instil.tasks.numbers import final_number
 from instil.tasks.rows import Row
 
 ROOT = Path(__file__).parent.parent.parent.parent

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from instil.tasks.numbers import final_number, same_number
+from instil.metrics.numbers import final_number, same_number
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Retention: whether the student answers general prompts as its base does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from statistics import mean
+
+from instil.evaluation.answers import Answered, answer
+from instil.evaluation.fidelity import likelihoods
+from instil.methods import METHODS
+from instil.models.generate import Decoding
+from instil.models.roles import Models
+from instil.prompts.format import PromptFormat
+from instil.prompts.rendered import RenderedRows
+from instil.results.scores import KindRetention, Retention
+from instil.results.statistics import proportion
+from instil.system.progress import Advance
+from instil.tasks.rows import Row
+
+KINDS = ("instructions", "questions", "sums", "code", "languages", "small talk")
+"""The kinds of prompts, each a file with a prompt a line."""
+TOKENS = 32
+"""Most tokens of an answer. Where a student differs from its base, it does so early."""
+
+
+@cache
+def general_prompts(kind: str) -> tuple[str, ...]:
+    """The prompts of a kind."""
+    name = f"{kind.replace(' ', '_')}.txt"
+    text = (files("instil.evaluation") / "general" / name).read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if line.strip())
+
+
+def prompts_by_kind(most: int | None) -> dict[str, list[str]]:
+    """The prompts of each kind.
+
+    Args:
+        most: About how many prompts there are in all; None: all of them.
+    """
+    share = None if most is None else max(1, round(most / len(KINDS)))
+    return {kind: [*general_prompts(kind)[:share]] for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class General:
+    """General prompts, as a model reads them without any context.
+
+    Attributes:
+        kinds: Kind of each prompt.
+        rows: The prompts.
+    """
+
+    kinds: list[str]
+    rows: RenderedRows
+
+    @classmethod
+    def of(cls, form: PromptFormat, most: int | None) -> General:
+        """Renders the prompts.
+
+        Args:
+            form: Prompt format.
+            most: See `prompts_by_kind`.
+        """
+        asked = [(kind, text) for kind, of in prompts_by_kind(most).items() for text in of]
+        ids = [form.prompt_ids(text) for _, text in asked]
+        rows = RenderedRows(
+            "general prompt", [Row(text) for _, text in asked], ids, ids, [None] * len(ids)
+        )
+        return cls([kind for kind, _ in asked], rows)
+
+
+def retention(
+    models: Models, form: PromptFormat, general: General, *, batch_size: int, advance: Advance
+) -> Retention:
+    """Compares the answers of the student with those of its base, and its predictions on these.
+
+    Args:
+        models: Teacher and student; the base is the student with its adapter off.
+        form: Prompt format.
+        general: The prompts.
+        batch_size: Most rows that are read or decoded together.
+        advance: Is called with the progress.
+    """
+    own = Models(teacher=models.student, student=models.student)
+    decoding = Decoding(TOKENS, batch_size=batch_size, stop_repeats=True)
+    before, after = METHODS["zero_shot"], METHODS["distillation"]
+    said = {
+        method: answer(own, form, general.rows.student_prompts, method, decoding, advance=advance)
+        for method in (before, after)
+    }
+    base = [one.ids for one in said[before]]
+    (found,) = likelihoods(
+        own, general.rows, base, [after], compare=True, batch_size=batch_size, advance=advance
+    )
+    kinds = {
+        kind: _of_kind(
+            [number for number, one in enumerate(general.kinds) if one == kind],
+            said[before],
+            said[after],
+            [row.kl for row in found.rows],
+        )
+        for kind in dict.fromkeys(general.kinds)
+    }
+    whole = _of_kind(range(len(base)), said[before], said[after], [row.kl for row in found.rows])
+    return Retention(**whole.model_dump(), kinds=kinds)
+
+
+def _of_kind(
+    numbers: Sequence[int],
+    before: Sequence[Answered],
+    after: Sequence[Answered],
+    kl: Sequence[Sequence[float]],
+) -> KindRetention:
+    values = [value for number in numbers for value in kl[number]]
+    lengths = [mean(len(said[number].ids) for number in numbers) for said in (before, after)]
+    return KindRetention(
+        kl_to_base=max(0.0, mean(values)),
+        same_answer=proportion([before[n].ids == after[n].ids for n in numbers]),
+        length=lengths[1] / lengths[0],
+        prompts=len(numbers),
+    )

@@ -1,0 +1,254 @@
+"""A finished run is judged again: by other rules and metrics, and on other rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import instil
+from instil.cli import app
+from instil.results.schema import EVALUATION, EvaluationRow, Prediction, Results
+from instil.system.files import read_lines
+
+SYSTEM = "Answer every question with one number, and nothing else. Never say hello."
+CHATS = [
+    [("What is 2 and 3?", "5"), ("And one more?", "6")],
+    [("What is 1 and 1?", "2")],
+    [("What is 4 and 4?", "8")],
+    [("What is 7 and 2?", "9"), ("Thanks", "0")],
+    [("What is 3 and 3?", "6")],
+    [("Is 4 even?", "1")],
+    [("What is 5 and 1?", "6")],
+    [("What is 8 and 8?", "16")],
+    [("Say hello", "0")],
+    [("What is 9 and 1?", "10")],
+]
+RULES = "- {name: digits, must_regex: '^[0-9]+$'}\n- {name: short, max_words: 3}\n"
+
+
+def conversation(turns: list[tuple[str, str]], *, system: str | None = SYSTEM) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}] if system else []
+    for asked, answered in turns:
+        messages.append({"role": "user", "content": asked})
+        if answered:
+            messages.append({"role": "assistant", "content": answered})
+    return {"messages": messages}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path]) -> instil.Run:
+    folder = tmp_path_factory.mktemp("check")
+    (folder / "rules.yaml").write_text(RULES)
+    return instil.distill(
+        str(model_folders["llama"]),
+        inputs=[conversation(turns) for turns in CHATS],
+        logs={"context_from_logs": True},
+        output=folder / "run",
+        teacher={"completions": "gold"},
+        training={"max_steps": 2},
+        evaluation={
+            "rules": folder / "rules.yaml",
+            "metrics": ["exact", "token_f1"],
+            "drift_tokens": 20,
+            "general_prompts": 6,
+        },
+        dtype="float32",
+        quiet=True,
+    )
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, [*arguments])
+    return found.exit_code, found.output
+
+
+def test_a_run_holds_what_its_answers_are_judged_by(run: instil.Run) -> None:
+    rows = read_lines(EvaluationRow, run.path / EVALUATION)
+    lines = run.predictions
+    assert len(lines) == 3 * len(rows)
+    assert {row.turn for row in rows} <= {1, 2}
+    later = [row for row in rows if row.turn == 2]
+    assert all(row.messages[-1].content == row.input for row in rows)
+    assert all(len(row.messages) == 3 for row in later)
+    for line in lines:
+        assert set(line.values) == {"exact", "token_f1"}
+        assert set(line.rules) == {"digits", "short"}
+        assert line.correct == bool(line.values["exact"])
+        assert line.kl is None or line.kl >= 0
+        assert line.ending in ("finished", "cut", "repeats")
+    for method in run.results.methods:
+        written = method.scores[0].written
+        assert written is not None
+        of = [line for line in lines if line.method == method.method]
+        assert written.rules["short"].value == sum(line.rules["short"] for line in of) / len(of)
+        f1 = sum(line.values["token_f1"] for line in of) / len(of)
+        assert written.metrics["token_f1"].value == pytest.approx(f1)
+        assert written.ends.tokens_mean == pytest.approx(
+            sum(line.tokens or 0 for line in of) / len(of)
+        )
+    student = run.results.methods[0]
+    assert student.retention is not None
+    assert student.retention.prompts == 6
+    assert student.scores[0].written is not None
+    assert student.scores[0].written.leaks is not None
+    assert student.scores[0].written.with_context is not None
+
+
+def test_stored_answers_are_judged_by_other_rules(run: instil.Run, tmp_path: Path) -> None:
+    rules = tmp_path / "other.yaml"
+    rules.write_text("- {name: any, min_words: 0}\n- {name: none, min_words: 999}\n")
+    status, said = invoke(
+        "check", str(run.path), "--rules", str(rules), "--min-rule", "any=1", "--max-drift", "9"
+    )
+    assert status == 0, said
+    assert "none" in said
+    status, said = invoke(
+        "check", str(run.path), "--rules", str(rules), "--min-rule", "*=0.5", "--max-kl-share", "0"
+    )
+    assert status == 3
+    assert "too few answers obey the rule 'none'; got: 0.000" in said
+    assert "the student's predictions are too far from its teacher's" in said
+    assert Results.read(run.path / "results.json") == run.results  # nothing of the run is changed
+
+
+def test_the_same_rules_and_metrics_give_the_same_scores(run: instil.Run) -> None:
+    from instil.metrics import comparing
+    from instil.metrics.rules import read_rules
+    from instil.pipeline.checking import check_stored
+
+    rules = read_rules(run.path.parent / "rules.yaml")
+    metrics = [comparing("exact"), comparing("token_f1")]
+    results, lines = check_stored(run.path, metrics=metrics, rules=rules)
+    assert results == run.results
+
+    def key(line: Prediction) -> tuple[str, str, int]:
+        return line.method, line.set, line.row
+
+    assert sorted(lines, key=key) == sorted(run.predictions, key=key)
+
+
+def test_the_student_is_judged_on_other_rows(
+    run: instil.Run, jsonl: Callable[[str, list[dict[str, Any]]], Path]
+) -> None:
+    new = [
+        conversation([("What is 2 and 2?", "4"), ("And 3?", "7")]),
+        conversation([("What is 6 and 1?", "")], system=None),
+        conversation([("What is 5 and 5?", "")], system="Answer in words."),
+    ]
+    path = jsonl("new.jsonl", new)
+    arguments = ["check", str(run.path), "--eval", str(path), "--quiet", "--max-kl-share", "99"]
+    status, said = invoke(*arguments)
+    assert status == 0, said
+    folder = run.path / "checks" / "new"
+    found = Results.read(folder / "results.json")
+    assert [result.method for result in found.methods] == [r.method for r in run.results.methods]
+    assert found.methods[0].scores[0].rows == 4
+    assert found.training == run.results.training
+    assert {"train", "evaluate"} <= set(found.phases)
+    assert found.phases["train"] == run.results.phases["train"]
+    assert (folder / "report.html").is_file()
+    rows = read_lines(EvaluationRow, folder / EVALUATION)
+    assert [row.input for row in rows] == [
+        "What is 2 and 2?",
+        "And 3?",
+        "What is 6 and 1?",
+        "What is 5 and 5?",
+    ]
+    # Without a system message, the context of the run is read; another one is a row's own.
+    student = found.methods[0].prompt_tokens_mean
+    assert (found.result("in_context") or found.methods[0]).prompt_tokens_mean > student
+    status, said = invoke(*arguments)
+    assert status == 2
+    assert "already exists" in said
+    assert invoke(*arguments, "--overwrite")[0] == 0
+
+
+def test_the_run_is_judged_on_its_own_rows_as_before(
+    run: instil.Run, jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path
+) -> None:
+    rows = read_lines(EvaluationRow, run.path / EVALUATION)
+    whole = [
+        {
+            "messages": [
+                {"role": "system", "content": SYSTEM},
+                *({"role": one.role, "content": one.content, "weight": 0} for one in row.messages),
+                {"role": "assistant", "content": row.output},
+            ]
+        }
+        for row in rows
+    ]
+    path = jsonl("again.jsonl", whole)
+    status, said = invoke(
+        "check", str(run.path), "--eval", str(path), "--output", str(tmp_path / "again"), "--quiet"
+    )
+    assert status in (0, 3), said
+    found = Results.read(tmp_path / "again" / "results.json")
+    for before, after in zip(run.results.methods, found.methods, strict=True):
+        one, two = before.scores[0], after.scores[0]
+        assert (one.accuracy, one.rows) == (two.accuracy, two.rows)
+        assert two.cross_entropy == pytest.approx(one.cross_entropy, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["RUN", "--rules", "nowhere.yaml"], "the rules cannot be read"),
+        (["RUN", "--metric", "exat"], "did you mean 'exact'"),
+        (["RUN", "--min-rule", "digits"], "NAME=VALUE"),
+        (["RUN", "--eval", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_a_wrong_check_is_refused(run: instil.Run, arguments: list[str], message: str) -> None:
+    given = [str(run.path) if one == "RUN" else one for one in arguments]
+    status, said = invoke("check", *given)
+    assert status == 2
+    assert message in said
+
+
+def test_a_file_of_rules_is_tried_on_logs(
+    jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path
+) -> None:
+    path = jsonl("logs.jsonl", [conversation(turns) for turns in CHATS])
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(f"{RULES}- {{name: even, must_regex: '[02468]$', when: {{turn: later}}}}\n")
+    status, said = invoke("rules", "check", str(rules), str(path))
+    assert status == 0, said
+    lines = {line.split()[1]: line for line in said.splitlines() if line.startswith("│")}
+    assert "100.0%" in lines["digits"]
+    assert "12" in lines["digits"]
+    assert " 2 " in lines["even"]
+    assert "must_regex" not in said  # no rule is broken
+    rules.write_text("- {name: hello, starts_with: Hello}\n")
+    status, said = invoke("rules", "check", str(rules), str(path))
+    assert "0.0%" in said
+    assert "asked     What is 2 and 3?" in said
+    assert "answered  5" in said
+
+
+def test_rules_are_drafted(tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text('Begin with "Hi!". Write at most 9 words.')
+    status, said = invoke("rules", "draft", str(prompt))
+    assert status == 0
+    assert "starts_with: Hi!" in said
+    output = tmp_path / "rules.yaml"
+    assert invoke("rules", "draft", str(prompt), "--output", str(output))[0] == 0
+    assert output.read_text() == said
+    status, said = invoke("rules", "draft", str(prompt), "--output", str(output))
+    assert (status, "already exists" in said) == (2, True)
+
+
+def test_limits_are_checked_when_a_run_ends(run: instil.Run) -> None:
+    run.check(max_kl_share=99, min_rule={"short": 0.0}, max_drift=9)
+    with pytest.raises(instil.InstilError, match="the rule 'shrt' was not measured"):
+        run.check(min_rule={"shrt": 0.5})
+    path = run.path.parent / "gate.yaml"
+    path.write_text(json.dumps({"min_metric": {"token_f1": 1.0}}))
+    with pytest.raises(instil.InstilError, match="by the metric 'token_f1'"):
+        run.check(path)
