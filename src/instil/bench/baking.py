@@ -27,6 +27,8 @@ from instil.tasks.rows import Row
 
 LEARN, HELD_OUT = 300, 100
 STEPS = 25
+LEAST_KEPT = 0.2
+"""Share of the teacher's answers that obey a rule, from which the student is judged by it."""
 BATCH = 128
 """Most rows that are decoded together; the prompt's keys and values are there once."""
 
@@ -42,9 +44,16 @@ class Outcome:
         kl_zero_shot: KL to the teacher without the prompt, in nats per token.
         kl_student: The same of the student.
         agreement: Share of tokens that the student expects as the teacher does.
-        same: Share of answers that are the teacher's word by word.
+        same: Share of answers that are the teacher's, token by token.
         length: Mean length of the student's answers, of the teacher's, in tokens.
+        own_share: The student's KL on its own answers, of zero-shot's on the same.
+        rules: Mean share of the student's answers that obey a rule, over the rules that the teacher
+            keeps at all (`LEAST_KEPT`).
+        rules_teacher: The same of the teacher.
+        rules_zero_shot: The same without the prompt.
+        leaks: Share of the answers with a phrase of the context that the teacher does not write.
         drift: KL to the base on unrelated text, in nats per token.
+        evaluating: Share of the run's time that evaluation took.
         seconds: Wall time of all, with the answers of the logs.
     """
 
@@ -56,7 +65,13 @@ class Outcome:
     agreement: float
     same: float
     length: float
+    own_share: float
+    rules: float
+    rules_teacher: float
+    rules_zero_shot: float
+    leaks: float
     drift: float
+    evaluating: float
     seconds: float
 
     @property
@@ -103,7 +118,7 @@ def bench(
                 logs={"context_from_logs": True},
                 teacher={"completions": "gold", "max_new_tokens": product.max_new_tokens},
                 training={"max_steps": steps},
-                evaluation={"batch_size": BATCH, "drift_tokens": 200},
+                evaluation={"batch_size": BATCH, "rules": product.rules},
                 seed=seed,
                 quiet=quiet,
             )
@@ -115,16 +130,25 @@ def outcome(name: str, run: Run, seconds: float) -> Outcome:
     """Reads a finished run."""
     results = run.results
     student, before = results.methods[0], results.result("zero_shot")
+    teacher = results.result("in_context")
     assert before is not None
+    assert teacher is not None
     assert student.drift is not None
     kl_before, kl_after = before.scores[0].fidelity, student.scores[0].fidelity
-    accuracy = student.scores[0].accuracy
+    written = [one.scores[0].written for one in (before, teacher, student)]
+    zero, theirs, own = written
     assert kl_before is not None
     assert kl_after is not None
-    assert accuracy is not None
-    words: dict[str, list[int]] = {}
-    for line in run.predictions:
-        words.setdefault(line.method, []).append(len((line.text or "").split()))
+    assert zero is not None
+    assert theirs is not None
+    assert own is not None
+    assert own.on_own is not None
+    assert zero.on_own is not None
+    assert own.same_answer is not None
+    assert own.leaks is not None
+    kept = [name for name, share in theirs.rules.items() if share.value >= LEAST_KEPT]
+    rules = [mean(one.rules[name].value for name in kept) for one in (zero, theirs, own)]
+    costs = {name: cost.wall_seconds for name, cost in results.phases.items()}
     return Outcome(
         name=name,
         prompt_tokens=results.tokens_saved or 0.0,
@@ -132,8 +156,14 @@ def outcome(name: str, run: Run, seconds: float) -> Outcome:
         kl_zero_shot=kl_before.kl_to_teacher,
         kl_student=kl_after.kl_to_teacher,
         agreement=kl_after.agreement,
-        same=accuracy.value,
-        length=mean(words[student.method]) / mean(words["in_context"]),
+        same=own.same_answer.value,
+        length=own.ends.tokens_mean / theirs.ends.tokens_mean,
+        own_share=own.on_own.kl_to_teacher / zero.on_own.kl_to_teacher,
+        rules=rules[2],
+        rules_teacher=rules[1],
+        rules_zero_shot=rules[0],
+        leaks=own.leaks.share.value,
+        evaluating=costs["evaluate"] / sum(costs.values()),
         drift=student.drift.kl_to_base,
         seconds=seconds,
     )
@@ -202,14 +232,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown: a line for each prompt."""
     lines = [
-        "| prompt | tokens | answers | KL, nats per token | of zero-shot's | same token | same answer | "
-        "length | drift | minutes |",
-        "| --- |" + " --- |" * 9,
+        "| prompt | tokens | answers | KL, nats per token | of zero-shot's | on own answers | rules: "
+        "zero-shot, teacher, student | same answer | length | leaks | drift | minutes |",
+        "| --- |" + " --- |" * 11,
     ]
     for one in outcomes:
         lines.append(
             f"| {one.name} | {one.prompt_tokens:,.0f} | {one.answers} | {one.kl_zero_shot:.3f} to "
-            f"{one.kl_student:.3f} | {one.kl_share:.1%} | {one.agreement:.0%} | {one.same:.0%} | "
-            f"{one.length:.0%} | {one.drift:.3f} | {one.seconds / 60:.1f} |"
+            f"{one.kl_student:.3f} | {one.kl_share:.1%} | {one.own_share:.1%} | "
+            f"{one.rules_zero_shot:.3f}, {one.rules_teacher:.3f}, {one.rules:.3f} | {one.same:.0%} | "
+            f"{one.length:.0%} | {one.leaks:.1%} | {one.drift:.3f} | {one.seconds / 60:.1f} |"
         )
     return "\n".join(lines)

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from instil.cli import bench, check, demo, distill, recipes, rules, show, study, targets, trial
+from instil.cli import (
+    bench,
+    check,
+    compare,
+    demo,
+    distill,
+    recipes,
+    rules,
+    show,
+    study,
+    targets,
+    trial,
+)
 from instil.cli.terminal import use_plain_letters
 
 app = typer.Typer(
@@ -20,6 +32,7 @@ app.command(cls=distill.Panels)(distill.distill)
 app.command()(show.show)
 app.command("try")(trial.trial)
 app.command()(check.check)
+app.command()(compare.compare)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")

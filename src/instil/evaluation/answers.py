@@ -111,8 +111,9 @@ def seconds_per_answer(
     sample = _sample(prompts)
     reading, writing = list[float](), list[float]()
     for prompt in (sample * LATENCY_ROWS)[:LATENCY_ROWS]:
+        steps = write(prompt, 1 + TIMED_TOKENS)
         start = time.perf_counter()
-        for number, _ in enumerate(write(prompt, 1 + TIMED_TOKENS)):
+        for number, _ in enumerate(steps):
             now = time.perf_counter()
             (writing if number else reading).append(now - start)
             start = now

@@ -139,8 +139,26 @@ def generate(
 
 
 @torch.inference_mode()
+def read(model: LanguageModel, ids: list[int]) -> Any:
+    """Reads the beginning of a prompt; returns its keys and values, for `stream`.
+
+    Returns None if the model cannot decode with them.
+    """
+    if _refused(model.network, SINGLE, shared=False):
+        return None
+    tokens = torch.tensor([ids], device=model.device)
+    network = cast(Any, model.network)
+    return getattr(network(input_ids=tokens, use_cache=True, logits_to_keep=1), CACHE, None)
+
+
+@torch.inference_mode()
 def stream(
-    model: LanguageModel, prompt: list[int], ending: Ending, max_new_tokens: int
+    model: LanguageModel,
+    prompt: list[int],
+    ending: Ending,
+    max_new_tokens: int,
+    *,
+    cache: Any = None,
 ) -> Iterator[list[int]]:
     """Completes one prompt greedily; yields the token ids so far after each token.
 
@@ -149,8 +167,9 @@ def stream(
         prompt: Token ids.
         ending: What ends the answer.
         max_new_tokens: Most tokens of the answer.
+        cache: Keys and values of what stands before the prompt, from `read`. They are changed.
     """
-    network, made, cache = cast(Any, model.network), list[int](), None
+    network, made = cast(Any, model.network), list[int]()
     cached = not _refused(model.network, SINGLE, shared=False)
     given = prompt
     while len(made) < max_new_tokens:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from statistics import fmean, mean
 
 from instil.evaluation.answers import Answered, answer, seconds_per_answer
@@ -13,7 +15,7 @@ from instil.evaluation.retention import General, retention
 from instil.methods import METHODS, MethodName
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
-from instil.models.generate import Decoding, Ending, stream
+from instil.models.generate import Decoding, Ending, read, stream
 from instil.models.roles import Models
 from instil.pipeline.predictions import predictions
 from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
@@ -45,6 +47,8 @@ from instil.teacher.completions import Writer
 
 POSITIONS = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
 """Places in a completion, from 1, whose fidelity is told apart."""
+LEAST_SHARED = 16
+"""Tokens that all prompts must have in common for a prefix cache to matter."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,32 @@ class Judging:
         with self.models.adapter(on=method.learns is not None):
             prompts = rows.prompts(method)
             return processes.main_does(lambda: seconds_per_answer(prompts, write, tokens=tokens))
+
+    def seconds_warm(self, name: MethodName, rows: RenderedRows, *, tokens: float) -> float | None:
+        """Measures the seconds per query if the context is in a prefix cache; see `seconds`.
+
+        Returns None for a method without a context, and for prompts without a common beginning.
+        """
+        method, endless = METHODS[name], Ending((), (), self.form.ending.text)
+        model, prompts = self.models.model(method), rows.prompts(method)
+        ends = [min(prompts), max(prompts)]  # all others begin as these two do
+        same = (one == two for one, two in zip(*ends, strict=False))
+        shared = min(sum(takewhile(bool, same)), min(map(len, prompts)) - 1)
+        if not method.context or method.learns is not None or shared < LEAST_SHARED:
+            return None
+
+        def measure() -> float | None:
+            cache = read(model, prompts[0][:shared])
+            if cache is None:
+                return None
+
+            def write(prompt: list[int], count: int) -> Iterable[object]:
+                return stream(model, prompt[shared:], endless, count, cache=deepcopy(cache))
+
+            return seconds_per_answer(prompts, write, tokens=tokens)
+
+        with self.models.adapter(on=False):
+            return processes.main_does(measure)
 
     def answers(self, rows: RenderedRows, name: MethodName, what: str) -> list[Answered]:
         """Returns the answers of a method, one per row.

@@ -306,6 +306,9 @@ class TextSteps(Steps[Taught | None, Trained]):
                     seconds_per_query=self.judging.seconds(
                         name, self.sets[0][1], tokens=_mean_tokens(scores[name])
                     ),
+                    seconds_warm=self.judging.seconds_warm(
+                        name, self.sets[0][1], tokens=_mean_tokens(scores[name])
+                    ),
                     drift=self._drift(self.models) if METHODS[name].learns else None,
                     retention=self.judging.retention() if name == self.recipe.method else None,
                 )

@@ -38,6 +38,7 @@ _UNREAD_WITH_LABELS = (
     "evaluation.validation_rows",
     "evaluation.general_prompts",
     "evaluation.metrics",
+    "evaluation.prices",
     "evaluation.rules",
 )
 _UNREAD_WITH_TEXT = (

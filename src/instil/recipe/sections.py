@@ -366,6 +366,14 @@ class Keep(Section):
         return max(1, round(batch_size * self.share / (1 - self.share)))
 
 
+class Prices(Section):
+    """Prices of a million tokens, in any currency."""
+
+    input: float = Field(ge=0, description="Tokens of a prompt that are read.")
+    cached_input: float = Field(ge=0, description="Tokens of a prompt that are in a prefix cache.")
+    output: float = Field(ge=0, description="Tokens that are written.")
+
+
 class Evaluation(Section):
     """How the student is evaluated."""
 
@@ -420,6 +428,11 @@ class Evaluation(Section):
         "`json_valid`, `json_equal`, `json_fields`, `tool_call`, `token_f1`, `rouge_l`, `chrf`, or "
         "`python:MODULE.FUNCTION`. The first one decides accuracy and recovery. Empty: the task's "
         "own rule, which is `exact` for the task `files`.",
+    )
+    prices: Prices | None = Field(
+        None,
+        description="Free text only. Prices of a million tokens, for the costs in the report: "
+        "`{input: 0.15, cached_input: 0.015, output: 0.6}`.",
     )
     rules: Path | tuple[dict[str, Any], ...] | None = Field(
         None,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from statistics import fmean as mean
 
 from instil.methods import MethodName
 from instil.report.groups import TITLES, Group, SetSummary, Value, group
 from instil.report.paired import PairTest, paired_tests
-from instil.report.read import Marks, Study, read_marks
-from instil.results.schema import break_even
+from instil.report.read import Marks, Study, read_marks, read_rows
+from instil.results.schema import EvaluationRow, break_even
 from instil.results.scores import Completions, Domain
 
 
@@ -69,6 +69,7 @@ class Analysis:
         sets: Evaluation sets; those of the training rows' domain come first.
         tests: Paired tests of two methods with the same settings.
         marks: Every cell's answer to every row.
+        rows: (set, row) -> evaluation row; of a single run only.
     """
 
     study: Study
@@ -76,6 +77,7 @@ class Analysis:
     sets: list[SetFacts]
     tests: list[PairTest]
     marks: Marks
+    rows: Mapping[tuple[str, int], EvaluationRow] = field(default_factory=dict)
 
     def answered(self, name: str) -> list[tuple[Group, SetSummary]]:
         """The groups that were evaluated on a set, with their results."""
@@ -169,6 +171,7 @@ def analyse(study: Study) -> Analysis:
         sets=sorted(facts, key=lambda found: found.domain != "in"),
         tests=paired_tests(groups, marks),
         marks=marks,
+        rows=read_rows(study),
     )
 
 

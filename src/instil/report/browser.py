@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
+from instil.methods import METHODS
 from instil.report.analysis import Analysis, SetFacts
 from instil.report.groups import Group
 from instil.report.numerals import percent
-from instil.report.read import Mark
+from instil.report.read import Mark, printable
 
 ROWS_PER_SET = 100
 """Maximum rows per set in the page of a study, so that the file is small enough for e-mail."""
@@ -29,6 +32,10 @@ class Reply:
     right: bool | None
     confidence: str
     text: str | None
+    parts: tuple[tuple[str, bool], ...] = ()
+    """The student's answer in pieces: each with whether it differs from the teacher's answer."""
+    notes: tuple[str, ...] = ()
+    """Rules that the answer breaks, and how it ends if it has no end."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,10 @@ class BrowsedRow:
     replies: tuple[Reply | None, ...]
     filters: tuple[str, ...]
     """Keys of the filters that show the row."""
+    said: tuple[tuple[str, str], ...] = ()
+    """The conversation before the answer: role and text of each message."""
+    telling: tuple[bool, float] = (False, 0.0)
+    """Whether the student breaks a rule that its teacher obeys, and its KL to the teacher."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,11 @@ def browse(analysis: Analysis) -> Browser:
     cut = []
     for number, facts in enumerate(analysis.sets):
         columns = [analysis.marks.get(cell, {}).get(facts.name, {}) for cell in cells]
-        found = list(_rows(facts, f"set-{number}", groups, columns))
+        found = list(_rows(analysis, facts, f"set-{number}", groups, columns))
         if not single:
             found = _disputed(facts, found)
+        elif facts.written and not facts.graded:  # the most telling rows first
+            found.sort(key=lambda row: row.telling, reverse=True)
         rows += found[:most]
         if len(found) > most:
             cut.append((facts.name, most, len(found)))
@@ -106,20 +119,33 @@ def browse(analysis: Analysis) -> Browser:
 
 
 def _rows(
-    facts: SetFacts, key: str, groups: Sequence[Group], columns: Sequence[Mapping[int, Mark]]
+    analysis: Analysis,
+    facts: SetFacts,
+    key: str,
+    groups: Sequence[Group],
+    columns: Sequence[Mapping[int, Mark]],
 ) -> Iterator[BrowsedRow]:
+    rules = broken_rules(analysis)
     for number in sorted({row for column in columns for row in column}):
         marks = [column.get(number) for column in columns]
         answered = [mark for mark in marks if mark]
         # In several tasks or studies, different rows may have the same number.
         if len({mark[:2] for mark in answered}) == 1:
+            teacher, student = _pair(groups, marks)
+            row = analysis.rows.get((facts.name, number))
+            said = row.messages[:-1] if row else []
             yield BrowsedRow(
                 set=facts.name,
                 number=number,
                 input=_cut(answered[0].input),
                 expected=answered[0].expected,
-                replies=tuple(_reply(mark) if mark else None for mark in marks),
-                filters=(key, *_passes(groups, marks)),
+                replies=tuple(
+                    _reply(mark, teacher if mark is student else None) if mark else None
+                    for mark in marks
+                ),
+                filters=(key, *_passes(groups, marks), *_of_answers(teacher, student, rules)),
+                said=tuple((one.role, _cut(printable(one.content))) for one in said),
+                telling=(bool(_lost(teacher, student)), (student and student.kl) or 0.0),
             )
 
 
@@ -150,8 +176,74 @@ def _filters(
         names["wrong"] = "Student wrong"
         if any(group.method == "in_context" for group in groups):
             names["lost"] = "Student wrong, in-context right"
+    if analysis.study.single:
+        names |= _NAMES
+        for number, rule in enumerate(broken_rules(analysis)):
+            names[f"rule-{number}"] = f"Student breaks: {rule}"
     passing = [Filter(k, name, sum(k in row.filters for row in rows)) for k, name in names.items()]
-    return [Filter("", "All rows", len(rows)), *passing]
+    used = [one for one in passing if one.rows or not one.key.startswith(("answer-", "rule-"))]
+    return [Filter("", "All rows", len(rows)), *used]
+
+
+_NAMES = {
+    "answer-lost": "Student breaks a rule, in-context does not",
+    "answer-endless": "Student without an end",
+    "answer-length": "Student much longer or shorter",
+    "answer-later": "Later turns",
+}
+"""Filters by what the answers are like."""
+MUCH = 1.5
+"""Factor from which one answer is much longer than another one."""
+
+
+def broken_rules(analysis: Analysis) -> list[str]:
+    """The rules that a student breaks in some row of a single run, at most `MOST_LABELS`."""
+    found: dict[str, None] = {}
+    for cell in analysis.study.cells if analysis.study.single else ():
+        if METHODS[cell.method].learns:
+            for of_set in analysis.marks.get(cell.name, {}).values():
+                for mark in of_set.values():
+                    found |= {rule: None for rule, obeyed in mark.rules.items() if not obeyed}
+    return [*found][:MOST_LABELS]
+
+
+def _pair(groups: Sequence[Group], marks: Sequence[Mark | None]) -> tuple[Mark | None, Mark | None]:
+    """The answers of in-context and of the student; None for those that there are not."""
+    teacher = student = None
+    for found, mark in zip(groups, marks, strict=True):
+        if found.method == "in_context":
+            teacher = mark
+        elif found.cells[0].training:
+            student = mark
+    return teacher, student
+
+
+def _lost(teacher: Mark | None, student: Mark | None) -> list[str]:
+    """The rules that the student breaks and its teacher obeys."""
+    if teacher is None or student is None:
+        return []
+    return [
+        rule for rule, obeyed in student.rules.items() if not obeyed and teacher.rules.get(rule)
+    ]
+
+
+def _of_answers(teacher: Mark | None, student: Mark | None, rules: Sequence[str]) -> Iterator[str]:
+    """Keys of the filters by what the student's answer is like."""
+    if student is None or student.ending is None:
+        return
+    if _lost(teacher, student):
+        yield "answer-lost"
+    if student.ending != "finished":
+        yield "answer-endless"
+    if teacher is not None and teacher.tokens and student.tokens:
+        ratio = student.tokens / teacher.tokens
+        if ratio > MUCH or ratio < 1 / MUCH:
+            yield "answer-length"
+    if (student.turn or 1) > 1:
+        yield "answer-later"
+    for number, rule in enumerate(rules):
+        if student.rules.get(rule) is False:
+            yield f"rule-{number}"
 
 
 def _disputed(facts: SetFacts, rows: Sequence[BrowsedRow]) -> list[BrowsedRow]:
@@ -165,10 +257,29 @@ def _disputed(facts: SetFacts, rows: Sequence[BrowsedRow]) -> list[BrowsedRow]:
     return sorted(found, key=lambda row: len({r.right for r in row.replies if r}) < 2)
 
 
-def _reply(mark: Mark) -> Reply:
+def _reply(mark: Mark, teacher: Mark | None) -> Reply:
+    """A reply; that of a student is compared with its teacher's."""
     sure = "" if mark.confidence is None else percent(mark.confidence, 0)
     longer = mark.text is not None and mark.text.strip() != mark.predicted
-    return Reply(_cut(mark.predicted), mark.right, sure, _cut(mark.text or "") if longer else None)
+    notes = [f"breaks: {rule}" for rule, obeyed in mark.rules.items() if not obeyed]
+    notes += [_ENDINGS[mark.ending]] if mark.ending in _ENDINGS else []
+    predicted, parts = _cut(mark.predicted), tuple[tuple[str, bool], ...]()
+    if teacher is not None and teacher.predicted != mark.predicted:
+        parts = tuple(differences(_cut(teacher.predicted), predicted))
+    text = _cut(mark.text or "") if longer else None
+    return Reply(predicted, mark.right, sure, text, parts, tuple(notes))
+
+
+_ENDINGS = {"cut": "without an end", "repeats": "repeats itself"}
+
+
+def differences(before: str, after: str) -> Iterator[tuple[str, bool]]:
+    """The pieces of a text, each with whether it differs from another text, word by word."""
+    one, two = (re.findall(r"\s+|\S+", text) for text in (before, after))
+    matcher = SequenceMatcher(a=one, b=two, autojunk=False)
+    for kind, _, _, start, end in matcher.get_opcodes():
+        if end > start:
+            yield "".join(two[start:end]), kind != "equal"
 
 
 def _cut(text: str) -> str:

@@ -27,19 +27,25 @@ from instil.report.numerals import (
     duration,
     fixed,
     number,
+    p_text,
     percent,
     points,
     whole_percent,
 )
+from instil.report.proof import proof
 from instil.report.read import Study, flat, read_study
+from instil.report.savings import savings
 from instil.report.set_verdict import COMPLETIONS, KEPT, share_closed
 from instil.report.tables import checkpoints, pairs, phases, reuses, shipping, summary
 from instil.report.verdict import NOTICEABLE_DRIFT, caveats, judge
+from instil.report.versus import Change, Versus
 from instil.results.schema import REPORT, Results, SentPrompt
 from instil.results.training import Training
 from instil.system.files import written_whole
 
 Format = Literal["html", "md", "tex", "csv", "svg", "pdf"]
+MOST_CHANGES = 500
+"""Changed rows in the page of two runs."""
 PAGE_SIZE = 25
 """Evaluation rows per page of the table."""
 
@@ -94,6 +100,8 @@ def _render(analysis: Analysis) -> str:
         figures=[sketch.inline() for sketch in sketches(analysis)],
         checkpoints=checkpoints(analysis),
         controls=any(test.controls for test in analysis.tests),
+        proof=proof(analysis),
+        savings=savings(study.finished[0]) if study.single and study.finished else None,
         cost_sentences=_cost_sentences(found) if found else [],
         shipping=shipping(analysis),
         phases=phases(analysis),
@@ -181,6 +189,32 @@ def show_page(title: str, turns: Sequence[object], kinds: Mapping[Any, str]) -> 
         kinds: Kind of a piece -> what is done with it.
     """
     return _templates().get_template("show.html.j2").render(title=title, turns=turns, kinds=kinds)
+
+
+def compare_page(title: str, found: Versus) -> str:
+    """A page of two runs beside each other.
+
+    Args:
+        title: Its title.
+        found: What was found.
+    """
+    template = _templates().get_template("compare.html.j2")
+    changes = [*map(told, found.changes)]
+    return template.render(title=title, found=found, changes=changes, shown=MOST_CHANGES)
+
+
+def told(change: Change) -> tuple[str, str, str, str, str]:
+    """A change in words: its name, both values, what happened, and `good`, `bad` or nothing."""
+    before, after = ("–" if v is None else number(v) for v in (change.before, change.after))
+    if change.before is None or change.after is None or before == after:
+        return change.name, before, after, "", ""
+    moved = (change.after - change.before) * change.better
+    clear = change.p is None or change.p < 0.05
+    word = "" if not change.better else "better" if moved > 0 else "worse"
+    if change.p is not None:
+        word += f", {p_text(change.p)}" + ("" if clear else ": not clear")
+    tone = "" if not (change.better and clear) else "good" if moved > 0 else "bad"
+    return change.name, before, after, word, tone
 
 
 def _templates() -> Environment:

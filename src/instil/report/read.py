@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from instil.errors import DataFileError, DataFormatError
@@ -17,11 +18,14 @@ from instil.results.schema import (
     CELLS,
     CONTEXT,
     ENVIRONMENT,
+    EVALUATION,
     FAILURE,
     INDEX,
     NO_MATTER,
     PREDICTIONS,
     RESULTS,
+    Ending,
+    EvaluationRow,
     Failure,
     MethodResult,
     PhaseCost,
@@ -386,6 +390,11 @@ class Mark(NamedTuple):
             gold answer.
         confidence: Probability of the label; None for free text.
         text: The full answer; None for labels.
+        rules: Rule that applies -> whether the answer obeys it.
+        ending: How the answer ends; None for labels.
+        turn: Number of the answer in its conversation; None without one.
+        tokens: Length of the answer; None for labels.
+        kl: KL to the teacher on this row, in nats per token; None if it was not measured.
     """
 
     input: str
@@ -395,6 +404,11 @@ class Mark(NamedTuple):
     score: float | None
     confidence: float | None
     text: str | None
+    rules: Mapping[str, bool] = MappingProxyType({})
+    ending: Ending | None = None
+    turn: int | None = None
+    tokens: int | None = None
+    kl: float | None = None
 
 
 Marks = dict[str, dict[str, dict[int, Mark]]]
@@ -420,8 +434,23 @@ def read_marks(study: Study) -> Marks:
                 line.score,
                 line.probabilities.get(line.predicted, 0.0) if line.probabilities else None,
                 printable(line.text),
+                line.rules,
+                line.ending,
+                line.turn,
+                line.tokens,
+                line.kl,
             )
     return marks
+
+
+def read_rows(study: Study) -> dict[tuple[str, int], EvaluationRow]:
+    """The evaluation rows of a single run: (set, row) -> row; empty for a study."""
+    if not study.single:
+        return {}
+    paths = [cell.folder / EVALUATION for cell in study.cells]
+    found = next((path for path in paths if path.is_file()), None)
+    rows = read_lines(EvaluationRow, found) if found else []
+    return {(printable(row.set), row.row): row for row in rows}
 
 
 def different_rows(marks: Marks, cells: Iterable[str], name: str) -> int:

@@ -51,6 +51,11 @@ class MethodResult(Strict):
         description="Seconds to read a single query with its full prompt, and to write an answer of "
         "the mean length, on a sample of rows; null if stored predictions were read.",
     )
+    seconds_warm: float | None = Field(
+        None,
+        description="The same seconds if the prompts' common beginning is in a prefix cache; null "
+        "for methods without a context, and if prompts have no common beginning.",
+    )
     drift: Drift | None = Field(
         None,
         description="Drift from the base model; null without training, or if the base model was "

@@ -112,6 +112,7 @@ def test_the_shipped_prompts_keep_their_own_rules_in_their_examples(name: str) -
     product = Product.read(name)
     rules = rules_of(product.rules, name)
     assert 10 <= len(rules) <= 25
+    assert len(product.examples) >= 16
     broken, applied = [], set()
     for asked, answer in zip(product.examples[::2], product.examples[1::2], strict=True):
         for rule in rules:
