@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import accumulate
 from typing import Any
 
 from instil.tasks.rows import plain
@@ -26,39 +28,36 @@ def copies(texts: Iterable[str]) -> Iterator[tuple[int, bool] | None]:
         None for a text that is new.
     """
     # Imported here because it takes a second, and most rows are no logs.
-    from datasketch import MinHashLSH
+    from datasketch import MinHash, MinHashLSH
 
-    known: dict[str, int] = {}
+    known: dict[bytes, int] = {}
     near = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
+    empty = MinHash(num_perm=PERMUTATIONS)  # its copies share the permutations
     hashes: dict[int, Any] = {}
     for number, text in enumerate(map(plain, texts)):
-        if text in known:
-            yield known[text], True
+        exact = blake2b(text.encode()).digest()
+        if exact in known:
+            yield known[exact], True
             continue
-        known[text], hashed = number, _hashed(text)
-        alike = [] if hashed is None else sorted(near.query(hashed))
+        known[exact] = number
+        words = text.split()
+        if len(words) < LEAST_WORDS:  # too short for near-copies
+            yield None
+            continue
+        hashed = empty.copy()
+        hashed.update_batch(_pieces(words))
+        alike = sorted(near.query(hashed))
         first = next((n for n in alike if hashes[n].jaccard(hashed) >= NEAR), None)
         if first is not None:
             yield first, False
             continue
-        if hashed is not None:
-            hashes[number] = hashed
-            near.insert(number, hashed)
+        hashes[number] = hashed
+        near.insert(number, hashed)
         yield None
 
 
-def _hashed(text: str) -> Any:
-    """The MinHash of a text; None for a short one."""
-    from datasketch import MinHash
-
-    words = text.split()
-    if len(words) < LEAST_WORDS:
-        return None
-    made = MinHash(num_perm=PERMUTATIONS)
-    made.update_batch([piece.encode() for piece in _pieces(words)])
-    return made
-
-
-def _pieces(words: Sequence[str]) -> Iterator[str]:
-    for start in range(len(words) - SHINGLE + 1):
-        yield " ".join(words[start : start + SHINGLE])
+def _pieces(words: Sequence[str]) -> list[bytes]:
+    text = " ".join(words).encode()
+    ends = [*accumulate((len(word.encode()) + 1 for word in words), initial=0)]
+    pairs = zip(ends, ends[SHINGLE:], strict=False)
+    return [text[start : end - 1] for start, end in pairs]
