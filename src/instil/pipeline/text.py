@@ -29,7 +29,8 @@ from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rendering import Rendering
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.rendered import RenderedRows, Windows, completion_limit
+from instil.prompts.rendered import RenderedRows, completion_limit
+from instil.prompts.windows import Windows
 from instil.recipe.canonical import methods_of, selection_of
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped
