@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from instil.errors import AlignmentError, ChatTemplateError, FieldError
@@ -13,13 +13,6 @@ from instil.results.logs import Dropped
 from instil.system import forks
 from instil.system.sequences import Kept, Lists, TokenLists
 from instil.tasks.rows import Row
-
-SHARE = 512
-"""Rows that are rendered at a time."""
-ROUND = 64
-"""Shares for which this process is copied once."""
-MANY = 4 * SHARE
-"""Number of rows from which the other cores help."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +88,12 @@ class Renderer:
         while True:
             pieces = self.form.tokens.pieces
             before, made = pieces.used, Share.empty()
-            for share in self._shares():
+            for share in forks.shares(self._share, len(self.rows)):
                 made.extend(share)
                 pieces.used &= not share.whole
             if pieces.used == before:
                 return made
             # The ids of a text were not those of its pieces, so all of them are made anew.
-
-    def _shares(self) -> Iterator[Share]:
-        parts = [
-            range(start, min(start + SHARE, len(self.rows)))
-            for start in range(0, len(self.rows), SHARE)
-        ]
-        if len(self.rows) < MANY or forks.copies() < 2:
-            yield from map(self._share, parts)
-            return
-        for start in range(0, len(parts), ROUND):
-            part = parts[start : start + ROUND]
-            for numbers, share in zip(part, forks.shared(self._share, part), strict=True):
-                yield share or self._share(numbers)
 
     def _share(self, numbers: range) -> Share:
         made, form = Share.empty(), self.form

@@ -20,13 +20,18 @@ from typing import Any, TypeVar, cast
 
 from instil.system import processes
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 MOST = 8
 """Copies at the same time. Each of them needs memory of its own."""
+SHARE = 512
+"""Items of a share of the work."""
+ROUND = 64
+"""Shares for which this process is copied once."""
+MANY = 4 * SHARE
+"""Number of items from which copies help."""
 
-_work: Callable[[Any], Any] | None = None
+_work: Callable[[range], Any] | None = None
 
 
 def copies() -> int:
@@ -36,33 +41,45 @@ def copies() -> int:
     return min(MOST, len(os.sched_getaffinity(0)) // processes.count())
 
 
-def shared(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R | None]:
-    """Does work on items in copies of this process.
+def shares(work: Callable[[range], R], count: int) -> Iterator[R]:
+    """Does work on shares of some items, in copies of this process if there are many items.
 
-    A copy sees this process as it is now. Memory that both then write to is needed twice, so that
-    this process should do little else meanwhile, and call this function for a part of the work at
-    a time.
+    A copy sees this process as it is, and memory that one of the two then changes is needed twice.
+    So a copy works only for some time.
 
     Args:
-        work: The work. Its result is sent through a pipe.
-        items: What it is done on, sent through a pipe.
+        work: Works on the items with these numbers. Its result is sent through a pipe.
+        count: Number of items.
 
     Yields:
-        The results, in the order of the items; None where a copy failed.
+        The results of all shares, in their order.
     """
+    parts = [range(start, min(start + SHARE, count)) for start in range(0, count, SHARE)]
+    if count < MANY or copies() < 2:
+        yield from map(work, parts)
+        return
+    for start in range(0, len(parts), ROUND):
+        round_of = parts[start : start + ROUND]
+        for part, made in zip(round_of, _shared(work, round_of), strict=True):
+            # If a copy failed, its work is done again here, where an error can be handled.
+            yield work(part) if made is None else made
+
+
+def _shared(work: Callable[[range], R], parts: Sequence[range]) -> Iterator[R | None]:
+    """The results of copies of this process; None where one failed."""
     global _work
     done = 0
     try:
-        many, kind = min(copies(), len(items)), multiprocessing.get_context("fork")
+        many, kind = min(copies(), len(parts)), multiprocessing.get_context("fork")
         with ProcessPoolExecutor(many, kind, _begin) as pool:
             _work = work
             with _quiet():
-                results = pool.map(_tried, items)
+                results = pool.map(_tried, parts)
             for result in results:
                 yield cast("R | None", result)
                 done += 1
     except (BrokenProcessPool, OSError):  # for example too little memory for a copy
-        yield from [None] * (len(items) - done)
+        yield from [None] * (len(parts) - done)
     finally:
         _work = None
 
@@ -80,11 +97,11 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _tried(item: Any) -> Any:
+def _tried(part: range) -> Any:
     assert _work is not None
     try:
-        return _work(item)
-    except Exception:  # the caller does the work again, and raises it where it can be handled
+        return _work(part)
+    except Exception:
         return None
 
 

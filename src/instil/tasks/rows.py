@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from instil.errors import DataFileError, DataFormatError, FieldError, OverlapError
 from instil.system import files
-from instil.tasks.conversation import Conversation, Turn, text_of
+from instil.tasks.conversation import Conversation, Turn, said, text_of
 from instil.tasks.formats import read_fields
 from instil.tasks.records import Fields, Records, is_missing, needed, shown
 from instil.tasks.text_files import check_characters
@@ -209,7 +209,7 @@ def group(row: Row) -> str:
 
 @lru_cache(maxsize=8)  # the rows of a conversation follow each other
 def _whole(conversation: Conversation) -> str:
-    return plain(text_of(conversation.messages[conversation.head :]))
+    return plain(said(conversation))
 
 
 def grouped(rows: Sequence[Row]) -> list[int]:

@@ -9,7 +9,6 @@ import pytest
 from tests.unit.prompts.test_turns import TALK, TOOLS, TURNS, WITH_TOOLS, chat, rows
 
 from instil.errors import ChatTemplateError
-from instil.prompts import shares
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.rendered import RenderedRows
 from instil.prompts.windows import Sieve, Windows
@@ -22,9 +21,9 @@ CONTEXT = Context(instruction="Answer <|im_end|> shortly.")
 
 @pytest.fixture
 def _copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "SHARE", 3)
-    monkeypatch.setattr(shares, "ROUND", 2)
-    monkeypatch.setattr(shares, "MANY", 4)
+    monkeypatch.setattr(forks, "SHARE", 3)
+    monkeypatch.setattr(forks, "ROUND", 2)
+    monkeypatch.setattr(forks, "MANY", 4)
     monkeypatch.setattr(forks, "copies", lambda: 2)
 
 
@@ -75,7 +74,7 @@ def test_all_is_rendered_anew_if_pieces_have_other_ids(
 ) -> None:
     if copied:
         for name, value in (("SHARE", 3), ("ROUND", 2), ("MANY", 4)):
-            monkeypatch.setattr(shares, name, value)
+            monkeypatch.setattr(forks, name, value)
         monkeypatch.setattr(forks, "copies", lambda: 2)
     form, given = chat(WITH_TOOLS), talks(7)
     expected = [form.prompt_ids(row) for row in given]
@@ -99,26 +98,3 @@ def test_a_form_keeps_only_the_prompts_of_the_last_row() -> None:
         assert [known.context for known in form._last[1]] == [CONTEXT, NO_CONTEXT]
     other = replace(one, context="more")
     assert form.prompt_ids(other) == form.prompt_ids(one)
-
-
-def test_work_is_shared_in_order() -> None:
-    def work(item: int) -> int:
-        if item == 5:
-            raise ValueError("not this one")
-        return item * item
-
-    assert list(forks.shared(work, range(8))) == [0, 1, 4, 9, 16, None, 36, 49]
-
-
-def test_a_copy_that_dies_leaves_its_work() -> None:
-    def work(item: int) -> int:
-        if item == 2:
-            import os
-
-            os._exit(1)
-        return item
-
-    found = list(forks.shared(work, range(4)))
-    assert len(found) == 4
-    assert all(one in (None, number) for number, one in enumerate(found))
-    assert found[2] is None
