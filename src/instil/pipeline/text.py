@@ -198,14 +198,12 @@ class TextSteps(Steps[Taught | None, Trained]):
             return None
         (rows, made), truncated = with_made_inputs(self), 0
         if self.method.learns == "labels":
-            completions = list(enumerate(rows.need_gold()))
+            completions = rows.gold_of_rows()
         else:
             completions, truncated = self.writer.learnt(rows, max_new_tokens=self.max_new_tokens)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
-        pairs = rows.pairs(
-            sorted(completions), Windows.of(self.models.teacher, self.models.student)
-        )
+        pairs = rows.pairs(completions, Windows.of(self.models.teacher, self.models.student))
         apart: set[int] = set()
         if self.recipe.training.until:
             apart = watched_rows(rows.rows, seed=f"{self.recipe.seed} held out")

@@ -11,6 +11,7 @@ from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
 from instil.prompts.turns import tools_of
 from instil.system.progress import Display
 from instil.tasks import thinking
+from instil.tasks.conversation import Conversation
 from instil.tasks.rows import Row
 
 _PROBE = Row("instil probe input", "instil probe output")
@@ -33,6 +34,7 @@ class Checks:
         self._warnings: dict[str, None] = {}
         self._shapes: set[tuple[bool, int]] = set()
         self._spelt: list[str] = []
+        self._last: tuple[Conversation | None, str | None] = (None, None)
         if written and form.stop and not form.ending.stops(form.completion_ids(_PROBE)):
             raise ConfigError(
                 f"the model's tokenizer does not keep {form.stop[0]!r}, the text that ends an answer",
@@ -187,13 +189,16 @@ class Checks:
             )
 
     def _control_tokens(self, where: str, row: Row) -> None:
-        said = [row.input, row.output or ""]
-        if row.turn is not None:
-            said = [one.content for one in row.turn.conversation.messages]
-        for text in said:
-            if token := self._form.tokens.spells(text):
-                self._spelt.append(f"{token!r} in {where}")
-                return
+        last, token = self._last
+        if row.turn is None or row.turn.conversation is not last:
+            said = [row.input, row.output or ""]
+            if row.turn is not None:
+                said = [one.content for one in row.turn.conversation.messages]
+            found = map(self._form.tokens.spells, said)
+            token = next((one for one in found if one), None)
+            self._last = None if row.turn is None else row.turn.conversation, token
+        if token:
+            self._spelt.append(f"{token!r} in {where}")
 
     def _gold(self, name: str, rows: Sequence[Row], gold: Sequence[list[int] | None]) -> None:
         form, known, wrong = self._form, 0, list[str]()

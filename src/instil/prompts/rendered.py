@@ -138,6 +138,15 @@ class RenderedRows:
             )
         return known
 
+    def gold_of_rows(self) -> Sequence[tuple[int, list[int]]]:
+        """The number of each row, with its gold completion, which is read when it is asked for.
+
+        Raises:
+            ContextError: a row has none. The message has the first such row.
+        """
+        known = self.need_gold()
+        return Computed(len(known), lambda number: (number, known[number]))
+
     def check_ids(self, teacher: Outline, student: Outline) -> None:
         """Checks that the models have an embedding for every token of the prompts and gold outputs.
 
@@ -175,11 +184,13 @@ class RenderedRows:
     def pairs(
         self, completions: Sequence[tuple[int, list[int]]], windows: Windows
     ) -> Sequence[AlignedPair]:
-        """Makes checked pairs from (number of a row, completion).
+        """Makes checked pairs from (number of a row, completion), in the order of their rows.
 
         Raises:
             AlignmentError: a pair does not fit a model.
         """
+        if not isinstance(completions, Computed):  # those of `gold_of_rows` are in order
+            completions = sorted(completions)
 
         def pair_at(index: int) -> AlignedPair:
             row, ids = completions[index]
