@@ -9,6 +9,7 @@ from instil.errors import ChatTemplateError, ConfigError, FieldError
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
 from instil.prompts.turns import tools_of
+from instil.system import forks
 from instil.system.progress import Display
 from instil.tasks import thinking
 from instil.tasks.conversation import Conversation
@@ -201,20 +202,12 @@ class Checks:
             self._spelt.append(f"{token!r} in {where}")
 
     def _gold(self, name: str, rows: Sequence[Row], gold: Sequence[list[int] | None]) -> None:
-        form, known, wrong = self._form, 0, list[str]()
-        for number, (row, ids) in enumerate(zip(rows, gold, strict=False), 1):
-            if ids is None or row.output is None:
-                continue
-            if early := set(ids[:-1]) & set(form.end_ids):
-                raise FieldError(
-                    f"{name} {number}: the output contains a token that ends an answer",
-                    got=f"{form.tokenizer.convert_ids_to_tokens(early.pop())!r}",
-                    mend="delete the row, or remove the token from its output",
-                )
-            known += 1
-            asked, written = form.spoken(row.output).strip(), form.decode(ids).strip()
-            if asked != written:
-                wrong.append(f"{name} {number}: {asked[:80]!r} becomes {written[:80]!r}")
+        known, wrong = 0, list[str]()
+        for count, others in forks.shares(
+            lambda numbers: self._written(name, rows, gold, numbers), min(len(rows), len(gold))
+        ):
+            known += count
+            wrong += others
         if wrong and len(wrong) == known:
             raise FieldError(
                 "no gold output is what the model would have to write for it, so no answer could "
@@ -227,3 +220,33 @@ class Checks:
                 f"{len(wrong)} of {known} gold outputs cannot be written as they are, and their "
                 f"answers count as wrong: {wrong[0]}"
             )
+
+    def _written(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        gold: Sequence[list[int] | None],
+        numbers: range,
+    ) -> tuple[int, list[str]]:
+        """How many of some rows have gold outputs, and those that cannot be written as they are.
+
+        Raises:
+            FieldError: a gold output contains a token that ends an answer.
+        """
+        form, known, wrong = self._form, 0, list[str]()
+        for number in numbers:
+            ids, output = gold[number], rows[number].output
+            if ids is None or output is None:
+                continue
+            where = f"{name} {number + 1}"
+            if early := set(ids[:-1]) & set(form.end_ids):
+                raise FieldError(
+                    f"{where}: the output contains a token that ends an answer",
+                    got=f"{form.tokenizer.convert_ids_to_tokens(early.pop())!r}",
+                    mend="delete the row, or remove the token from its output",
+                )
+            known += 1
+            asked, written = form.spoken(output).strip(), form.decode(ids).strip()
+            if asked != written:
+                wrong.append(f"{where}: {asked[:80]!r} becomes {written[:80]!r}")
+        return known, wrong
