@@ -1,8 +1,8 @@
 """Renders prompts and completions as token ids, in the plain or the chat format.
 
-A prompt is rendered as one text and tokenised as one text, as a user who sends it would do. A
-completion is tokenised once, and the same ids are appended to the teacher's and the student's
-prompt. Text that comes from data never becomes a control token.
+A prompt is rendered as one text, and has the token ids of one text, as a user who sends it would
+see. A completion is tokenised once, and the same ids are appended to the teacher's and the
+student's prompt. Text that comes from data never becomes a control token.
 """
 
 from __future__ import annotations
