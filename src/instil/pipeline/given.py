@@ -13,7 +13,7 @@ from instil.prompts.context import Context, no_context
 from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped, LogFacts
-from instil.tasks.conversation import Conversation, text_of
+from instil.tasks.conversation import Conversation, said
 from instil.tasks.duplicates import copies
 from instil.tasks.files import ROWS, Files
 from instil.tasks.logs import (
@@ -283,8 +283,7 @@ def _near_copies(items: dict[str | None, list[Row | Conversation]]) -> list[Drop
     ]
     if not (learnt and judged):
         return []
-    texts = (text_of(one.messages[one.head :]) for one in (*judged, *learnt))
-    found = list(copies(texts))[len(judged) :]
+    found = list(copies([*judged, *learnt], said))[len(judged) :]
     near = {
         id(one): judged[copy[0]]
         for one, copy in zip(learnt, found, strict=True)

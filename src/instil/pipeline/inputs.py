@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instil.errors import InstilError
-from instil.prompts.rendered import RenderedRows, Windows
+from instil.prompts.rendered import RenderedRows
+from instil.prompts.windows import Windows
 from instil.system.files import written_whole
 from instil.tasks.rows import Row
 from instil.teacher.inputs import Made, make_inputs

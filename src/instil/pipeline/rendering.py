@@ -12,7 +12,8 @@ from instil.pipeline.rows import CellRows
 from instil.prompts.checks import Checks
 from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat
-from instil.prompts.rendered import UNKNOWN_LENGTH, RenderedRows, Sieve, Windows
+from instil.prompts.rendered import UNKNOWN_LENGTH, RenderedRows
+from instil.prompts.windows import Sieve, Windows
 from instil.recipe.canonical import reads_context
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped

@@ -27,7 +27,8 @@ from instil.pipeline.record import context_facts, sent_prompt
 from instil.pipeline.rendering import Rendering
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
-from instil.prompts.rendered import RenderedRows, Windows, completion_limit
+from instil.prompts.rendered import RenderedRows, completion_limit
+from instil.prompts.windows import Windows
 from instil.recipe.canonical import methods_of, selection_of
 from instil.recipe.recipe import Recipe
 from instil.results.logs import Dropped
@@ -193,14 +194,12 @@ class TextSteps(Steps[Taught | None, Trained]):
             return None
         (rows, made), truncated = with_made_inputs(self), 0
         if self.method.learns == "labels":
-            completions = list(enumerate(rows.need_gold()))
+            completions = rows.gold_of_rows()
         else:
             completions, truncated = self.writer.learnt(rows, max_new_tokens=self.max_new_tokens)
         if self.method.context_in_training:
             rows = replace(rows, student_prompts=rows.teacher_prompts)
-        pairs = rows.pairs(
-            sorted(completions), Windows.of(self.models.teacher, self.models.student)
-        )
+        pairs = rows.pairs(completions, Windows.of(self.models.teacher, self.models.student))
         apart: set[int] = set()
         if self.recipe.training.until:
             apart = watched_rows(rows.rows, seed=f"{self.recipe.seed} held out")

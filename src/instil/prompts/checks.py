@@ -9,8 +9,10 @@ from instil.errors import ChatTemplateError, ConfigError, FieldError
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import ChatPrompt, PlainPrompt, PromptFormat
 from instil.prompts.turns import tools_of
+from instil.system import forks
 from instil.system.progress import Display
 from instil.tasks import thinking
+from instil.tasks.conversation import Conversation
 from instil.tasks.rows import Row
 
 _PROBE = Row("instil probe input", "instil probe output")
@@ -33,6 +35,7 @@ class Checks:
         self._warnings: dict[str, None] = {}
         self._shapes: set[tuple[bool, int]] = set()
         self._spelt: list[str] = []
+        self._last: tuple[Conversation | None, str | None] = (None, None)
         if written and form.stop and not form.ending.stops(form.completion_ids(_PROBE)):
             raise ConfigError(
                 f"the model's tokenizer does not keep {form.stop[0]!r}, the text that ends an answer",
@@ -187,29 +190,24 @@ class Checks:
             )
 
     def _control_tokens(self, where: str, row: Row) -> None:
-        said = [row.input, row.output or ""]
-        if row.turn is not None:
-            said = [one.content for one in row.turn.conversation.messages]
-        for text in said:
-            if token := self._form.tokens.spells(text):
-                self._spelt.append(f"{token!r} in {where}")
-                return
+        last, token = self._last
+        if row.turn is None or row.turn.conversation is not last:
+            said = [row.input, row.output or ""]
+            if row.turn is not None:
+                said = [one.content for one in row.turn.conversation.messages]
+            found = map(self._form.tokens.spells, said)
+            token = next((one for one in found if one), None)
+            self._last = None if row.turn is None else row.turn.conversation, token
+        if token:
+            self._spelt.append(f"{token!r} in {where}")
 
     def _gold(self, name: str, rows: Sequence[Row], gold: Sequence[list[int] | None]) -> None:
-        form, known, wrong = self._form, 0, list[str]()
-        for number, (row, ids) in enumerate(zip(rows, gold, strict=False), 1):
-            if ids is None or row.output is None:
-                continue
-            if early := set(ids[:-1]) & set(form.end_ids):
-                raise FieldError(
-                    f"{name} {number}: the output contains a token that ends an answer",
-                    got=f"{form.tokenizer.convert_ids_to_tokens(early.pop())!r}",
-                    mend="delete the row, or remove the token from its output",
-                )
-            known += 1
-            asked, written = form.spoken(row.output).strip(), form.decode(ids).strip()
-            if asked != written:
-                wrong.append(f"{name} {number}: {asked[:80]!r} becomes {written[:80]!r}")
+        known, wrong = 0, list[str]()
+        for count, others in forks.shares(
+            lambda numbers: self._written(name, rows, gold, numbers), min(len(rows), len(gold))
+        ):
+            known += count
+            wrong += others
         if wrong and len(wrong) == known:
             raise FieldError(
                 "no gold output is what the model would have to write for it, so no answer could "
@@ -222,3 +220,33 @@ class Checks:
                 f"{len(wrong)} of {known} gold outputs cannot be written as they are, and their "
                 f"answers count as wrong: {wrong[0]}"
             )
+
+    def _written(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        gold: Sequence[list[int] | None],
+        numbers: range,
+    ) -> tuple[int, list[str]]:
+        """How many of some rows have gold outputs, and those that cannot be written as they are.
+
+        Raises:
+            FieldError: a gold output contains a token that ends an answer.
+        """
+        form, known, wrong = self._form, 0, list[str]()
+        for number in numbers:
+            ids, output = gold[number], rows[number].output
+            if ids is None or output is None:
+                continue
+            where = f"{name} {number + 1}"
+            if early := set(ids[:-1]) & set(form.end_ids):
+                raise FieldError(
+                    f"{where}: the output contains a token that ends an answer",
+                    got=f"{form.tokenizer.convert_ids_to_tokens(early.pop())!r}",
+                    mend="delete the row, or remove the token from its output",
+                )
+            known += 1
+            asked, written = form.spoken(output).strip(), form.decode(ids).strip()
+            if asked != written:
+                wrong.append(f"{where}: {asked[:80]!r} becomes {written[:80]!r}")
+        return known, wrong

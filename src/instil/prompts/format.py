@@ -1,8 +1,8 @@
 """Renders prompts and completions as token ids, in the plain or the chat format.
 
-A prompt is rendered as one text and tokenised as one text, as a user who sends it would do. A
-completion is tokenised once, and the same ids are appended to the teacher's and the student's
-prompt. Text that comes from data never becomes a control token.
+A prompt is rendered as one text, and has the token ids of one text, as a user who sends it would
+see. A completion is tokenised once, and the same ids are appended to the teacher's and the
+student's prompt. Text that comes from data never becomes a control token.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ from instil.tasks.conversation import Message
 from instil.tasks.rows import Row
 
 QUESTION, ANSWER = "instil probe question", "instil probe answer"
+_SENT = 1024  # messages whose form for templates is kept: most prompts repeat those before them
 
 
 class PromptFormat(ABC):
@@ -205,6 +207,15 @@ class PlainPrompt(PromptFormat):
         return self.before + self.tokens.marked(output)
 
 
+@dataclass
+class _Prompt:
+    """A rendered prompt, and its token ids when they are known."""
+
+    context: Context
+    text: str
+    ids: list[int] | None = None
+
+
 class ChatPrompt(PromptFormat):
     """The chat template: demonstrations are turns, document and instruction the system turn.
 
@@ -231,6 +242,8 @@ class ChatPrompt(PromptFormat):
         super().__init__(tokenizer)
         self.template_kwargs = dict(template_kwargs)
         self.template = ChatTemplate(tokenizer, template_kwargs)
+        self._sent = lru_cache(maxsize=_SENT)(lambda one: sent(one, self.tokens.marked))
+        self._last: tuple[Row | str, list[_Prompt]] = ("", [])
         self.date = self.template.date
         self.stop = []
         self.end_ids = _ends(tokenizer, ends)
@@ -267,8 +280,10 @@ class ChatPrompt(PromptFormat):
 
     @override
     def prompt_ids(self, query: Row | str, context: Context = NO_CONTEXT) -> list[int]:
-        # The template adds the special tokens itself.
-        return self.tokens.ids(self._rendered(query, context), special=False)
+        made = self._prompt(query, context)
+        if made.ids is None:  # the template adds the special tokens itself
+            made.ids = self.tokens.ids(made.text, special=False)
+        return [*made.ids]
 
     @override
     def completion_ids(self, row: Row) -> list[int]:
@@ -311,7 +326,20 @@ class ChatPrompt(PromptFormat):
 
     @override
     def _rendered(self, query: Row | str, context: Context) -> str:
-        return self._shown(self.messages(query, context), query, context)
+        return self._prompt(query, context).text
+
+    def _prompt(self, query: Row | str, context: Context) -> _Prompt:
+        """A prompt. Those of the last query are kept, because each is asked for several times."""
+        last, known = self._last
+        if last is not query:
+            known = []
+            self._last = query, known
+        made = next((one for one in known if one.context == context), None)
+        if made is None:
+            text = self._shown(self.messages(query, context), query, context)
+            made = _Prompt(context, text)
+            known.append(made)
+        return made
 
     def _shown(
         self,
@@ -324,7 +352,7 @@ class ChatPrompt(PromptFormat):
         """Messages and the tools of a query as text."""
         mark = self.tokens.marked
         return self.template.render(
-            [sent(message, mark) for message in messages],
+            [self._sent(message) for message in messages],
             generation_prompt=generation_prompt,
             tools=marked(tools_of(query, context), mark),
         )
@@ -358,7 +386,7 @@ class ChatPrompt(PromptFormat):
         """
         stop, before = "".join(self.stop), self.messages(row)
         output = self.tokens.marked(answer.content)
-        prompt = self._shown(before, row)
+        prompt = self._rendered(row, NO_CONTEXT)
         whole = self._shown([*before, answer], row, generation_prompt=False)
         if whole.startswith(prompt):
             body = whole[len(prompt) :]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from instil.errors import AlignmentError, ChatTemplateError, ContextError, FieldError, InstilError
+from instil.errors import ContextError
 from instil.methods import Method
 from instil.prompts.context import NO_CONTEXT, Context
 from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
-from instil.results.logs import Dropped
-from instil.system.sequences import Computed, TokenLists
+from instil.prompts.shares import Renderer
+from instil.prompts.windows import Sieve, Windows
+from instil.system.sequences import Computed
 from instil.tasks.rows import Row
 
 if TYPE_CHECKING:
@@ -54,64 +55,6 @@ def completion_limit(
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Longest sequence that each model can read, in tokens; None if it has no limit."""
-
-    teacher: int | None
-    student: int | None
-
-    @classmethod
-    def of(cls, teacher: Outline, student: Outline) -> Windows:
-        """The windows of two models."""
-        return cls(teacher=teacher.window, student=student.window)
-
-
-@dataclass(frozen=True)
-class Sieve:
-    """Leaves out rows that the models cannot read, in place of an error.
-
-    Attributes:
-        windows: Windows of the models.
-        room: Tokens that an answer must have at least.
-        dropped: The rows that were left out.
-    """
-
-    windows: Windows
-    room: int
-    dropped: list[Dropped]
-
-    def check(self, prompts: Mapping[str, list[int]], completion: int) -> None:
-        """Refuses prompts that do not fit with their answer.
-
-        Args:
-            prompts: Side (`teacher` or `student`) -> token ids.
-            completion: Tokens of the gold completion; 0 if there is none.
-
-        Raises:
-            AlignmentError: one does not fit.
-        """
-        windows = {"teacher": self.windows.teacher, "student": self.windows.student}
-        for side, prompt in prompts.items():
-            longest = max(completion, self.room)
-            check_window(
-                len(prompt),
-                longest,
-                windows[side],
-                where="the row",
-                side=side,
-                mend="shorten the row",
-            )
-
-    def drop(self, row: Row, name: str, error: InstilError) -> None:
-        """Leaves out a row because of an error."""
-        where = name
-        if row.turn is not None:
-            where = f"{row.turn.conversation.where}, message {row.turn.number + 1}"
-        reason = "too long" if isinstance(error, AlignmentError) else "template refuses"
-        self.dropped.append(Dropped(where=where, reason=reason, what=str(error)))
-
-
-@dataclass(frozen=True)
 class RenderedRows:
     """A set of rows, rendered for teacher and student.
 
@@ -127,7 +70,7 @@ class RenderedRows:
     rows: list[Row]
     teacher_prompts: Sequence[list[int]]
     student_prompts: Sequence[list[int]]
-    gold: list[list[int] | None]
+    gold: Sequence[list[int] | None]
 
     @classmethod
     def of(
@@ -157,58 +100,52 @@ class RenderedRows:
             ChatTemplateError: the template does not accept the turns. The message has the row.
         """
         contexts = [context] * len(rows) if isinstance(context, Context) else context
-        sides = {"teacher": TokenLists(), "student": TokenLists()}
-        completions: list[list[int] | None] = []
-        shown: list[Row] = []
-        for number, (row, of_row) in enumerate(zip(rows, contexts, strict=True), 1):
-            reads = {"teacher": of_row, "student": student}
-            try:
-                ids = form.completion_ids(row) if gold and row.output else None
-                prompts = {side: form.prompt_ids(row, read) for side, read in reads.items()}
-                if sieve is not None:
-                    sieve.check(prompts, len(ids or []))
-            except (FieldError, ChatTemplateError, AlignmentError) as error:
-                if sieve is None:
-                    error.what = f"{name} {number}: {error.what}"
-                    raise
-                sieve.drop(row, f"{name} {number}", error)
-                continue
-            for side, prompt in prompts.items():
-                # The caller holds the contexts and rows, so no two of them have the same id.
-                sides[side].add(prompt, key=id(reads[side]), follows=row.conversation)
-            completions.append(ids)
-            shown.append(_as_written(row, form, ids))
-        return cls(
-            name=name,
-            rows=shown,
-            teacher_prompts=sides["teacher"],
-            student_prompts=sides["student"],
-            gold=completions,
-        )
+        made = Renderer(name, form, rows, contexts, student, gold, sieve).whole()
+        if sieve is not None:
+            sieve.dropped.extend(made.dropped)
+        # A call of a tool is written in a form of its own.
+        shown = [
+            replace(rows[number], output=made.written[number])
+            if number in made.written
+            else rows[number]
+            for number in made.numbers
+        ]
+        return cls(name, shown, made.teacher, made.student, made.gold)
 
     def prompts(self, method: Method) -> Sequence[list[int]]:
         """The prompts that a method uses."""
         return self.teacher_prompts if method.context else self.student_prompts
 
     @property
-    def gold_completions(self) -> list[list[int]] | None:
+    def gold_completions(self) -> Sequence[list[int]] | None:
         """The gold completions of all rows; None if a row has none."""
-        known = [completion for completion in self.gold if completion is not None]
-        return known if len(known) == len(self.rows) else None
+        if any(completion is None for completion in self.gold):
+            return None
+        return cast("Sequence[list[int]]", self.gold)
 
-    def need_gold(self) -> list[list[int]]:
+    def need_gold(self) -> Sequence[list[int]]:
         """The gold completions of all rows.
 
         Raises:
             ContextError: a row has none. The message has the first such row.
         """
-        if self.gold_completions is None:
+        known = self.gold_completions
+        if known is None:
             raise ContextError(
                 f"completions are gold, but {self.name} {self.gold.index(None) + 1} has no output",
                 got=f"{self.gold.count(None)} of {len(self.gold)} rows have no output",
                 mend="add the outputs, or pass --completions teacher",
             )
-        return self.gold_completions
+        return known
+
+    def gold_of_rows(self) -> Sequence[tuple[int, list[int]]]:
+        """The number of each row, with its gold completion, which is read when it is asked for.
+
+        Raises:
+            ContextError: a row has none. The message has the first such row.
+        """
+        known = self.need_gold()
+        return Computed(len(known), lambda number: (number, known[number]))
 
     def check_ids(self, teacher: Outline, student: Outline) -> None:
         """Checks that the models have an embedding for every token of the prompts and gold outputs.
@@ -222,7 +159,7 @@ class RenderedRows:
         """
         teacher.check_ids(self.teacher_prompts, where=f"the teacher's prompt of {self.name}")
         student.check_ids(self.student_prompts, where=f"the student's prompt of {self.name}")
-        student.check_ids([ids or [] for ids in self.gold], where=f"the output of {self.name}")
+        student.check_ids((ids or [] for ids in self.gold), where=f"the output of {self.name}")
 
     def check(self, limit: int, windows: Windows) -> None:
         """Checks that the prompts fit the models' windows with the longest possible completion.
@@ -247,11 +184,13 @@ class RenderedRows:
     def pairs(
         self, completions: Sequence[tuple[int, list[int]]], windows: Windows
     ) -> Sequence[AlignedPair]:
-        """Makes checked pairs from (number of a row, completion).
+        """Makes checked pairs from (number of a row, completion), in the order of their rows.
 
         Raises:
             AlignmentError: a pair does not fit a model.
         """
+        if not isinstance(completions, Computed):  # those of `gold_of_rows` are in order
+            completions = sorted(completions)
 
         def pair_at(index: int) -> AlignedPair:
             row, ids = completions[index]
@@ -261,11 +200,3 @@ class RenderedRows:
         for pair in pairs:
             pair.check(teacher_window=windows.teacher, student_window=windows.student)
         return pairs
-
-
-def _as_written(row: Row, form: PromptFormat, ids: list[int] | None) -> Row:
-    """A row whose output is what the model would write: calls of tools have their own form."""
-    answer = row.turn.answer if row.turn else None
-    if ids is None or answer is None or not answer.tool_calls:
-        return row
-    return replace(row, output=form.decode(ids))

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from instil.prompts.pieces import Pieces
 from instil.tasks.thinking import MARKS
 
 _START, _END = "\ufdd0", "\ufdd1"  # Unicode reserves these for use inside a program
@@ -26,6 +27,9 @@ def unmarked(text: str) -> str:
 
 class Tokens:
     """Tokenises prompts and completions.
+
+    Attributes:
+        pieces: Tokenises texts that hold the template's control tokens.
 
     Args:
         tokenizer: The tokenizer.
@@ -56,6 +60,7 @@ class Tokens:
         self._control_ids = set(control)
         longest_first = sorted(control.values(), key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.pieces = Pieces(tokenizer, [one for one in longest_first if one in template])
 
     @property
     def start(self) -> list[int]:
@@ -82,7 +87,7 @@ class Tokens:
                 puts after a text are never added: a prompt must not be closed.
         """
         first, *others = self._pieces(text)
-        ids: list[int] = self.tokenizer(first, add_special_tokens=special)["input_ids"]
+        ids = self._with_special(first) if special else self.pieces.ids(first)
         if special and self._after:
             ids = ids[: -len(self._after)]
         count = len(self._before)
@@ -143,10 +148,10 @@ class Tokens:
         if control:
             return self._split(piece)
         if self._adds_space and piece:
-            after, count = self._bare("\n" + piece), len(self.line_break)
+            after, count = self.pieces.ids("\n" + piece), len(self.line_break)
             if after[:count] == self.line_break:
                 return after[count:]
-        return self._bare(piece)
+        return self.pieces.ids(piece)
 
     def _split(self, token: str) -> list[int]:
         """A control token's text in ordinary tokens: neither of two parts is a control token."""
@@ -157,6 +162,10 @@ class Tokens:
             if not self._control_ids & set(ids):
                 return ids
         return self._bare(token)  # for example `<unk>`, if its letters are unknown, too
+
+    def _with_special(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
 
     def _bare(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -167,6 +167,11 @@ def text_of(messages: Sequence[Message]) -> str:
     return "\n".join(_words(messages))
 
 
+def said(conversation: Conversation) -> str:
+    """The words of a conversation without its context, to compare it by."""
+    return text_of(conversation.messages[conversation.head :])
+
+
 def _words(messages: Sequence[Message]) -> Iterator[str]:
     for message in messages:
         yield f"{message.role}: {message.content}"

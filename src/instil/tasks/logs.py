@@ -9,7 +9,7 @@ from typing import Literal
 
 from instil.errors import DataFileError, DataFormatError, FieldError, did_you_mean
 from instil.results.logs import Dropped
-from instil.tasks.conversation import Conversation, Message, Turn, Turns, text_of
+from instil.tasks.conversation import Conversation, Message, Turn, Turns, said
 from instil.tasks.duplicates import copies
 from instil.tasks.messages import BadRowError, conversation_of
 from instil.tasks.records import Fields, Records, with_fields
@@ -241,9 +241,8 @@ def _without_copies(
         return [*items]
     # What all conversations begin with would make each of them much like the others.
     headed = with_heads([item for item in items if isinstance(item, Conversation)])
-    texts = (text_of(item.messages[item.head :]) for item in headed)
     again: set[int] = set()
-    for number, found in zip(numbers, copies(texts), strict=True):
+    for number, found in zip(numbers, copies(headed, said), strict=True):
         if found is not None:
             first, exact = found
             kind = "duplicate" if exact else "near duplicate"

@@ -6,12 +6,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from instil.errors import DataFileError, DataFormatError, FieldError, OverlapError
 from instil.system import files
-from instil.tasks.conversation import Turn, text_of
+from instil.tasks.conversation import Conversation, Turn, said, text_of
 from instil.tasks.formats import read_fields
 from instil.tasks.records import Fields, Records, is_missing, needed, shown
 from instil.tasks.text_files import check_characters
@@ -172,8 +173,12 @@ def check_overlap(
     """
     if allow:
         return
+    judged = {group(row) for row in evaluation}
     for name, rows in others.items():
-        seen = {group(row): number for number, row in reversed([*enumerate(rows, start=1)])}
+        seen: dict[str, int] = {}
+        for number, row in enumerate(rows, start=1):
+            if (of := group(row)) in judged:
+                seen.setdefault(of, number)
         leaks = [number for number, row in enumerate(evaluation, start=1) if group(row) in seen]
         if leaks:
             leak = evaluation[leaks[0] - 1]
@@ -199,10 +204,20 @@ def _facts(row: Row) -> list[object]:
 
 def group(row: Row) -> str:
     """What the rows of one conversation have in common; of a single turn, its `key`."""
-    if row.turn is None:
-        return key(row)
-    whole = row.turn.conversation
-    return plain(text_of(whole.messages[whole.head :]))
+    return key(row) if row.turn is None else _whole(row.turn.conversation)
+
+
+@lru_cache(maxsize=8)  # the rows of a conversation follow each other
+def _whole(conversation: Conversation) -> str:
+    return plain(said(conversation))
+
+
+def grouped(rows: Sequence[Row]) -> list[int]:
+    """For each row the number of its `group`, from 0, in the order of what these have in common."""
+    known: dict[str, int] = {}
+    first = [known.setdefault(group(row), len(known)) for row in rows]
+    numbers = {known[text]: number for number, text in enumerate(sorted(known))}
+    return [numbers[of_row] for of_row in first]
 
 
 def answer_number(row: Row) -> int | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from instil.errors import ConfigError, ContextError
 from instil.results.scores import Domain
 from instil.tasks.base import TaskData
 from instil.tasks.files import ROWS
-from instil.tasks.rows import Row, check_overlap, group, key
+from instil.tasks.rows import Row, check_overlap, group, grouped, key
 
 TRAINING_ROWS, EVALUATION_ROWS = 400, 500  # if a recipe sets no number
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.2, 100
@@ -194,8 +194,11 @@ def split(
     """
     learnt = list(inputs)
     if held_out is None:
-        shots = {group(row) for row in demonstrations}
-        keys = sorted({group(row) for row in learnt} - shots)
+        shots, groups = {group(row) for row in demonstrations}, grouped(learnt)
+        shown = {
+            of for of, row in zip(groups, learnt, strict=True) if shots and group(row) in shots
+        }
+        keys = sorted({*groups} - shown)
         if len(keys) < 2:
             raise ContextError(
                 f"there are no evaluation rows and only {len(keys)} different inputs",
@@ -203,9 +206,10 @@ def split(
                 mend="pass more inputs, or --eval",
             )
         count = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(keys))))
-        chosen = _few(random.Random(seed).sample(keys, count), learnt)
-        held_out = {ROWS: [row for row in learnt if group(row) in chosen]}
-        learnt = [row for row in learnt if group(row) not in chosen]
+        turns = Counter(of for of, row in zip(groups, learnt, strict=True) if row.turn)
+        chosen = _few(random.Random(seed).sample(keys, count), turns)
+        learnt, judged = _parted(learnt, groups, chosen)
+        held_out = {ROWS: judged}
     for rows in held_out.values():
         check_overlap(
             rows,
@@ -215,17 +219,31 @@ def split(
     return Rows(learnt, [EvaluationSet(name, "in", list(rows)) for name, rows in held_out.items()])
 
 
-def _few(keys: Sequence[str], rows: Sequence[Row]) -> set[str]:
-    """The first keys whose conversations have as many turns as rows may be held out."""
-    turns = Counter(group(row) for row in rows if row.turn)
-    chosen: set[str] = set()
+def _few(keys: Sequence[int], turns: Mapping[int, int]) -> set[int]:
+    """The first groups whose conversations have as many turns as rows may be held out.
+
+    Args:
+        keys: Numbers of the groups.
+        turns: The number of turns of a group, if it is a conversation.
+    """
+    chosen: set[int] = set()
     count = 0
     for one in keys:
-        if chosen and count + max(1, turns[one]) > HELD_OUT_MOST:
+        more = max(1, turns.get(one, 0))
+        if chosen and count + more > HELD_OUT_MOST:
             break
         chosen.add(one)
-        count += max(1, turns[one])
+        count += more
     return chosen
+
+
+def _parted(
+    rows: Sequence[Row], groups: Sequence[int], chosen: Collection[int]
+) -> tuple[list[Row], list[Row]]:
+    """The rows that are in none of some groups, and those that are in one of them."""
+    pairs = list(zip(rows, groups, strict=True))
+    left = [row for row, of in pairs if of not in chosen]
+    return left, [row for row, of in pairs if of in chosen]
 
 
 def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list[Row], list[Row]]:
@@ -239,7 +257,8 @@ def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list
     """
     if not count:
         return list(inputs), []
-    keys = sorted({group(row) for row in inputs})
+    groups = grouped(inputs)
+    keys = range(len({*groups}))
     if count >= len(keys):
         raise ConfigError(
             f"evaluation.validation_rows is {count}, but there are {len(keys)} different inputs",
@@ -247,8 +266,7 @@ def held_out_rows(inputs: Sequence[Row], count: int, *, seed: str) -> tuple[list
             mend="lower evaluation.validation_rows, or add inputs",
         )
     chosen = set(random.Random(seed).sample(keys, count))
-    left = [row for row in inputs if group(row) not in chosen]
-    return left, [row for row in inputs if group(row) in chosen]
+    return _parted(inputs, groups, chosen)
 
 
 def watched_rows(rows: Sequence[Row], *, seed: str) -> set[int]:
@@ -261,9 +279,10 @@ def watched_rows(rows: Sequence[Row], *, seed: str) -> set[int]:
     Returns:
         Their indices: a tenth of the different inputs, at most 50; none of fewer than 20.
     """
-    keys = sorted({group(row) for row in rows})
+    groups = grouped(rows)
+    keys = range(len({*groups}))
     if len(keys) < WATCHED_LEAST:
         return set()
     count = min(WATCHED_MOST, round(WATCHED_SHARE * len(keys)))
     chosen = set(random.Random(seed).sample(keys, count))
-    return {number for number, row in enumerate(rows) if group(row) in chosen}
+    return {number for number, of in enumerate(groups) if of in chosen}

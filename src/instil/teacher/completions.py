@@ -43,7 +43,7 @@ class Writer:
 
     def learnt(
         self, rows: RenderedRows, *, max_new_tokens: int
-    ) -> tuple[list[tuple[int, list[int]]], int]:
+    ) -> tuple[Sequence[tuple[int, list[int]]], int]:
         """The completions that the student learns to predict: gold outputs, or the teacher's.
 
         Args:
@@ -55,7 +55,7 @@ class Writer:
         """
         settings = self.recipe.teacher
         if settings.completions == "gold":
-            return list(enumerate(rows.need_gold())), 0
+            return rows.gold_of_rows(), 0
         learnt: list[tuple[int, list[int]]] = []
         truncated = 0
         for sample in range(settings.samples):

@@ -190,8 +190,7 @@ def test_prompts_of_one_conversation_take_little_memory() -> None:
     made = rows(TALK * 20)
     prompts = form.prompts(made, [NO_CONTEXT] * len(made))
     assert [*prompts] == [form.prompt_ids(row) for row in made]
-    stored = sum(len(rest) for _, _, rest in prompts._parts)
-    assert stored == len(prompts[len(made) - 1])
+    assert len(prompts._kept._ids) == len(prompts[len(made) - 1])
 
 
 def test_a_conversation_is_compared_by_identity() -> None:

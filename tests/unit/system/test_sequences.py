@@ -11,8 +11,9 @@ from tests.conftest import byte_tokenizer
 
 from instil.prompts.context import Context
 from instil.prompts.format import PlainPrompt
-from instil.prompts.rendered import RenderedRows, Windows
-from instil.system.sequences import Computed, TokenLists
+from instil.prompts.rendered import RenderedRows
+from instil.prompts.windows import Windows
+from instil.system.sequences import Computed, Kept, Lists, TokenLists
 from instil.tasks.rows import Row
 
 
@@ -33,6 +34,44 @@ def test_token_lists_come_back_as_they_were(
         kept.add(ids, key=key, follows=follows)
     assert list(kept) == [ids for _, _, ids in lists]
     assert len(kept) == len(lists)
+
+
+@given(
+    st.lists(st.lists(st.none() | st.lists(st.integers(0, 2), max_size=4), max_size=6), max_size=4)
+)
+def test_lists_in_one_memory_come_back_as_they_were(
+    parts: list[list[list[int] | None]],
+) -> None:
+    """Of several parts, each with prompts and answers in one memory, one is made."""
+    kept = Kept()
+    prompts, answers = TokenLists(kept), Lists(kept)
+    for part in parts:
+        own = Kept()
+        more, others = TokenLists(own), Lists(own)
+        for number, ids in enumerate(part):
+            more.add(ids or [], key=0, follows=number // 3)
+            others.add(ids)
+        start = kept.extend(own)
+        prompts.extend(more, start)
+        answers.extend(others, start)
+    given = [ids for part in parts for ids in part]
+    assert list(prompts) == [ids or [] for ids in given]
+    assert list(answers) == given
+
+
+def test_what_an_answer_and_the_next_prompt_share_is_kept_once() -> None:
+    kept = Kept()
+    teacher, student, answers = TokenLists(kept), TokenLists(kept), Lists(kept)
+    said, context = [7, 7], [1, 2, 3]
+    for turn in range(5):
+        answer = [turn, turn, 9]
+        teacher.add([*context, *said], key="teacher", follows="talk")
+        student.add(said, key="student", follows="talk")
+        answers.add(answer)
+        said = [*said, *answer, 8]
+    assert len(kept._ids) == len(context) + len(said) - 1
+    assert [len(ids) for ids in student] == [2, 6, 10, 14, 18]
+    assert teacher[4] == [*context, *student[4]]
 
 
 def test_a_computed_sequence_is_indexed_as_a_list() -> None:

@@ -79,7 +79,8 @@ def test_gold_completions_ask_no_teacher(
     writer: Writes, rows: RenderedRows, asked: list[int], tmp_path: Path
 ) -> None:
     gold = writer("teacher.completions=gold")
-    assert gold.learnt(rows, max_new_tokens=LIMIT) == ([*enumerate(rows.need_gold())], 0)
+    learnt, cut = gold.learnt(rows, max_new_tokens=LIMIT)
+    assert ([*learnt], cut) == ([*enumerate(rows.need_gold())], 0)
     assert asked == []
     assert not (tmp_path / "store").exists()
     bare = replace(rows, gold=[None, *rows.gold[1:]])
