@@ -62,7 +62,7 @@ class HeldOut:
     """
 
     source: Completions
-    ids: list[list[int]]
+    ids: Sequence[list[int]]
     answers: list[Answered] | None = None
 
 

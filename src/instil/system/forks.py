@@ -18,8 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from instil.system import processes
-
 R = TypeVar("R")
 
 MOST = 8
@@ -38,7 +36,8 @@ def copies() -> int:
     """How many copies work at the same time; less than 2 if the caller does the work itself."""
     if sys.platform != "linux":
         return 1
-    return min(MOST, len(os.sched_getaffinity(0)) // processes.count())
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    return min(MOST, len(os.sched_getaffinity(0)) // here)
 
 
 def shares(work: Callable[[range], R], count: int) -> Iterator[R]:
