@@ -252,3 +252,36 @@ def test_limits_are_checked_when_a_run_ends(run: instil.Run) -> None:
     path.write_text(json.dumps({"min_metric": {"token_f1": 1.0}}))
     with pytest.raises(instil.InstilError, match="by the metric 'token_f1'"):
         run.check(path)
+
+
+def test_a_judge_compares_student_and_teacher(
+    run: instil.Run, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "judged"
+    arguments = ["check", str(run.path), "--judge", str(model_folders["llama"]), "--quiet"]
+    status, said = invoke(
+        *arguments, "--judge-rows", "2", "--output", str(output), "--max-drift", "9"
+    )
+    assert status == 0, said
+    assert "win rate" in said
+    written = Results.read(output / "results.json").methods[0].scores[0].written
+    assert written is not None
+    assert written.judged is not None
+    assert written.judged.rows == 2
+    assert "compared the student" in (output / "report.html").read_text(encoding="utf-8")
+    status, said = invoke(*arguments, "--output", str(output))
+    assert (status, "already exists" in said) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--judge", "http://127.0.0.1:1/v1"], "add --judge-model NAME"),
+        (["--judge-model", "large"], "need --judge"),
+        (["--judge", "nowhere/at-all"], "nowhere/at-all"),
+    ],
+)
+def test_a_wrong_judge_is_refused(run: instil.Run, arguments: list[str], message: str) -> None:
+    status, said = invoke("check", str(run.path), *arguments)
+    assert status == 2
+    assert message in said

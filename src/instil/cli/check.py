@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +21,10 @@ from instil.cli.options import (
     metric_option,
     rule_option,
 )
+
+if TYPE_CHECKING:
+    from instil.evaluation.judge import Judge
+    from instil.results.schema import Prediction, Results
 
 
 def check(
@@ -48,9 +54,36 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help="YAML file with rules. Default: those of the run."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|URL",
+            help="Let a model compare the student's answers with in-context, in both orders: a local "
+            "model as in --model of distill, or the address of an OpenAI-compatible server.",
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="Name of the judge's model on its server.")
+    ] = None,
+    judge_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the key of the judge's server.")
+    ] = "OPENAI_API_KEY",
+    judge_prompt: Annotated[
+        Path | None,
+        typer.Option(
+            help="Jinja2 template of the judge's prompt, with context, chat, a and b. Default: the one "
+            "that comes with the package."
+        ),
+    ] = None,
+    judge_rows: Annotated[
+        int, typer.Option(min=1, help="Most rows of a set that are judged.")
+    ] = 100,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the new results. Default: RUN/checks/NAME of the file."),
+        typer.Option(
+            help="Folder for the new results and report. Default: with --eval, RUN/checks/NAME of the "
+            "file; else nothing is written."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the results at --output.")
@@ -98,6 +131,7 @@ def check(
         )
         from instil.api import Run
         from instil.cli.summary import print_results
+        from instil.errors import OutputExistsError
         from instil.metrics import comparing
         from instil.metrics.rules import read_rules
         from instil.results.gate import Gate
@@ -108,16 +142,104 @@ def check(
         results = Results.read(folder / RESULTS)
         metrics = [comparing(name) for name in metric]
         obeyed = read_rules(from_home(rules)) if rules else []
+        known_judge = _Judging.of(judge, judge_model, judge_key_env, judge_prompt, judge_rows)
+        place = output or (folder / "checks" / eval.stem if eval else None)
+        if place is not None and place.exists() and not overwrite:
+            raise OutputExistsError(
+                f"{place} already exists", mend="pass --overwrite, or another --output"
+            )
+        answered = folder
         if eval is not None:
-            results = _on(folder, eval, field, metric, rules, output, overwrite, quiet)
-        elif metrics or obeyed:
+            assert place is not None
+            results = _on(folder, eval, field, metric, rules, place, quiet)
+            answered = place
+        predictions = None
+        if eval is None and (metrics or obeyed):
             from instil.pipeline.checking import check_stored
 
-            results, _ = check_stored(folder, metrics=metrics, rules=obeyed)
+            results, predictions = check_stored(folder, metrics=metrics, rules=obeyed)
+        if known_judge is not None:
+            results = known_judge.judged(answered, results, quiet)
+        if place is not None and (eval is None or known_judge is not None):
+            _write(answered, place, results, predictions)
         print_results(results)
-        if eval is None:
-            typer.echo(f"report   {Run(folder).report()}")
+        shown = place or folder
+        typer.echo(f"report   {Run(shown).report()}")
         check_results(results, None if limits == Gate() else limits)
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """The judge that the options name.
+
+    Attributes:
+        make: Makes the judge, when it is needed.
+        template: Template of its prompt.
+        rows: Most rows of a set.
+    """
+
+    make: Callable[[], Judge]
+    template: str
+    rows: int
+
+    @classmethod
+    def of(
+        cls, judge: str | None, model: str | None, key_env: str, prompt: Path | None, rows: int
+    ) -> _Judging | None:
+        """Checks the options; None if there is no judge.
+
+        Raises:
+            ConfigError: a server has no model, or options need a judge.
+        """
+        from instil.errors import ConfigError
+        from instil.evaluation.judge import LocalJudge, ServerJudge, shipped_prompt
+        from instil.system.disk import from_home
+        from instil.tasks.text_files import read_text
+
+        if judge is None:
+            if model or prompt:
+                raise ConfigError("--judge-model and --judge-prompt need --judge")
+            return None
+        template = read_text(from_home(prompt)) if prompt else shipped_prompt()
+        if not judge.startswith(("http://", "https://")):
+            return cls(lambda: LocalJudge(judge), template, rows)
+        if model is None:
+            raise ConfigError(
+                f"--judge {judge}: which model of the server judges?", mend="add --judge-model NAME"
+            )
+        return cls(lambda: ServerJudge(judge, model, key_env=key_env), template, rows)
+
+    def judged(self, folder: Path, results: Results, quiet: bool) -> Results:
+        """The results of a run with the verdicts of the judge."""
+        from instil.models.load import quiet_libraries
+        from instil.pipeline.checking import judged_stored
+        from instil.system.progress import Display
+
+        quiet_libraries()
+        return judged_stored(
+            folder,
+            results,
+            self.make(),
+            most=self.rows,
+            template=self.template,
+            display=Display(quiet=quiet),
+        )
+
+
+def _write(
+    answered: Path, place: Path, results: Results, predictions: Sequence[Prediction] | None
+) -> None:
+    """Writes the results of a check, in place of those that are there."""
+    from instil.pipeline.checking import write_checked
+    from instil.results.schema import PREDICTIONS, Prediction
+    from instil.system.files import read_lines
+
+    known = predictions or read_lines(Prediction, answered / PREDICTIONS)
+    work = place.with_name(place.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    write_checked(answered, work, results, known)
+    shutil.rmtree(place, ignore_errors=True)
+    work.rename(place)
 
 
 def _on(
@@ -126,27 +248,20 @@ def _on(
     field: list[str],
     metric: list[str],
     rules: Path | None,
-    output: Path | None,
-    overwrite: bool,
+    place: Path,
     quiet: bool,
-) -> Any:
+) -> Results:
     from instil.cli.distill import named_fields
-    from instil.errors import OutputExistsError
     from instil.models.load import quiet_libraries
     from instil.pipeline.checking import check_on
     from instil.recipe.recipe import Recipe
-    from instil.results.schema import REPORT, RESULTS, Results
+    from instil.results.schema import RESULTS, Results
     from instil.system.disk import from_home
     from instil.system.progress import Display
     from instil.tasks.files import Files
     from instil.tasks.logs import read_pile
     from instil.tasks.places import read_place
 
-    place = output or folder / "checks" / eval.stem
-    if place.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{place} already exists", mend="pass --overwrite, or another --output"
-        )
     task = Recipe.parse(Results.read(folder / RESULTS).recipe).task
     names = named_fields(field) or (task.fields if isinstance(task, Files) else {})
     reading = Files(inputs=eval, fields=names).reading(gold=False)
@@ -160,5 +275,4 @@ def _on(
     results = check_on(folder, pile, work, changes=changes, display=Display(quiet=quiet))
     shutil.rmtree(place, ignore_errors=True)
     work.rename(place)
-    typer.echo(f"report   {place / REPORT}")
     return results

@@ -97,6 +97,11 @@ def _summary(results: Results) -> str:
     if student.scores[0].written and student.scores[0].written.leaks:
         share = student.scores[0].written.leaks.share.value
         parts += [f"leaks in {share:.1%} of the answers"] if share else []
+    if student.scores[0].written and (judged := student.scores[0].written.judged):
+        rate = judged.win_rate
+        parts.append(
+            f"win rate {rate.value:.3f} ({rate.low:.3f} – {rate.high:.3f}) by {judged.judge}"
+        )
     if student.retention is not None:
         parts.append(f"{student.retention.same_answer.value:.0%} of general answers unchanged")
     if student.drift is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from instil.errors import ConfigError, DataFileError
+from instil.evaluation.judge import Judge, Pair, judge_pairs
 from instil.methods import METHODS
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
@@ -20,6 +22,9 @@ from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
 from instil.prompts.context import Context
 from instil.recipe.recipe import Recipe
 from instil.results.schema import (
+    CONFIG,
+    CONTEXT,
+    ENVIRONMENT,
     EVALUATION,
     PREDICTIONS,
     RESULTS,
@@ -29,7 +34,7 @@ from instil.results.schema import (
     Results,
 )
 from instil.results.scores import SetScore
-from instil.system.files import read_lines
+from instil.system.files import read_lines, write_lines
 from instil.system.progress import Display
 from instil.tasks.conversation import Message
 from instil.tasks.files import ROWS, Files
@@ -88,6 +93,91 @@ def check_stored(
         results.model_copy(update={"methods": methods, "recovery_interval": interval}),
         made,
     )
+
+
+def judged_stored(
+    folder: Path,
+    results: Results,
+    judge: Judge,
+    *,
+    most: int,
+    template: str,
+    display: Display,
+) -> Results:
+    """Lets a judge compare the stored answers of the student with its teacher's, on each set.
+
+    Args:
+        folder: Folder of the run.
+        results: Its results, which are returned with the verdicts.
+        judge: The judge.
+        most: Most rows of a set; they are spread over the set.
+        template: Template of the judge's prompt.
+        display: Shows progress.
+
+    Raises:
+        DataFileError: the run has no answers of student and teacher.
+        InstilError: the judge does not answer.
+    """
+    path = folder / EVALUATION
+    rows = read_lines(EvaluationRow, path) if path.is_file() else []
+    lines = {
+        (one.method, one.set, one.row): one.text or ""
+        for one in read_lines(Prediction, folder / PREDICTIONS)
+    }
+    if not rows or results.training is None or results.result("in_context") is None:
+        raise DataFileError(
+            f"{folder} has no answers of a student and its teacher to judge",
+            mend="use a distilled student with the baseline in_context",
+        )
+    text = folder / CONTEXT
+    context = text.read_text(encoding="utf-8") if text.is_file() else None
+    student, scores = results.methods[0], []
+    for score in student.scores:
+        of_set = [row for row in rows if row.set == score.name]
+        chosen = of_set[:: max(1, -(-len(of_set) // most))]
+        pairs = [
+            Pair(
+                "\n".join(f"{one.role}: {one.content}" for one in row.messages) or row.input,
+                lines["in_context", row.set, row.row],
+                lines[student.method, row.set, row.row],
+            )
+            for row in chosen
+        ]
+        with display.bar(f"judging {score.name}", 2 * len(pairs)) as bar:
+            found = judge_pairs(
+                judge,
+                pairs,
+                template=template,
+                context=context,
+                advance=lambda count, bar=bar: bar.advance(count),  # type: ignore[misc]
+            )
+        assert score.written is not None
+        written = score.written.model_copy(update={"judged": found})
+        scores.append(score.model_copy(update={"written": written}))
+    methods = [student.model_copy(update={"scores": scores}), *results.methods[1:]]
+    return results.model_copy(update={"methods": methods})
+
+
+def write_checked(
+    folder: Path, output: Path, results: Results, predictions: Sequence[Prediction]
+) -> None:
+    """Writes a run's answers, judged again, with a report.
+
+    Args:
+        folder: Folder of the run.
+        output: Folder to write. It must not exist.
+        results: The new results.
+        predictions: The answers with their new values.
+    """
+    from instil.report import write_report
+
+    output.mkdir(parents=True)
+    for name in (EVALUATION, CONFIG, ENVIRONMENT, CONTEXT, PARTS):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, output / name)
+    write_lines(output / PREDICTIONS, predictions)
+    results.write(output / RESULTS)
+    write_report(output)
 
 
 def _scored(score: SetScore, told: Verdicts, *, metrics: bool, rules: bool) -> SetScore:

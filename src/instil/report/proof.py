@@ -148,10 +148,37 @@ def _tables(analysis: Analysis, results: Results, place: int) -> Iterator[tuple[
             "Means over rows with a gold output. The first metric is the accuracy of this report.",
             Table("Metrics", "Metric", tuple(_labels(written)), tuple(lines)),
         )
+    yield from _judged(written)
     yield _ends(by_method)
     yield _beside_teacher(by_method)
     yield from _parts(by_method)
     yield from _leaks(written)
+
+
+def _judged(written: dict[MethodName, Written]) -> Iterator[tuple[str, str, Table]]:
+    for name, one in written.items():
+        found = one.judged
+        if found is None:
+            continue
+        both = _percent(found.same_in_both_orders) if found.same_in_both_orders else "none"
+        text = (
+            f"{printable(found.judge)} compared the student’s answers with in-context, each pair in both "
+            f"orders; {both} of the pairs were judged the same in both. A row is won or lost only if both "
+            f"orders say so. {count(found.equal, 'row')} had equal answers, and "
+            f"{count(found.unread, 'verdict')} could not be read: these are ties. A win rate of 50 % "
+            "means: as good as the teacher."
+        )
+        ties = found.rows - found.wins - found.losses
+        cells = (
+            TableCell(str(found.rows), found.rows),
+            TableCell(str(found.wins), found.wins),
+            TableCell(str(ties), ties),
+            TableCell(str(found.losses), found.losses),
+            _share(found.win_rate),
+        )
+        columns = ("Rows", "Won", "Tied", "Lost", "Win rate")
+        row = TableRow(METHODS[name].label, name, cells)
+        yield "Judge", text, Table("Judge", "Method", columns, (row,))
 
 
 def _ends(by_method: dict[MethodName, SetScore]) -> tuple[str, str, Table]:

@@ -102,6 +102,26 @@ class Leaks(Strict):
     verbatim_teacher: Proportion = Field(description="The same of the teacher's answers.")
 
 
+class JudgeScore(Strict):
+    """How often a judge prefers the student's answers to the teacher's."""
+
+    judge: str = Field(description="Model that judged, and its server.")
+    rows: int = Field(description="Number of rows.")
+    wins: int = Field(description="Rows on which the student is better, in both orders.")
+    losses: int = Field(description="Rows on which the teacher is better, in both orders.")
+    equal: int = Field(description="Rows with equal answers; they are ties, without asking.")
+    unread: int = Field(
+        description="Verdicts that are neither A nor B nor tie. They count as ties."
+    )
+    win_rate: Proportion = Field(
+        description="Wins, and half of the ties, as a share of the rows. 0.5: as good as the teacher."
+    )
+    same_in_both_orders: Proportion | None = Field(
+        description="Share of the pairs that were judged the same in both orders; null if all answers "
+        "are equal."
+    )
+
+
 class Written(Strict):
     """What the answers of a method on one set are like."""
 
@@ -135,6 +155,9 @@ class Written(Strict):
         description="Cross-entropy of the completions if the student reads the context again, in "
         "nats per token; compare it with that of in-context. null for other methods, and if the "
         "context does not fit the student.",
+    )
+    judged: JudgeScore | None = Field(
+        None, description="What a judge says; null if none was asked (instil check --judge)."
     )
     by_turn: list[PartFidelity] = Field(
         [], description="Fidelity by turn of the conversation. Empty without conversations."
