@@ -14,7 +14,7 @@ from instil.prompts.format import PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
 from instil.prompts.shares import Renderer
 from instil.prompts.windows import Sieve, Windows
-from instil.system.sequences import Computed
+from instil.system.sequences import Computed, lengths
 from instil.tasks.rows import Row
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def completion_limit(
         (windows.student, (rows.student_prompts for rows in sets)),
     ):
         if window is not None:
-            limit = min(limit, window - max(map(len, chain.from_iterable(prompts))))
+            limit = min(limit, window - max(chain.from_iterable(map(lengths, prompts))))
     return max(limit, longest, 1)
 
 
@@ -175,11 +175,12 @@ class RenderedRows:
             ("teacher", self.teacher_prompts, windows.teacher, "shorten the context"),
             ("student", self.student_prompts, windows.student, "shorten the input"),
         )
+        answers = lengths(self.gold)
         for side, prompts, window, mend in sides:
-            for number, (prompt, gold) in enumerate(zip(prompts, self.gold, strict=True), 1):
-                longest = max(limit, len(gold or []))
-                where = f"{self.name} {number}"
-                check_window(len(prompt), longest, window, where=where, side=side, mend=mend)
+            pairs = zip(lengths(prompts), answers, strict=True)
+            for number, (prompt, answer) in enumerate(pairs, 1):
+                where, longest = f"{self.name} {number}", max(limit, answer)
+                check_window(prompt, longest, window, where=where, side=side, mend=mend)
 
     def pairs(
         self, completions: Sequence[tuple[int, list[int]]], windows: Windows

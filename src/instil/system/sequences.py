@@ -171,3 +171,12 @@ def common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     shorter = min(len(one), len(other))
     different = np.flatnonzero(one[:shorter] != other[:shorter])
     return int(different[0]) if len(different) else shorter
+
+
+def lengths(lists: Sequence[Sequence[int] | None]) -> list[int]:
+    """The length of each list, 0 for none. Lists that are stored are not made for it."""
+    if isinstance(lists, TokenLists):
+        return [sum(pair) for pair in zip(lists._shared, lists._counts, strict=True)]
+    if isinstance(lists, Lists):
+        return [max(0, count) for count in lists._counts]
+    return [len(one or ()) for one in lists]

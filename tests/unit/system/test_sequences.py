@@ -13,7 +13,7 @@ from instil.prompts.context import Context
 from instil.prompts.format import PlainPrompt
 from instil.prompts.rendered import RenderedRows
 from instil.prompts.windows import Windows
-from instil.system.sequences import Computed, Kept, Lists, TokenLists
+from instil.system.sequences import Computed, Kept, Lists, TokenLists, lengths
 from instil.tasks.rows import Row
 
 
@@ -57,6 +57,7 @@ def test_lists_in_one_memory_come_back_as_they_were(
     given = [ids for part in parts for ids in part]
     assert list(prompts) == [ids or [] for ids in given]
     assert list(answers) == given
+    assert lengths(prompts) == lengths(answers) == lengths(given)
 
 
 def test_what_an_answer_and_the_next_prompt_share_is_kept_once() -> None:
