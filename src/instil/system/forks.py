@@ -36,8 +36,8 @@ def copies() -> int:
     """How many copies work at the same time; less than 2 if the caller does the work itself."""
     if sys.platform != "linux":
         return 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-    return min(MOST, len(os.sched_getaffinity(0)) // here)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of a launch on this machine
+    return min(MOST, len(os.sched_getaffinity(0)) // beside)
 
 
 def shares(work: Callable[[range], R], count: int) -> Iterator[R]:

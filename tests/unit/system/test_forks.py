@@ -59,5 +59,7 @@ def test_as_many_copies_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks.os, "sched_getaffinity", lambda _: range(64), raising=False)
     monkeypatch.setattr(forks.sys, "platform", "linux")
     assert forks.copies() == forks.MOST
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert forks.copies() == 4
     monkeypatch.setattr(forks.sys, "platform", "darwin")
     assert forks.copies() == 1
