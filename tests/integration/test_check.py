@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import instil
 from instil.cli import app
+from instil.evaluation.retention import TOKENS, prompts_by_kind
 from instil.results.schema import EVALUATION, EvaluationRow, Prediction, Results
 from instil.system.files import read_lines
 
@@ -285,3 +288,143 @@ def test_a_wrong_judge_is_refused(run: instil.Run, arguments: list[str], message
     status, said = invoke("check", str(run.path), *arguments)
     assert status == 2
     assert message in said
+
+
+class Plain:
+    """The run with transformers and peft alone."""
+
+    def __init__(self, run: instil.Run) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.results = run.results
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(self.results.model)
+        base: Any = AutoModelForCausalLM.from_pretrained(self.results.model, dtype=torch.float32)
+        self.network: Any = PeftModel.from_pretrained(base, str(run.adapter)).eval()
+        assert self.results.context is not None
+        self.head = [one.model_dump() for one in self.results.context.messages[:-1]]
+
+    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def gold(self, messages: list[dict[str, str]], output: str) -> list[int]:
+        answer = {"role": "assistant", "content": output}
+        text = self.tokenizer.apply_chat_template([*messages, answer], tokenize=False)
+        whole = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        rest = whole[len(self.prompt(messages)) :]
+        ends = [n for n, token in enumerate(rest) if token in self.results.prompt.end_ids]
+        return rest[: ends[0] + 1]
+
+    @torch.inference_mode()
+    def logits(self, prompt: list[int], completion: list[int], *, adapter: bool) -> torch.Tensor:
+        with nullcontext() if adapter else self.network.disable_adapter():
+            ids = torch.tensor([prompt + completion])
+            return self.network(input_ids=ids).logits[0, len(prompt) - 1 : -1].double()
+
+    def greedy(self, prompt: list[int], limit: int, *, adapter: bool) -> list[int]:
+        made: list[int] = []
+        while len(made) < limit and not (made and made[-1] in self.results.prompt.end_ids):
+            made.append(int(self.logits(prompt, [*made, 0], adapter=adapter)[-1].argmax()))
+        return made
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL of each token, in nats."""
+    return (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+
+
+def test_every_number_is_that_of_plain_transformers_and_peft(run: instil.Run) -> None:
+    plain = Plain(run)
+    rows = read_lines(EvaluationRow, run.path / EVALUATION)
+    lines = {(line.method, line.row): line for line in run.predictions}
+    limit = run.results.prompt.max_new_tokens
+    assert limit is not None
+    on_gold: dict[str, list[torch.Tensor]] = {"distillation": [], "zero_shot": []}
+    on_own: dict[str, list[torch.Tensor]] = {"distillation": [], "zero_shot": []}
+    lengths: dict[str, list[int]] = {}
+    entropies: dict[str, list[torch.Tensor]] = {}
+    first_turn: list[torch.Tensor] = []
+    for row in rows:
+        said = [one.model_dump() for one in row.messages]
+        student, teacher = plain.prompt(said), plain.prompt([*plain.head, *said])
+        assert row.output is not None
+        gold = plain.gold(said, row.output)
+        prompts = {
+            "zero_shot": (student, False),
+            "in_context": (teacher, False),
+            "distillation": (student, True),
+            "context again": (teacher, True),
+        }
+        own = plain.greedy(student, limit, adapter=True)
+        for name, (prompt, adapter) in prompts.items():
+            found = plain.logits(prompt, gold, adapter=adapter)
+            picked = found.log_softmax(-1)[range(len(gold)), gold]
+            entropies.setdefault(name, []).append(-picked)
+            if name == "context again":
+                continue
+            made = plain.greedy(prompt, limit, adapter=adapter)
+            lengths.setdefault(name, []).append(len(made))
+            line = lines[name, row.row]  # type: ignore[index]
+            assert line.tokens == len(made)
+            assert line.ending == ("finished" if len(made) < limit else line.ending)
+            if name == "in_context":
+                continue
+            divergence = kl(plain.logits(teacher, gold, adapter=False), found)
+            on_gold[name].append(divergence)
+            assert line.kl == pytest.approx(float(divergence.mean()), abs=1e-4)
+            if name == "distillation" and row.turn == 1:
+                first_turn.append(divergence)
+            on_own[name].append(
+                kl(
+                    plain.logits(teacher, own, adapter=False),
+                    plain.logits(student, own, adapter=adapter),
+                )
+            )
+    for method in run.results.methods:
+        score = method.scores[0]
+        written = score.written
+        assert written is not None
+        assert score.cross_entropy == pytest.approx(
+            float(torch.cat(entropies[method.method]).mean()), abs=1e-4
+        )
+        assert written.ends.tokens_mean == pytest.approx(sum(lengths[method.method]) / len(rows))
+        if method.method == "in_context":
+            continue
+        assert score.fidelity is not None
+        assert written.on_own is not None
+        found = float(torch.cat(on_gold[method.method]).mean())
+        assert score.fidelity.kl_to_teacher == pytest.approx(found, abs=1e-4)
+        found = float(torch.cat(on_own[method.method]).mean())
+        assert written.on_own.kl_to_teacher == pytest.approx(found, abs=1e-4)
+    student_result = run.results.methods[0].scores[0].written
+    assert student_result is not None
+    assert student_result.with_context == pytest.approx(
+        float(torch.cat(entropies["context again"]).mean()), abs=1e-4
+    )
+    assert student_result.by_turn[0].kl_to_teacher == pytest.approx(
+        float(torch.cat(first_turn).mean()), abs=1e-4
+    )
+
+
+def test_general_answers_are_those_of_plain_transformers_and_peft(run: instil.Run) -> None:
+    plain = Plain(run)
+    found = run.results.methods[0].retention
+    assert found is not None
+    for kind, prompts in prompts_by_kind(6).items():
+        divergences, same, sizes = [], [], [[], []]  # type: ignore[var-annotated]
+        for text in prompts:
+            prompt = plain.prompt([{"role": "user", "content": text}])
+            base, student = (plain.greedy(prompt, TOKENS, adapter=on) for on in (False, True))
+            divergences.append(
+                kl(*(plain.logits(prompt, base, adapter=on) for on in (False, True)))
+            )
+            same.append(base == student)
+            sizes[0].append(len(base))
+            sizes[1].append(len(student))
+        one = found.kinds[kind]
+        assert one.kl_to_base == pytest.approx(float(torch.cat(divergences).mean()), abs=1e-4)
+        assert one.same_answer.value == sum(same) / len(same)
+        assert one.length == pytest.approx(sum(sizes[1]) / sum(sizes[0]))
