@@ -20,14 +20,16 @@ from instil.system.progress import Advance
 
 
 @dataclass(frozen=True)
-class RowFidelity:
-    """How close a method is to the teacher at each token of a row's completion.
+class RowLikelihood:
+    """How well a method predicts each token of a row's completion.
 
     Attributes:
-        kl: KL(teacher || method) of each token, in nats.
-        agrees: Whether both expect the same token.
+        nll: Negative log-likelihood of each token, in nats.
+        kl: KL(teacher || method) of each token, in nats; empty if not compared.
+        agrees: Whether both expect the same token; empty if not compared.
     """
 
+    nll: list[float]
     kl: list[float]
     agrees: list[bool]
 
@@ -37,14 +39,30 @@ class Likelihood:
     """How well a method predicts completions.
 
     Attributes:
-        cross_entropy: Cross-entropy of the completions, in nats per token.
-        fidelity: Fidelity to the teacher, over the full vocabulary. None: not compared.
-        rows: The same for each row; empty if not compared.
+        rows: Each row with its tokens.
     """
 
-    cross_entropy: float
-    fidelity: Fidelity | None
-    rows: Sequence[RowFidelity] = ()
+    rows: Sequence[RowLikelihood]
+
+    @property
+    def cross_entropy(self) -> float:
+        """Cross-entropy of the completions, in nats per token."""
+        return sum(sum(row.nll) for row in self.rows) / self._tokens
+
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """Fidelity to the teacher, over the full vocabulary; None if not compared."""
+        if not any(row.kl for row in self.rows):
+            return None
+        return Fidelity(
+            # Rounding may give a KL just below 0.
+            kl_to_teacher=max(0.0, sum(sum(row.kl) for row in self.rows) / self._tokens),
+            agreement=sum(sum(row.agrees) for row in self.rows) / self._tokens,
+        )
+
+    @property
+    def _tokens(self) -> int:
+        return sum(len(row.nll) for row in self.rows)
 
 
 def likelihoods(
@@ -94,7 +112,7 @@ class _Asked:
         if not (teachers or students):
             return {}
         models, adapters = self.models, [method.learns is not None for method in students]
-        own, sums, order = 0.0, [_Sums() for _ in students], list[int]()
+        own, sums, order = _Sums(), [_Sums() for _ in students], list[int]()
         passes = _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts))
         for read in passes:
             for_students = [
@@ -102,32 +120,32 @@ class _Asked:
                 for number in read.rows
             ]
             for p_CV, of_students, gold_C in beside(models, read.logits, for_students, adapters):
-                own += _cross_entropy(p_CV, gold_C) if teachers else 0.0
+                if teachers:
+                    own.add(p_CV, gold_C)
                 for total, q_CV in zip(sums, of_students, strict=True):
-                    total.add(p_CV, q_CV, gold_C)
+                    total.add(q_CV, gold_C, teacher_NV=p_CV)
             order += read.rows
             tokens = sum(len(prompt) + len(completion) - 1 for prompt, completion in for_students)
             self.advance(len(read.rows), read.batch.tokens + len(students) * tokens)
-        found = {method: Likelihood(own / self._tokens, None) for method in teachers}
+        lengths = [(row, len(self.completions[row])) for row in order]
+        found = {method: own.of_rows(lengths) for method in teachers}
         for method, total in zip(students, sums, strict=True):
-            found[method] = total.of_rows([(row, len(self.completions[row])) for row in order])
+            found[method] = total.of_rows(lengths)
         return found
 
     @torch.inference_mode()
     def alone(self, method: Method) -> Likelihood:
         """Measures a method without comparing it with the teacher."""
-        model, prompts, total = self.models.model(method), self.rows.prompts(method), 0.0
+        model, prompts = self.models.model(method), self.rows.prompts(method)
+        total, order = _Sums(), list[int]()
         with self.models.adapter(on=method.learns is not None):
             for read in self._read(model, prompts):
                 gold = torch.split(read.batch.completion_N, read.logits.positions)
                 for logits_CV, gold_C in zip(read.logits.chunks(), gold, strict=True):
-                    total += _cross_entropy(logits_CV, gold_C)
+                    total.add(logits_CV, gold_C)
+                order += read.rows
                 self.advance(len(read.rows), read.batch.tokens)
-        return Likelihood(total / self._tokens, None)
-
-    @property
-    def _tokens(self) -> int:
-        return sum(map(len, self.completions))
+        return total.of_rows([(row, len(self.completions[row])) for row in order])
 
     def _read(self, model: LanguageModel, prompts: Sequence[list[int]]) -> Iterator[Pass]:
         completions = [[completion] for completion in self.completions]
@@ -139,45 +157,40 @@ class _Asked:
 
 @dataclass
 class _Sums:
-    """The summed cross-entropy in nats; and for each token its KL to the teacher, and agreement."""
+    """What is measured of each token, in the order in which the rows are read."""
 
-    cross_entropy: float = 0.0
+    nll: list[float] = field(default_factory=list)
     kl: list[float] = field(default_factory=list)
     agrees: list[bool] = field(default_factory=list)
 
-    def add(self, p_NV: Tensor, q_NV: Tensor, gold_N: Tensor) -> None:
+    def add(self, logits_NV: Tensor, gold_N: Tensor, *, teacher_NV: Tensor | None = None) -> None:
         """Adds N tokens.
 
         Args:
-            p_NV: Logits of the teacher, shape (N, V).
-            q_NV: Logits of the student, shape (N, V).
+            logits_NV: Logits of the method, shape (N, V).
             gold_N: Token ids of the completions, shape (N,).
+            teacher_NV: Logits of the teacher, shape (N, V); None: nothing is compared.
         """
-        vocabulary = min(p_NV.shape[-1], q_NV.shape[-1])
-        p_NV, q_NV = p_NV[:, :vocabulary], q_NV[:, :vocabulary]
-        self.kl += kl_per_token(p_NV, q_NV).tolist()
-        self.cross_entropy += _cross_entropy(q_NV, gold_N)
-        self.agrees += (p_NV.argmax(-1) == q_NV.argmax(-1)).tolist()
+        gold_N = gold_N.to(logits_NV.device)
+        self.nll += cross_entropy(logits_NV, gold_N, reduction="none").tolist()
+        if teacher_NV is not None:
+            vocabulary = min(teacher_NV.shape[-1], logits_NV.shape[-1])
+            p_NV, q_NV = teacher_NV[:, :vocabulary], logits_NV[:, :vocabulary]
+            self.kl += kl_per_token(p_NV, q_NV).tolist()
+            self.agrees += (p_NV.argmax(-1) == q_NV.argmax(-1)).tolist()
 
     def of_rows(self, rows: Sequence[tuple[int, int]]) -> Likelihood:
-        """The means over all tokens, and each row's tokens.
+        """Each row's tokens, in the order of the rows.
 
         Args:
             rows: Number of each row and its tokens, in the order in which they were added.
         """
-        tokens = len(self.kl)
-        fidelity = Fidelity(
-            # Rounding may give a KL just below 0.
-            kl_to_teacher=max(0.0, sum(self.kl) / tokens),
-            agreement=sum(self.agrees) / tokens,
-        )
-        found, start = dict[int, RowFidelity](), 0
+        found, start = dict[int, RowLikelihood](), 0
         for row, length in rows:
             part = slice(start, start + length)
-            found[row] = RowFidelity(self.kl[part], self.agrees[part])
+            found[row] = RowLikelihood(self.nll[part], self.kl[part], self.agrees[part])
             start += length
-        by_row = [found[row] for row in sorted(found)]
-        return Likelihood(self.cross_entropy / tokens, fidelity, by_row)
+        return Likelihood([found[row] for row in sorted(found)])
 
 
 def beside(
@@ -219,11 +232,6 @@ def kl_per_token(p_logits_NV: Tensor, q_logits_NV: Tensor) -> Tensor:
     """Returns KL(p || q) in nats of N positions, shape (N,). Both logits have shape (N, V)."""
     p_NV, q_NV = p_logits_NV.log_softmax(-1), q_logits_NV.log_softmax(-1)
     return kl_div(q_NV, p_NV, reduction="none", log_target=True).sum(-1)
-
-
-def _cross_entropy(logits_NV: Tensor, gold_N: Tensor) -> float:
-    """Returns the cross-entropy in nats, summed over N positions."""
-    return float(cross_entropy(logits_NV, gold_N.to(logits_NV.device), reduction="sum"))
 
 
 def _adapter_off(models: Models, passes: Iterator[Pass]) -> Iterator[Pass]:

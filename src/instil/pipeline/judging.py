@@ -9,7 +9,7 @@ from itertools import takewhile
 from statistics import fmean, mean
 
 from instil.evaluation.answers import Answered, answer, seconds_per_answer
-from instil.evaluation.fidelity import Likelihood, RowFidelity, likelihoods
+from instil.evaluation.fidelity import Likelihood, RowLikelihood, likelihoods
 from instil.evaluation.leaks import leaks
 from instil.evaluation.retention import General, retention
 from instil.methods import METHODS, MethodName
@@ -40,6 +40,7 @@ from instil.results.training import Checkpoint
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
+from instil.system.sequences import Computed
 from instil.tasks.free_text import FreeText
 from instil.tasks.rows import answer_number
 from instil.tasks.split import EvaluationSet
@@ -47,6 +48,8 @@ from instil.teacher.completions import Writer
 
 POSITIONS = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
 """Places in a completion, from 1, whose fidelity is told apart."""
+CONTEXT_ROWS = 50
+"""Most rows on which the student reads the context again."""
 LEAST_SHARED = 16
 """Tokens that all prompts must have in common for a prefix cache to matter."""
 
@@ -126,9 +129,8 @@ class Judging:
             name: self.answers(rows, name, f"{METHODS[name].label} answers {held_out.name}")
             for name in names
         }
-        found = self.likelihoods(rows, names, what=f"comparing on {held_out.name}")
-        own = self._on_own(held_out, rows, written)
-        again = self._with_context(rows, names)
+        found, own = self._compared(held_out, rows, written)
+        again = self._with_context(rows, dict(zip(names, found, strict=True)).get("in_context"))
         made = {}
         for name, likelihood in zip(names, found, strict=True):
             told = self.verdicts(rows, written[name])
@@ -140,7 +142,7 @@ class Judging:
                 name,
                 written[name],
                 told.right,
-                likelihood.rows if likelihood else (),
+                likelihood.rows if likelihood and likelihood.fidelity else (),
                 told.values,
                 told.rules,
             )
@@ -265,23 +267,33 @@ class Judging:
 
         return processes.main_does(read)
 
-    def _on_own(
+    def _compared(
         self,
         held_out: EvaluationSet,
         rows: RenderedRows,
         written: dict[MethodName, list[Answered]],
-    ) -> dict[MethodName, OwnFidelity]:
-        """The fidelity of the methods without a context on the student's own answers."""
-        names = [name for name in written if not METHODS[name].context]
-        student = next((name for name in names if METHODS[name].teacher), None)
-        if student is None:
-            return {}
+    ) -> tuple[list[Likelihood | None], dict[MethodName, OwnFidelity]]:
+        """How well methods predict the completions of a set, and the student's own answers.
+
+        Both are read together, because they follow the same prompts.
+
+        Returns:
+            The likelihoods of all methods, in their order; and the fidelity of the methods without
+            a context on the student's own answers.
+        """
+        what, known = f"comparing on {held_out.name}", self.held_out(rows)
+        student = next((n for n in written if METHODS[n].teacher and not METHODS[n].context), None)
+        if student is None or known is None:
+            return self.likelihoods(rows, [*written], what=what), {}
         own = [one.ids for one in written[student]]
-        found = self._likelihoods(rows, own, names, f"reading the student's {held_out.name}")
-        return {
-            name: OwnFidelity(**one.fidelity.model_dump(), tokens=sum(map(len, own)))
-            for name, one in zip(names, found, strict=True)
-            if one.fidelity
+        both = [ids for pair in zip(known.ids, own, strict=True) for ids in pair]
+        found = self._likelihoods(_twice(rows), both, [*written], what)
+        on_own = [Likelihood(one.rows[1::2]).fidelity for one in found]
+        tokens = sum(map(len, own))
+        return [Likelihood(one.rows[::2]) for one in found], {
+            name: OwnFidelity(**one.model_dump(), tokens=tokens)
+            for name, one in zip(written, on_own, strict=True)
+            if one
         }
 
     def retention(self) -> Retention | None:
@@ -306,29 +318,37 @@ class Judging:
         teacher, student = ([one.text for one in written[of]] for of in ("in_context", name))
         return leaks(self.context, teacher, student)
 
-    def _with_context(self, rows: RenderedRows, names: Sequence[MethodName]) -> float | None:
-        """The cross-entropy of the completions if the student reads the context again."""
-        method, found = METHODS[self.recipe.method], self.held_out(rows)
-        if method.learns is None or method.context or found is None or "in_context" not in names:
+    def _with_context(self, rows: RenderedRows, teacher: Likelihood | None) -> float | None:
+        """How much worse the student with the context predicts the completions than its base.
+
+        It is measured on some rows, in nats per token.
+        """
+        method, known = METHODS[self.recipe.method], self.held_out(rows)
+        if method.learns is None or method.context or known is None or teacher is None:
             return None
+        some = range(0, len(rows.rows), -(-len(rows.rows) // CONTEXT_ROWS))
+        prompts = [rows.teacher_prompts[number] for number in some]
+        ids = [known.ids[number] for number in some]
         window = self.models.student.window
-        pairs = zip(rows.teacher_prompts, found.ids, strict=True)
-        if window is not None and any(len(one) + len(ids) > window for one, ids in pairs):
+        pairs = zip(prompts, ids, strict=True)
+        if window is not None and any(len(one) + len(more) > window for one, more in pairs):
             return None
-        again = replace(rows, student_prompts=rows.teacher_prompts)
+        chosen = [rows.rows[number] for number in some]
+        again = replace(rows, rows=chosen, student_prompts=prompts, teacher_prompts=prompts)
 
         def read() -> float:
-            with self.display.bar("reading the context again", len(rows.rows)) as bar:
+            with self.display.bar("reading the context again", len(some)) as bar:
                 (told,) = likelihoods(
                     self.models,
                     again,
-                    found.ids,
+                    ids,
                     [method],
                     compare=False,
                     batch_size=self.recipe.evaluation.batch_size,
                     advance=self.recorder.advance("evaluate", bar.advance),
                 )
-            return told.cross_entropy
+            base = Likelihood([teacher.rows[number] for number in some])
+            return told.cross_entropy - base.cross_entropy
 
         return processes.main_does(read)
 
@@ -361,7 +381,7 @@ class Judging:
         if teacher is not None:
             pairs = zip(teacher, written[name], strict=True)
             same = [same_start(theirs.ids, mine.ids) for theirs, mine in pairs]
-        by_row = likelihood.rows if likelihood else ()
+        by_row = likelihood.rows if likelihood and likelihood.fidelity else ()
         return SetScore(
             name=held_out.name,
             domain=held_out.domain,
@@ -389,6 +409,18 @@ class Judging:
         return Decoding(self.max_new_tokens, batch_size=size, stop_repeats=True)
 
 
+def _twice(rows: RenderedRows) -> RenderedRows:
+    """The same rows, each of them twice, one after the other."""
+    count = 2 * len(rows.rows)
+    return replace(
+        rows,
+        rows=[row for row in rows.rows for _ in range(2)],
+        teacher_prompts=Computed(count, lambda number: rows.teacher_prompts[number // 2]),
+        student_prompts=Computed(count, lambda number: rows.student_prompts[number // 2]),
+        gold=[None] * count,
+    )
+
+
 def ends(written: Sequence[Answered]) -> Ends:
     """How long answers are, and how they end."""
     return Ends(
@@ -410,9 +442,9 @@ def same_start(teacher: Sequence[int], other: Sequence[int]) -> float:
     return min(same, len(teacher) - 1) / len(teacher)
 
 
-def _parts(rows: Sequence[RowFidelity], turns: Sequence[int | None]) -> list[PartFidelity]:
+def _parts(rows: Sequence[RowLikelihood], turns: Sequence[int | None]) -> list[PartFidelity]:
     """Fidelity by turn."""
-    found: dict[int, list[RowFidelity]] = {}
+    found: dict[int, list[RowLikelihood]] = {}
     for row, number in zip(rows, turns, strict=False):
         if number is not None:
             found.setdefault(number, []).append(row)
@@ -424,7 +456,7 @@ def _parts(rows: Sequence[RowFidelity], turns: Sequence[int | None]) -> list[Par
     ]
 
 
-def _by_position(rows: Sequence[RowFidelity]) -> list[PartFidelity]:
+def _by_position(rows: Sequence[RowLikelihood]) -> list[PartFidelity]:
     made = []
     for first, last in POSITIONS:
         kl = [value for row in rows for value in row.kl[first - 1 : last]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from instil.evaluation.answers import Answered
-from instil.evaluation.fidelity import RowFidelity
+from instil.evaluation.fidelity import RowLikelihood
 from instil.methods import MethodName
 from instil.prompts.format import PromptFormat
 from instil.results.schema import Ending, EvaluationRow, Message, Prediction
@@ -22,7 +22,7 @@ def predictions(
     method: MethodName,
     written: Sequence[Answered],
     right: Sequence[bool | None],
-    fidelity: Sequence[RowFidelity] = (),
+    fidelity: Sequence[RowLikelihood] = (),
     values: Sequence[dict[str, float]] = (),
     rules: Sequence[dict[str, bool]] = (),
 ) -> list[Prediction]:

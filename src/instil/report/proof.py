@@ -221,8 +221,8 @@ def _beside_teacher(by_method: dict[MethodName, SetScore]) -> tuple[str, str, Ta
     text = (
         "“Same answer” and “same start” compare with the teacher’s answer, token by token. KL and "
         "agreement on the student’s answers show how the teacher would have written on where the "
-        "student writes. The last columns are the cross-entropy of the completions; with the context "
-        "put back, a student that still listens is near in-context."
+        "student writes. The last column is what the student loses against in-context, in nats per "
+        "token, if the context is put back before it: near 0 if it still listens."
     )
     columns = (
         "Same answer",

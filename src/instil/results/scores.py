@@ -152,9 +152,9 @@ class Written(Strict):
     )
     with_context: float | None = Field(
         None,
-        description="Cross-entropy of the completions if the student reads the context again, in "
-        "nats per token; compare it with that of in-context. null for other methods, and if the "
-        "context does not fit the student.",
+        description="The context put back before the student: its cross-entropy of the completions, "
+        "less that of in-context, in nats per token, on at most 50 rows. Near 0: it still listens. "
+        "null for other methods, and if the context does not fit the student.",
     )
     judged: JudgeScore | None = Field(
         None, description="What a judge says; null if none was asked (instil check --judge)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from instil.evaluation.answers import Answered
-from instil.evaluation.fidelity import RowFidelity
+from instil.evaluation.fidelity import RowLikelihood
 from instil.pipeline.judging import _by_position, _parts, ends, same_start
 
 
@@ -41,9 +41,9 @@ def test_ends_are_counted() -> None:
 
 def test_fidelity_is_told_apart_by_turn_and_by_position() -> None:
     rows = [
-        RowFidelity([1.0, 0.5, 0.5], [False, True, True]),
-        RowFidelity([3.0], [True]),
-        RowFidelity([0.0] * 70, [True] * 70),
+        RowLikelihood([0.0] * 3, [1.0, 0.5, 0.5], [False, True, True]),
+        RowLikelihood([0.0], [3.0], [True]),
+        RowLikelihood([0.0] * 70, [0.0] * 70, [True] * 70),
     ]
     turns = {part.part: part for part in _parts(rows, [1, 2, 1])}
     assert list(turns) == ["turn 1", "turn 2"]
