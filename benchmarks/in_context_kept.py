@@ -19,12 +19,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from instil.tasks.metrics import METRICS
+
 import instil
 from function_vectors import MODEL, TASKS, split
 from instil.models.generate import Decoding, generate
 from instil.prompts.context import Context, FewShot
 from instil.system import environment
-from instil.tasks.metrics import METRICS
 from small_tasks import DEVELOPMENT, inputs
 
 VARIANTS = {"nothing": ["--keep", "none"], "default": []}
