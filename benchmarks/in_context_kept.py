@@ -19,8 +19,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from instil.tasks.metrics import METRICS
-
 import instil
 from function_vectors import MODEL, TASKS, split
 from instil.models.generate import Decoding, generate
@@ -45,7 +43,7 @@ def answers(student: instil.Student, demos: Path, held_out: Path, *, base: bool)
             Decoding(max_new_tokens=24),
             advance=lambda rows, tokens: None,
         )
-    right = METRICS["exact_match"]
+    right = exact
     return statistics.mean(
         right(student.form.decode(answer.ids), row.output or "")
         for answer, row in zip(written, rows, strict=True)
