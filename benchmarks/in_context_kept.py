@@ -21,6 +21,7 @@ from typing import Any
 
 import instil
 from function_vectors import MODEL, TASKS, split
+from instil.metrics.exact import exact
 from instil.models.generate import Decoding, generate
 from instil.prompts.context import Context, FewShot
 from instil.system import environment
