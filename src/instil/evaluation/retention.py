@@ -17,6 +17,7 @@ from instil.prompts.format import PromptFormat
 from instil.prompts.rendered import RenderedRows
 from instil.results.scores import KindRetention, Retention
 from instil.results.statistics import proportion
+from instil.system import processes
 from instil.system.progress import Advance
 from instil.tasks.rows import Row
 
@@ -77,6 +78,8 @@ def retention(
 ) -> Retention:
     """Compares the answers of the student with those of its base, and its predictions on these.
 
+    All processes of a launch must call it: each of them decodes its share.
+
     Args:
         models: Teacher and student; the base is the student with its adapter off.
         form: Prompt format.
@@ -92,19 +95,24 @@ def retention(
         for method in (before, after)
     }
     base = [one.ids for one in said[before]]
-    (found,) = likelihoods(
-        own, general.rows, base, [after], compare=True, batch_size=batch_size, advance=advance
-    )
+
+    def read() -> list[list[float]]:
+        (found,) = likelihoods(
+            own, general.rows, base, [after], compare=True, batch_size=batch_size, advance=advance
+        )
+        return [row.kl for row in found.rows]
+
+    kl = processes.main_does(read)
     kinds = {
         kind: _of_kind(
             [number for number, one in enumerate(general.kinds) if one == kind],
             said[before],
             said[after],
-            [row.kl for row in found.rows],
+            kl,
         )
         for kind in dict.fromkeys(general.kinds)
     }
-    whole = _of_kind(range(len(base)), said[before], said[after], [row.kl for row in found.rows])
+    whole = _of_kind(range(len(base)), said[before], said[after], kl)
     return Retention(**whole.model_dump(), kinds=kinds)
 
 

@@ -303,13 +303,9 @@ class Judging:
         model, size = self.models.student, self.recipe.evaluation.batch_size
         form = prompt_format(model.tokenizer, Prompt(), ends=model.end_ids)
         general = General.of(form, self.recipe.evaluation.general_prompts)
-
-        def measure() -> Retention:
-            with self.display.bar("asking general prompts", 3 * len(general.kinds)) as bar:
-                advance = self.recorder.advance("evaluate", bar.advance)
-                return retention(self.models, form, general, batch_size=size, advance=advance)
-
-        return processes.main_does(measure)
+        with self.display.bar("asking general prompts", 3 * len(general.kinds)) as bar:
+            advance = self.recorder.advance("evaluate", bar.advance)
+            return retention(self.models, form, general, batch_size=size, advance=advance)
 
     def _leaks(self, name: MethodName, written: dict[MethodName, list[Answered]]) -> Leaks | None:
         """What the student says of its context."""
