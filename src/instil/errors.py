@@ -15,6 +15,7 @@ InstilError
 ├── TokenizerMismatchError  (ValueError)          teacher and student have different tokenizers
 ├── UnknownModelError       (LookupError)         no such model
 ├── HubUnreachableError     (ConnectionError)     the hub cannot be reached
+├── ServerError             (ConnectionError)     a server does not answer, such as a judge's
 ├── OutputExistsError       (FileExistsError)     the output folder already exists
 ├── OutputError             (OSError)             the output folder cannot be written
 ├── TargetStoreError        (OSError)             a target store that is missing or damaged
@@ -121,6 +122,12 @@ class UnknownModelError(InstilError, LookupError):
 
 class HubUnreachableError(InstilError, ConnectionError):
     """The model is a hub id and the hub cannot be reached."""
+
+    __str__ = InstilError.__str__
+
+
+class ServerError(InstilError, ConnectionError):
+    """A server that was named does not answer, or answers with an error."""
 
     __str__ = InstilError.__str__
 

@@ -427,3 +427,28 @@ def test_general_answers_are_those_of_plain_transformers_and_peft(run: instil.Ru
         assert one.kl_to_base == pytest.approx(float(torch.cat(divergences).mean()), abs=1e-4)
         assert one.same_answer.value == sum(same) / len(same)
         assert one.length == pytest.approx(sum(sizes[1]) / sum(sizes[0]))
+
+
+def test_nothing_but_a_check_is_replaced(
+    run: instil.Run, jsonl: Callable[[str, list[dict[str, Any]]], Path], tmp_path: Path
+) -> None:
+    path = jsonl("rows.jsonl", [conversation(CHATS[0])])
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "letter.txt").write_text("dear")
+    for output in (run.path, run.path.parent, kept):
+        for more in (["--eval", str(path)], ["--rules", str(run.path.parent / "rules.yaml")]):
+            status, said = invoke(
+                "check", str(run.path), *more, "--output", str(output), "--overwrite", "--quiet"
+            )
+            assert status == 2, said
+    assert (kept / "letter.txt").read_text() == "dear"
+    assert run.adapter.is_dir()
+    assert not list(run.path.parent.glob("*.partial"))
+
+
+def test_the_report_is_named_only_if_it_holds_the_new_scores(run: instil.Run) -> None:
+    rules = str(run.path.parent / "rules.yaml")
+    limits = ("--max-drift", "9")
+    assert "report   " in invoke("check", str(run.path), *limits)[1]
+    assert "report   " not in invoke("check", str(run.path), "--rules", rules, *limits)[1]

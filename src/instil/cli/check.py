@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +23,7 @@ from instil.cli.options import (
 
 if TYPE_CHECKING:
     from instil.evaluation.judge import Judge
-    from instil.results.schema import Prediction, Results
+    from instil.results.schema import Results
 
 
 def check(
@@ -131,7 +130,6 @@ def check(
         )
         from instil.api import Run
         from instil.cli.summary import print_results
-        from instil.errors import OutputExistsError
         from instil.metrics import comparing
         from instil.metrics.rules import read_rules
         from instil.results.gate import Gate
@@ -142,34 +140,39 @@ def check(
         results = Results.read(folder / RESULTS)
         metrics = [comparing(name) for name in metric]
         obeyed = read_rules(from_home(rules)) if rules else []
-        known_judge = _Judging.of(judge, judge_model, judge_key_env, judge_prompt, judge_rows)
-        place = output or (folder / "checks" / eval.stem if eval else None)
-        if place is not None and place.exists() and not overwrite:
-            raise OutputExistsError(
-                f"{place} already exists", mend="pass --overwrite, or another --output"
-            )
-        answered = folder
+        judging = _JudgeOptions.of(judge, judge_model, judge_key_env, judge_prompt, judge_rows)
+        place = from_home(output) if output else folder / "checks" / eval.stem if eval else None
+        predictions, staging = None, None
+        if eval is None and place is not None:  # refused before a judge is asked
+            from instil.pipeline.folder import Staging
+
+            staging = Staging(place, overwrite=overwrite, reads=[folder / RESULTS])
         if eval is not None:
             assert place is not None
-            results = _on(folder, eval, field, metric, rules, place, quiet)
-            answered = place
-        predictions = None
-        if eval is None and (metrics or obeyed):
+            results = _on(folder, eval, field, metric, rules, place, overwrite, quiet)
+        elif metrics or obeyed:
             from instil.pipeline.checking import check_stored
 
             results, predictions = check_stored(folder, metrics=metrics, rules=obeyed)
-        if known_judge is not None:
-            results = known_judge.judged(answered, results, quiet)
-        if place is not None and (eval is None or known_judge is not None):
-            _write(answered, place, results, predictions)
+        if judging is not None:
+            results = judging.judged(place if eval and place else folder, results, quiet)
+        if eval is not None and place is not None and judging is not None:
+            from instil.report import write_report
+
+            results.write(place / RESULTS)
+            write_report(place)
+        elif staging is not None:
+            from instil.pipeline.checking import write_checked
+
+            write_checked(folder, staging, results, predictions)
         print_results(results)
-        shown = place or folder
-        typer.echo(f"report   {Run(shown).report()}")
+        if place or not (metrics or obeyed or judging):  # else the report knows nothing of these
+            typer.echo(f"report   {Run(place or folder).report()}")
         check_results(results, None if limits == Gate() else limits)
 
 
 @dataclass(frozen=True)
-class _Judging:
+class _JudgeOptions:
     """The judge that the options name.
 
     Attributes:
@@ -185,7 +188,7 @@ class _Judging:
     @classmethod
     def of(
         cls, judge: str | None, model: str | None, key_env: str, prompt: Path | None, rows: int
-    ) -> _Judging | None:
+    ) -> _JudgeOptions | None:
         """Checks the options; None if there is no judge.
 
         Raises:
@@ -226,22 +229,6 @@ class _Judging:
         )
 
 
-def _write(
-    answered: Path, place: Path, results: Results, predictions: Sequence[Prediction] | None
-) -> None:
-    """Writes the results of a check, in place of those that are there."""
-    from instil.pipeline.checking import write_checked
-    from instil.results.schema import PREDICTIONS, Prediction
-    from instil.system.files import read_lines
-
-    known = predictions or read_lines(Prediction, answered / PREDICTIONS)
-    work = place.with_name(place.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
-    write_checked(answered, work, results, known)
-    shutil.rmtree(place, ignore_errors=True)
-    work.rename(place)
-
-
 def _on(
     folder: Path,
     eval: Path,
@@ -249,8 +236,10 @@ def _on(
     metric: list[str],
     rules: Path | None,
     place: Path,
+    overwrite: bool,
     quiet: bool,
 ) -> Results:
+    """The results of the student on other rows."""
     from instil.cli.distill import named_fields
     from instil.models.load import quiet_libraries
     from instil.pipeline.checking import check_on
@@ -270,9 +259,6 @@ def _on(
     if rules:
         changes["rules"] = str(rules)
     quiet_libraries()
-    work = place.with_name(place.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
-    results = check_on(folder, pile, work, changes=changes, display=Display(quiet=quiet))
-    shutil.rmtree(place, ignore_errors=True)
-    work.rename(place)
-    return results
+    return check_on(
+        folder, pile, place, changes=changes, overwrite=overwrite, display=Display(quiet=quiet)
+    )

@@ -52,7 +52,8 @@ def check(
             right=lambda text, gold: False,
             name=f"{logs}, answer",
         )
-        table = Table(title=escape(f"{len(rows):,} answers of {logs}"))
+        left = f"; {len(pile.dropped):,} rows that cannot be read" if pile.dropped else ""
+        table = Table(title=escape(f"{len(rows):,} answers of {logs}{left}"))
         table.add_column("rule")
         for column in ("applies to", "obeyed by", "95 % interval"):
             table.add_column(column, justify="right", no_wrap=True)

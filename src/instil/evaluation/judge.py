@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from jinja2 import Environment, StrictUndefined, TemplateError
 
-from instil.errors import ConfigError, HubUnreachableError
+from instil.errors import ConfigError, ServerError
 from instil.models.generate import Decoding, generate
 from instil.models.load import load
 from instil.prompts.format import prompt_format
@@ -84,7 +84,7 @@ def judge_pairs(
 
     Raises:
         ConfigError: the template cannot be rendered.
-        HubUnreachableError: the server cannot be reached.
+        ServerError: the server does not answer.
     """
     different = [pair for pair in pairs if pair.teacher.strip() != pair.student.strip()]
     prompts = [
@@ -191,7 +191,7 @@ class ServerJudge:
         """See `Judge.ask`.
 
         Raises:
-            HubUnreachableError: the server does not answer, after some tries.
+            ServerError: the server does not answer, after some tries.
         """
         from openai import OpenAIError
 
@@ -209,7 +209,7 @@ class ServerJudge:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 return list(pool.map(one, prompts))
         except OpenAIError as error:
-            raise HubUnreachableError(
+            raise ServerError(
                 f"the judge does not answer: {self.name}",
                 got=f"{type(error).__name__}: {error}",
                 mend="check the address, the model's name and the key, then repeat the command",

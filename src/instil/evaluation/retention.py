@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from statistics import mean
 
-from instil.evaluation.answers import Answered, answer
+from instil.evaluation.answers import answer
 from instil.evaluation.fidelity import likelihoods
 from instil.methods import METHODS
 from instil.models.generate import Decoding
@@ -74,7 +74,13 @@ class General:
 
 
 def retention(
-    models: Models, form: PromptFormat, general: General, *, batch_size: int, advance: Advance
+    models: Models,
+    form: PromptFormat,
+    general: General,
+    base: Sequence[list[int]],
+    *,
+    batch_size: int,
+    advance: Advance,
 ) -> Retention:
     """Compares the answers of the student with those of its base, and its predictions on these.
 
@@ -84,49 +90,54 @@ def retention(
         models: Teacher and student; the base is the student with its adapter off.
         form: Prompt format.
         general: The prompts.
+        base: The base's answers, decoded as `decoding` says.
         batch_size: Most rows that are read or decoded together.
         advance: Is called with the progress.
     """
-    own = Models(teacher=models.student, student=models.student)
-    decoding = Decoding(TOKENS, batch_size=batch_size, stop_repeats=True)
-    before, after = METHODS["zero_shot"], METHODS["distillation"]
-    said = {
-        method: answer(own, form, general.rows.student_prompts, method, decoding, advance=advance)
-        for method in (before, after)
-    }
-    base = [one.ids for one in said[before]]
+    own, student = Models(teacher=models.student, student=models.student), METHODS["distillation"]
+    said = [
+        one.ids
+        for one in answer(
+            own,
+            form,
+            general.rows.student_prompts,
+            student,
+            decoding(batch_size),
+            advance=advance,
+        )
+    ]
 
     def read() -> list[list[float]]:
         (found,) = likelihoods(
-            own, general.rows, base, [after], compare=True, batch_size=batch_size, advance=advance
+            own, general.rows, base, [student], compare=True, batch_size=batch_size, advance=advance
         )
         return [row.kl for row in found.rows]
 
     kl = processes.main_does(read)
     kinds = {
-        kind: _of_kind(
-            [number for number, one in enumerate(general.kinds) if one == kind],
-            said[before],
-            said[after],
-            kl,
-        )
+        kind: _of_kind([n for n, one in enumerate(general.kinds) if one == kind], base, said, kl)
         for kind in dict.fromkeys(general.kinds)
     }
-    whole = _of_kind(range(len(base)), said[before], said[after], kl)
+    whole = _of_kind(range(len(base)), base, said, kl)
     return Retention(**whole.model_dump(), kinds=kinds)
+
+
+def decoding(batch_size: int) -> Decoding:
+    """How general prompts are answered."""
+    return Decoding(TOKENS, batch_size=batch_size, stop_repeats=True)
 
 
 def _of_kind(
     numbers: Sequence[int],
-    before: Sequence[Answered],
-    after: Sequence[Answered],
+    before: Sequence[list[int]],
+    after: Sequence[list[int]],
     kl: Sequence[Sequence[float]],
 ) -> KindRetention:
     values = [value for number in numbers for value in kl[number]]
-    lengths = [mean(len(said[number].ids) for number in numbers) for said in (before, after)]
+    lengths = [mean(len(said[number]) for number in numbers) for said in (before, after)]
     return KindRetention(
         kl_to_base=max(0.0, mean(values)),
-        same_answer=proportion([before[n].ids == after[n].ids for n in numbers]),
+        same_answer=proportion([before[n] == after[n] for n in numbers]),
         length=lengths[1] / lengths[0],
         prompts=len(numbers),
     )

@@ -139,7 +139,7 @@ def generate(
 
 
 @torch.inference_mode()
-def read(model: LanguageModel, ids: list[int]) -> Any:
+def prefill(model: LanguageModel, ids: list[int]) -> Any:
     """Reads the beginning of a prompt; returns its keys and values, for `stream`.
 
     Returns None if the model cannot decode with them.
@@ -167,7 +167,7 @@ def stream(
         prompt: Token ids.
         ending: What ends the answer.
         max_new_tokens: Most tokens of the answer.
-        cache: Keys and values of what stands before the prompt, from `read`. They are changed.
+        cache: Keys and values of what stands before the prompt, from `prefill`. They are changed.
     """
     network, made = cast(Any, model.network), list[int]()
     cached = not _refused(model.network, SINGLE, shared=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from instil.methods import METHODS
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
 from instil.pipeline import record
+from instil.pipeline.folder import SCRATCH, Staging
 from instil.pipeline.given import Given, Headed
-from instil.pipeline.record import PARTS
-from instil.pipeline.steps import Judged
+from instil.pipeline.record import ADAPTER, DROPPED, PARTS
+from instil.pipeline.steps import FIXED_BYTES, Judged
 from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
 from instil.prompts.context import Context
 from instil.recipe.recipe import Recipe
@@ -34,7 +34,7 @@ from instil.results.schema import (
     Results,
 )
 from instil.results.scores import SetScore
-from instil.system.files import read_lines, write_lines
+from instil.system.files import digest, read_lines, write_lines
 from instil.system.progress import Display
 from instil.tasks.conversation import Message
 from instil.tasks.files import ROWS, Files
@@ -159,25 +159,33 @@ def judged_stored(
 
 
 def write_checked(
-    folder: Path, output: Path, results: Results, predictions: Sequence[Prediction]
+    folder: Path,
+    staging: Staging,
+    results: Results,
+    predictions: Sequence[Prediction] | None,
 ) -> None:
-    """Writes a run's answers, judged again, with a report.
+    """Writes a run's stored answers, judged again, with a report.
 
     Args:
         folder: Folder of the run.
-        output: Folder to write. It must not exist.
+        staging: Folder to write.
         results: The new results.
-        predictions: The answers with their new values.
+        predictions: The answers with their new values; None: as they are in the run.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
     from instil.report import write_report
 
-    output.mkdir(parents=True)
-    for name in (EVALUATION, CONFIG, ENVIRONMENT, CONTEXT, PARTS):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
-    write_lines(output / PREDICTIONS, predictions)
-    results.write(output / RESULTS)
-    write_report(output)
+    with staging.open(digest(["check", str(folder)]), needed_bytes=FIXED_BYTES) as work:
+        for name in (EVALUATION, CONFIG, ENVIRONMENT, CONTEXT, PARTS, DROPPED):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, work / name)
+        known = predictions or read_lines(Prediction, folder / PREDICTIONS)
+        write_lines(work / PREDICTIONS, known)
+        results.write(work / RESULTS)
+        write_report(work)
+        staging.finish()
 
 
 def _scored(score: SetScore, told: Verdicts, *, metrics: bool, rules: bool) -> SetScore:
@@ -212,15 +220,19 @@ def check_on(
     output: Path,
     *,
     changes: dict[str, Any],
+    overwrite: bool,
     display: Display,
 ) -> Results:
     """Judges the student of a run on other rows, beside zero-shot and in-context.
 
+    After an interruption, the same call resumes with what the teacher wrote.
+
     Args:
         folder: Folder of the run.
         pile: The rows.
-        output: Folder for results, answers and report. It must not exist.
+        output: Folder for results, answers and report.
         changes: Keys of the section `evaluation` to change.
+        overwrite: Replace the results at `output`.
         display: Shows progress.
 
     Returns:
@@ -229,6 +241,7 @@ def check_on(
     Raises:
         DataFileError: the run has no weights, or no context of all rows.
         ConfigError: its answers are labels, or its task is not `files`.
+        OutputExistsError: `output` exists and may not be replaced.
         InstilError: the rows or the machine do not allow it.
     """
     from instil.pipeline.student import load_adapter, source_of
@@ -264,27 +277,29 @@ def check_on(
     headed = Headed.of({ROWS: pile}, task, context)
     rows = rows_of(headed.items[ROWS], task.reading(gold=False))
     given = Given(context, rows, {ROWS: rows}, None, [*pile.dropped], pile.drops)
-    with tempfile.TemporaryDirectory() as store:
-        steps = TextSteps.prepare(recipe, store=Path(store), display=display, given=given)
-        load_adapter(steps.models.student.network, folder)
-        assert results.training is not None
-        trained = Trained(steps.models, results.training)
+    staging = Staging(output, overwrite=overwrite, reads=[folder / ADAPTER])
+    steps = TextSteps.prepare(recipe, store=staging.store, display=display, given=given)
+    load_adapter(steps.models.student.network, folder)
+    assert results.training is not None
+    trained = Trained(steps.models, results.training)
+    with staging.open(steps.identity, needed_bytes=FIXED_BYTES) as work:
         judged = steps.judge(None, trained)
         made = steps.results(judged, trained)
-    spent = {name: cost for name, cost in results.phases.items() if name in SPENT}
-    made = made.model_copy(update={"phases": made.phases | spent})
-    output.mkdir(parents=True)
-    record.write(
-        output,
-        made,
-        judged.predictions,
-        example=steps.example(),
-        context=context,
-        context_text=steps.context_text,
-        rows=judged.rows,
-        dropped=steps.left_out,
-    )
-    write_report(output)
+        spent = {name: cost for name, cost in results.phases.items() if name in SPENT}
+        made = made.model_copy(update={"phases": made.phases | spent})
+        shutil.rmtree(work / SCRATCH, ignore_errors=True)
+        record.write(
+            work,
+            made,
+            judged.predictions,
+            example=steps.example(),
+            context=context,
+            context_text=steps.context_text,
+            rows=judged.rows,
+            dropped=steps.left_out,
+        )
+        write_report(work)
+        staging.finish()
     return made
 
 

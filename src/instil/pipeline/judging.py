@@ -11,19 +11,20 @@ from statistics import fmean, mean
 from instil.evaluation.answers import Answered, answer, seconds_per_answer
 from instil.evaluation.fidelity import Likelihood, RowLikelihood, likelihoods
 from instil.evaluation.leaks import leaks
-from instil.evaluation.retention import General, retention
+from instil.evaluation.retention import General, decoding, retention
 from instil.methods import METHODS, MethodName
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
-from instil.models.generate import Decoding, Ending, read, stream
+from instil.models.generate import Decoding, Ending, prefill, stream
 from instil.models.roles import Models
+from instil.pipeline.keeping import base_folder
 from instil.pipeline.predictions import predictions
 from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
 from instil.prompts.format import PromptFormat, prompt_format
 from instil.prompts.rendered import RenderedRows
 from instil.recipe.canonical import methods_of
 from instil.recipe.recipe import Recipe
-from instil.recipe.sections import Prompt
+from instil.recipe.sections import Prompt, Teacher
 from instil.results.schema import Prediction
 from instil.results.scores import (
     Completions,
@@ -47,7 +48,7 @@ from instil.tasks.split import EvaluationSet
 from instil.teacher.completions import Writer
 
 POSITIONS = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
-"""Places in a completion, from 1, whose fidelity is told apart."""
+"""Places in a completion, from 1. Each part has a fidelity of its own."""
 CONTEXT_ROWS = 50
 """Most rows on which the student reads the context again."""
 LEAST_SHARED = 16
@@ -55,7 +56,7 @@ LEAST_SHARED = 16
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutCompletions:
     """The completions of a set whose likelihood is measured.
 
     Attributes:
@@ -99,9 +100,9 @@ class Judging:
     context: str | None
     recorder: Recorder
     display: Display
-    _held_out: dict[str, HeldOut | None] = field(default_factory=dict)
+    _held_out: dict[str, HeldOutCompletions | None] = field(default_factory=dict)
 
-    def held_out(self, rows: RenderedRows) -> HeldOut | None:
+    def held_out(self, rows: RenderedRows) -> HeldOutCompletions | None:
         """The completions whose likelihood is measured.
 
         They are None if a row has no output and no method uses the teacher, which could write one.
@@ -113,11 +114,11 @@ class Judging:
                 row.turn for row in rows.rows
             )
             if gold is not None and not logged:
-                found = HeldOut("gold", gold)
+                found = HeldOutCompletions("gold", gold)
             elif any(METHODS[name].teacher for name in methods_of(self.recipe)):
                 made = self.writer.stored(rows.teacher_prompts, self._decoding)
                 answers = [Answered.of(one, self.form) for one in made]
-                found = HeldOut("teacher", [one.ids for one in made], answers)
+                found = HeldOutCompletions("teacher", [one.ids for one in made], answers)
             self._held_out[rows.name] = found
         return self._held_out[rows.name]
 
@@ -201,7 +202,7 @@ class Judging:
             return None
 
         def measure() -> float | None:
-            cache = read(model, prompts[0][:shared])
+            cache = prefill(model, prompts[0][:shared])
             if cache is None:
                 return None
 
@@ -303,9 +304,21 @@ class Judging:
         model, size = self.models.student, self.recipe.evaluation.batch_size
         form = prompt_format(model.tokenizer, Prompt(), ends=model.end_ids)
         general = General.of(form, self.recipe.evaluation.general_prompts)
-        with self.display.bar("asking general prompts", 3 * len(general.kinds)) as bar:
+        # The base's answers are the same for all its students, so they are kept for all runs.
+        writer = Writer(
+            self.recipe.model_copy(update={"teacher": Teacher()}),
+            Models(teacher=model, student=model),
+            form.ending,
+            base_folder(self.recipe, self.writer.store),
+            Recorder(),
+            self.display,
+        )
+        asked = general.rows.student_prompts
+        made = writer.stored(asked, decoding(size), what="base answers general prompts")
+        with self.display.bar("asking general prompts", 2 * len(general.kinds)) as bar:
             advance = self.recorder.advance("evaluate", bar.advance)
-            return retention(self.models, form, general, batch_size=size, advance=advance)
+            base = [one.ids for one in made]
+            return retention(self.models, form, general, base, batch_size=size, advance=advance)
 
     def _leaks(self, name: MethodName, written: dict[MethodName, list[Answered]]) -> Leaks | None:
         """What the student says of its context."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from instil.models.load import LanguageModel
 from instil.pipeline.steps import Steps
+from instil.recipe.recipe import Recipe
 from instil.system import processes
 from instil.system.disk import cache_folder
 from instil.teacher.keeping import Keeper
@@ -34,7 +35,8 @@ def kept_texts(steps: Steps[Any, Any], base: Callable[[], LanguageModel]) -> Kep
     recipe, keep = steps.recipe, steps.recipe.keep
     if not keep.on or steps.method.learns != "targets":
         return None
-    keeper = Keeper(recipe, base(), steps.form, _folder(steps), steps.recorder, steps.display)
+    folder = base_folder(recipe, steps.store)
+    keeper = Keeper(recipe, base(), steps.form, folder, steps.recorder, steps.display)
     lessons = keeper.lessons()
     if lessons is None:
         return None
@@ -47,13 +49,17 @@ def kept_texts(steps: Steps[Any, Any], base: Callable[[], LanguageModel]) -> Kep
     return Kept(lessons, per_batch, keep.weight, recipe.seed)
 
 
-def _folder(steps: Steps[Any, Any]) -> Path:
-    """Where the texts are stored: for all runs, or for this one if that folder cannot be used.
+def base_folder(recipe: Recipe, store: Path) -> Path:
+    """Where a base's own texts lie: for all runs, or for this one if that folder cannot be used.
 
     The processes of a launch may be on several machines. They share only the folder of the targets.
+
+    Args:
+        recipe: All settings.
+        store: Folder of what the run's teacher writes, if the recipe sets none.
     """
     usual = cache_folder() / FOLDER
-    own = (steps.recipe.teacher.store or steps.store) / FOLDER
+    own = (recipe.teacher.store or store) / FOLDER
 
     def writable() -> bool:
         try:

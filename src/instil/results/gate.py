@@ -26,7 +26,7 @@ upper or lower: an end of the 95 % interval. estimate: recovery itself.
 """
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 DEFAULT = "default"
-"""Name of the gate for those who do not know yet what they want."""
+"""Name of the gate whose limits depend on the run; see `Gate.usual`."""
 
 
 class Gate(Settings):
@@ -114,10 +114,19 @@ class Gate(Settings):
 
     @classmethod
     def usual(cls, results: Results) -> Gate:
-        """The gate for those who set none: recovery with gold outputs, and the KL without."""
-        judged = "max_kl_share" if results.recovery is None else "min_recovery"
-        limits = {"min_recovery": 0.9, "max_kl_share": 0.15}
-        return cls(**{judged: limits[judged]}, max_drift=0.05, max_leak=0.0)
+        """The gate of a run for which none is set.
+
+        It is recovery with gold outputs and the KL without; and drift and leaks where they were
+        measured.
+        """
+        student = results.methods[0]
+        written = student.scores[0].written
+        return cls(
+            min_recovery=None if results.recovery is None else 0.9,
+            max_kl_share=0.15 if results.recovery is None else None,
+            max_drift=None if student.drift is None else 0.05,
+            max_leak=0.0 if written and written.leaks else None,
+        )
 
     def joined(self, other: Gate) -> Gate:
         """This gate with the limits that another one sets."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from instil.errors import ConfigError, HubUnreachableError
+from instil.errors import ConfigError, ServerError
 from instil.evaluation import judge as module
 from instil.evaluation.judge import (
     LocalJudge,
@@ -210,7 +210,5 @@ def test_a_server_that_does_not_answer_is_an_error(
     monkeypatch.setattr(module, "RETRIES", 0)
     server.failures = 99
     judge = ServerJudge(address(server), "large")
-    with pytest.raises(
-        HubUnreachableError, match=r"the judge does not answer: large at .*RateLimit"
-    ):
+    with pytest.raises(ServerError, match=r"the judge does not answer: large at .*RateLimit"):
         judge_pairs(judge, PAIRS, template=shipped_prompt(), context=None, advance=lambda _: None)

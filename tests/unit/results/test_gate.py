@@ -206,7 +206,7 @@ def test_all_limits_that_fail_are_named() -> None:
 
 
 def test_the_default_depends_on_what_is_known() -> None:
-    assert Gate.usual(distilled()) == Gate(min_recovery=0.9, max_drift=0.05, max_leak=0.0)
+    assert Gate.usual(distilled()) == Gate(min_recovery=0.9, max_drift=0.05)  # no leaks measured
     assert Gate.usual(said()) == Gate(max_kl_share=0.15, max_drift=0.05, max_leak=0.0)
     assert [error.got[:10] for error in failures(said(), Gate.usual(said()))] == ["a KL of 0."]
 
