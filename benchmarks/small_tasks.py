@@ -84,6 +84,7 @@ def measure(task: str, seed: int, variant: Variant, data: Path) -> dict[str, Any
         wall = time.perf_counter() - start
         results = Results.read(folder / "run" / RESULTS)
     drift, training = results.methods[0].drift, results.training
+    general = results.methods[0].retention
     assert drift is not None
     assert training is not None
     return {
@@ -93,6 +94,8 @@ def measure(task: str, seed: int, variant: Variant, data: Path) -> dict[str, Any
         "recovery": results.recovery,
         **distances(results),
         "same_top": drift.same_top,
+        "general": general and general.kl_to_base,
+        "general_length": general and general.length,
         "kinds": {name: kind.model_dump() for name, kind in drift.kinds.items()},
         "rows": training.rows,
         "made": training.made_inputs and training.made_inputs.model_dump(),
@@ -108,8 +111,8 @@ def table(runs: list[dict[str, Any]], variants: Sequence[str]) -> str:
     """Markdown: means over the runs of each variant, then its runs one by one."""
     lines = [
         "| variant | runs | student (in-context) | recovery | KL (% of zero-shot) | drift (worst) | "
-        "same token | steps | training | wall |",
-        "| --- |" + " --- |" * 9,
+        "same token | general prompts | steps | training | wall |",
+        "| --- |" + " --- |" * 10,
     ]
     for variant in variants:
         of = [run for run in runs if run["variant"] == variant]
@@ -119,13 +122,15 @@ def table(runs: list[dict[str, Any]], variants: Sequence[str]) -> str:
         def mean(name: str, of: list[dict[str, Any]] = of) -> float:
             return statistics.mean(run[name] for run in of if run.get(name) is not None)
 
+        asked = [run["general"] for run in of if run.get("general") is not None]
+        general = f"{statistics.mean(asked):.3f}" if asked else ""
         train = statistics.mean(run["phases"]["train"] for run in of)
         steps = f"{mean('steps'):.0f}" if any("steps" in run for run in of) else "60"
         lines.append(
             f"| {variant} | {len(of)} | {mean('distillation'):.3f} ({mean('in_context'):.3f}) | "
             f"{mean('recovery'):.2f} | {mean('kl_share'):.1%} | "
             f"{mean('drift'):.3f} ({max(r['drift'] for r in of):.3f}) | "
-            f"{mean('same_top'):.1%} | {steps} | {train:.0f} s | {mean('wall_seconds'):.0f} s |"
+            f"{mean('same_top'):.1%} | {general} | {steps} | {train:.0f} s | {mean('wall_seconds'):.0f} s |"
         )
     return "\n".join(lines)
 

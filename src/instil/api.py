@@ -14,6 +14,7 @@ from instil.errors import ConfigError, DataFileError
 from instil.methods import MethodName
 from instil.prompts.context import Context, ContextPart
 from instil.recipe import changes, sections
+from instil.recipe.keep import Keep
 from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
 from instil.recipe.usual import usual
@@ -249,7 +250,7 @@ def distill(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
-    keep: sections.Keep | Settings | None = None,
+    keep: Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     logs: Settings | None = None,
     dtype: DType = "auto",
@@ -355,7 +356,7 @@ def run(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
-    keep: sections.Keep | Settings | None = None,
+    keep: Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     dtype: DType | None = None,
     seed: int | None = None,
@@ -429,7 +430,7 @@ def validate(
     objective: Objective | HiddenState | Settings | Sequence[object] | None = None,
     tuning: Tuning | Settings | None = None,
     training: sections.Training | Settings | None = None,
-    keep: sections.Keep | Settings | None = None,
+    keep: Keep | Settings | None = None,
     evaluation: sections.Evaluation | Settings | None = None,
     dtype: DType | None = None,
     seed: int | None = None,

@@ -16,6 +16,7 @@ InstilError
 ├── UnknownModelError       (LookupError)         no such model
 ├── HubUnreachableError     (ConnectionError)     the hub cannot be reached
 ├── ServerError             (ConnectionError)     a server does not answer, such as a judge's
+├── EngineError             (RuntimeError)        an engine that does not start or computes wrongly
 ├── OutputExistsError       (FileExistsError)     the output folder already exists
 ├── OutputError             (OSError)             the output folder cannot be written
 ├── TargetStoreError        (OSError)             a target store that is missing or damaged
@@ -130,6 +131,10 @@ class ServerError(InstilError, ConnectionError):
     """A server that was named does not answer, or answers with an error."""
 
     __str__ = InstilError.__str__
+
+
+class EngineError(InstilError, RuntimeError):
+    """An engine does not start, or does not compute what the model computes."""
 
 
 class OutputExistsError(InstilError, FileExistsError):

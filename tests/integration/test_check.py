@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path]
             "rules": folder / "rules.yaml",
             "metrics": ["exact", "token_f1"],
             "drift_tokens": 20,
-            "general_prompts": 6,
+            "general_prompts": 7,
         },
         dtype="float32",
         quiet=True,
@@ -96,7 +96,7 @@ def test_a_run_holds_what_its_answers_are_judged_by(run: instil.Run) -> None:
         )
     student = run.results.methods[0]
     assert student.retention is not None
-    assert student.retention.prompts == 6
+    assert student.retention.prompts == 7
     assert student.scores[0].written is not None
     assert student.scores[0].written.leaks is not None
     assert student.scores[0].written.with_context is not None

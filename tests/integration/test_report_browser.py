@@ -6,17 +6,33 @@ Chromium is not downloaded; where the machine has none, these tests are skipped.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import finished
 from tests.unit.report.runs import build_predictions, build_results, write_run
 from tests.unit.report.studies import build_study
 from tests.unit.report.written_studies import build_written_study
 
-from instil.report import render
+from instil.report import render, write_report
+from instil.results.schema import EVALUATION, PREDICTIONS, EvaluationRow, Message, Prediction
+from instil.results.scores import (
+    Ends,
+    HarnessScore,
+    KindRetention,
+    LeakedPhrase,
+    Leaks,
+    OwnFidelity,
+    Retention,
+    ServedScore,
+    Written,
+)
+from instil.results.statistics import proportion
+from instil.system.files import write_lines
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(
@@ -225,3 +241,111 @@ def luminance(color: str) -> float:
     """Of `rgb(r, g, b)`, from 0 to 1, near enough to tell dark from light."""
     parts = [float(part) for part in color.split("(")[1].rstrip(")").split(",")[:3]]
     return sum(parts) / (3 * 255)
+
+
+ROWS = 2000
+METHODS = ("distillation", "zero_shot", "in_context")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with 2,000 rows of conversations, and all that a report can tell of answers."""
+    folder = tmp_path_factory.mktemp("large") / "run"
+    half = proportion([n % 2 == 0 for n in range(ROWS)])
+    written = Written(
+        ends=Ends(tokens_mean=40, cut=half, repeats=half),
+        rules={f"rule number {n} with a long name": half for n in range(12)},
+        same_answer=half,
+        same_start=0.6,
+        on_own=OwnFidelity(kl_to_teacher=0.1, agreement=0.9, tokens=100),
+        leaks=Leaks(
+            share=half,
+            phrases=[LeakedPhrase(text="based on the text above", student=9, teacher=1)],
+            verbatim=half,
+            verbatim_teacher=half,
+        ),
+    )
+    scored = finished.score(5, kl=0.1).model_copy(update={"written": written, "rows": ROWS})
+    kind = KindRetention(kl_to_base=0.1, same_answer=half, length=1.0, prompts=9)
+    kinds = dict.fromkeys(("instructions", "questions", "sums", "code"), kind)
+    kinds["formats"] = kind.model_copy(update={"obeyed": half, "obeyed_by_base": half})
+    student, *others = (finished.method_result(name, scored) for name in METHODS)
+    told = Retention(**kind.model_dump(), kinds=kinds)
+    student = student.model_copy(update={"retention": told})
+    served = ServedScore(
+        where="vLLM, bfloat16",
+        set="words",
+        rows=ROWS,
+        same_answer=half,
+        accuracy=half,
+        accuracy_in_process=half,
+        p=0.5,
+        rules=written.rules,
+        seconds=10.0,
+    )
+    harness = HarnessScore(
+        task="task_of_a_long_name",
+        metric="acc",
+        base=0.5,
+        base_error=0.01,
+        student=0.4,
+        student_error=0.01,
+        examples=100,
+    )
+    found = finished.results(student, *others, served=[served], harness=[harness])
+    finished.write_run(folder, found)
+    said = [
+        Message(role=role, content=f"What {HOSTILE} did they say at that time? " * 3)
+        for role in ("user", "assistant", "user")
+    ]
+    write_lines(
+        folder / EVALUATION,
+        [
+            EvaluationRow(set="words", row=n, input=f"query {n}", output="1", messages=said, turn=2)
+            for n in range(ROWS)
+        ],
+    )
+    write_lines(
+        folder / PREDICTIONS,
+        [
+            Prediction(
+                set="words",
+                row=n,
+                method=name,
+                input=f"query {n}",
+                expected="1",
+                predicted=f"{name} says that it is {n} " * 6,
+                text=f"{name} says that it is {n} " * 6,
+                correct=(n + place) % 3 == 0,
+                rules={
+                    f"rule number {k} with a long name": (n + k + place) % 2 == 0 for k in range(12)
+                },
+                tokens=40 + place,
+                ending="finished",
+                turn=2,
+                kl=0.1,
+            )
+            for n in range(ROWS)
+            for place, name in enumerate(METHODS)
+        ],
+    )
+    return write_report(folder)
+
+
+def test_2000_rows_do_not_stall(browser: Any, large: Path) -> None:
+    start = time.monotonic()
+    opened = visit(browser, large, viewport={"width": 360, "height": 740})
+    loaded = time.monotonic() - start
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    start = time.monotonic()
+    page.locator("#row-search").fill("query 1999")
+    page.wait_for_function("document.querySelector('#row-status').textContent.includes('1')")
+    assert page.locator("#row-browser tbody tr:visible").count() == 1
+    searched = time.monotonic() - start
+    assert large.stat().st_size < 30e6
+    assert (loaded < 10, searched < 5) == (True, True), (loaded, searched)
+    for heading in ("General prompts", "As served", "Benchmarks", "Leaks"):
+        assert page.get_by_role("heading", name=heading, exact=True).count() >= 1
+    assert opened.problems == []
+    page.close()

@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from instil.cli import (
+    answer,
     bench,
     check,
     compare,
     demo,
     distill,
+    engine,
+    export,
     recipes,
     rules,
     show,
@@ -29,16 +32,19 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command(cls=distill.Panels)(distill.distill)
+app.command()(answer.answer)
 app.command()(show.show)
 app.command("try")(trial.trial)
 app.command()(check.check)
 app.command()(compare.compare)
+app.command()(export.export)
 app.command()(study.run)
 app.command()(study.validate)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(targets.app, name="targets")
 app.add_typer(rules.app, name="rules")
 app.add_typer(bench.app, name="bench")
+app.add_typer(engine.app, name="engine")
 app.command()(study.report)
 app.command()(demo.demo)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +22,11 @@ from instil.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from instil.evaluation.judge import Judge
-    from instil.results.schema import Results
+    from instil.engines.chat import Chat
+    from instil.metrics import Metric
+    from instil.metrics.rules import Rule
+    from instil.results.schema import Prediction, Results
+    from instil.results.scores import HarnessScore
 
 
 def check(
@@ -77,11 +80,38 @@ def check(
     judge_rows: Annotated[
         int, typer.Option(min=1, help="Most rows of a set that are judged.")
     ] = 100,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="vllm|merged",
+            help="Let the student answer the run's rows again where it will be served: on vLLM, or with "
+            "the adapter merged into the weights.",
+        ),
+    ] = None,
+    engine_url: Annotated[
+        str | None,
+        typer.Option(help="Address of a server that runs. Default: one is started for the check."),
+    ] = None,
+    lm_eval: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TASK",
+            help="Compare student and base on a task of lm-evaluation-harness. May be given several "
+            "times.",
+        ),
+    ] = [],  # noqa: B006
+    lm_eval_path: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder with further tasks, as YAML files of lm_eval."),
+    ] = None,
+    lm_eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="Most examples of a task. Default: all.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the new results and report. Default: with --eval, RUN/checks/NAME of the "
-            "file; else nothing is written."
+            help="Folder for the new results and report. Default: RUN/checks/NAME, by the file of "
+            "--eval, the engine, or lm-eval; else nothing is written."
         ),
     ] = None,
     overwrite: Annotated[
@@ -130,6 +160,7 @@ def check(
         )
         from instil.api import Run
         from instil.cli.summary import print_results
+        from instil.errors import ConfigError
         from instil.metrics import comparing
         from instil.metrics.rules import read_rules
         from instil.results.gate import Gate
@@ -141,7 +172,21 @@ def check(
         metrics = [comparing(name) for name in metric]
         obeyed = read_rules(from_home(rules)) if rules else []
         judging = _JudgeOptions.of(judge, judge_model, judge_key_env, judge_prompt, judge_rows)
-        place = from_home(output) if output else folder / "checks" / eval.stem if eval else None
+        if engine is not None and eval is not None:
+            raise ConfigError(
+                "--engine and --eval cannot both be given",
+                mend="check the rows first, then the engine, in a command each",
+            )
+        if engine_url is not None and engine in (None, "merged"):
+            raise ConfigError("--engine-url needs --engine vllm")
+        if lm_eval and eval is not None:
+            raise ConfigError(
+                "--lm-eval and --eval cannot both be given", mend="run a command for each"
+            )
+        if not lm_eval and (lm_eval_path or lm_eval_limit):
+            raise ConfigError("--lm-eval-path and --lm-eval-limit need --lm-eval")
+        named = eval.stem if eval else engine or ("lm-eval" if lm_eval else None)
+        place = from_home(output) if output else folder / "checks" / named if named else None
         predictions, staging = None, None
         if eval is None and place is not None:  # refused before a judge is asked
             from instil.pipeline.folder import Staging
@@ -154,6 +199,13 @@ def check(
             from instil.pipeline.checking import check_stored
 
             results, predictions = check_stored(folder, metrics=metrics, rules=obeyed)
+        if lm_eval:
+            scores = _harness(folder, lm_eval, lm_eval_path, lm_eval_limit, quiet)
+            results = results.model_copy(update={"harness": scores})
+        if engine is not None:
+            results = _served(
+                folder, results, engine, engine_url, metrics, obeyed, predictions, quiet
+            )
         if judging is not None:
             results = judging.judged(place if eval and place else folder, results, quiet)
         if eval is not None and place is not None and judging is not None:
@@ -171,6 +223,69 @@ def check(
         check_results(results, None if limits == Gate() else limits)
 
 
+def _served(
+    folder: Path,
+    results: Results,
+    engine: str,
+    url: str | None,
+    metrics: Sequence[Metric],
+    rules: Sequence[Rule],
+    predictions: Sequence[Prediction] | None,
+    quiet: bool,
+) -> Results:
+    """The results with those of the student where it will be served."""
+    from instil.metrics import comparing
+    from instil.models.load import quiet_libraries
+    from instil.pipeline.serving import served
+    from instil.recipe.recipe import Recipe
+    from instil.recipe.sections import Engine
+    from instil.results.schema import PREDICTIONS, Prediction
+    from instil.system.files import read_lines
+    from instil.system.progress import Display
+
+    quiet_libraries()
+    evaluation = Recipe.parse(results.recipe).evaluation
+    found = served(
+        folder,
+        engine,
+        Engine(url=url),
+        metrics=metrics or [*map(comparing, evaluation.metrics)],
+        rules=rules or evaluation.ruled(),
+        before=predictions or read_lines(Prediction, folder / PREDICTIONS),
+        display=Display(quiet=quiet),
+    )
+    for one in found:
+        right = f", {one.accuracy.value:.3f} right" if one.accuracy else ""
+        before = one.accuracy_in_process
+        typer.echo(
+            f"served   {one.where}: {one.set}, {one.same_answer.value:.0%} of {one.rows:,} answers as "
+            f"in the run{right}{f' ({before.value:.3f} in the run)' if before else ''}, "
+            f"{one.rows / one.seconds:.1f} a second"
+        )
+    return results.model_copy(update={"served": [*results.served, *found]})
+
+
+def _harness(
+    folder: Path, tasks: list[str], path: Path | None, limit: int | None, quiet: bool
+) -> list[HarnessScore]:
+    """The scores of student and base on tasks of lm-evaluation-harness."""
+    from instil.models.load import quiet_libraries
+    from instil.pipeline.harness import harness
+    from instil.system.disk import from_home
+    from instil.system.progress import Display
+
+    quiet_libraries()
+    found = harness(
+        folder, tasks, include=path and from_home(path), limit=limit, display=Display(quiet=quiet)
+    )
+    for one in found:
+        typer.echo(
+            f"lm-eval  {one.task}, {one.metric}: {one.base:.3f} of the base, {one.student:.3f} of the "
+            "student"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class _JudgeOptions:
     """The judge that the options name.
@@ -181,7 +296,7 @@ class _JudgeOptions:
         rows: Most rows of a set.
     """
 
-    make: Callable[[], Judge]
+    make: Callable[[], Chat]
     template: str
     rows: int
 
@@ -194,8 +309,9 @@ class _JudgeOptions:
         Raises:
             ConfigError: a server has no model, or options need a judge.
         """
+        from instil.engines.chat import chat_of
         from instil.errors import ConfigError
-        from instil.evaluation.judge import LocalJudge, ServerJudge, shipped_prompt
+        from instil.evaluation.judge import shipped_prompt
         from instil.system.disk import from_home
         from instil.tasks.text_files import read_text
 
@@ -204,13 +320,7 @@ class _JudgeOptions:
                 raise ConfigError("--judge-model and --judge-prompt need --judge")
             return None
         template = read_text(from_home(prompt)) if prompt else shipped_prompt()
-        if not judge.startswith(("http://", "https://")):
-            return cls(lambda: LocalJudge(judge), template, rows)
-        if model is None:
-            raise ConfigError(
-                f"--judge {judge}: which model of the server judges?", mend="add --judge-model NAME"
-            )
-        return cls(lambda: ServerJudge(judge, model, key_env=key_env), template, rows)
+        return cls(chat_of(judge, model, key_env, option="--judge"), template, rows)
 
     def judged(self, folder: Path, results: Results, quiet: bool) -> Results:
         """The results of a run with the verdicts of the judge."""

@@ -84,25 +84,50 @@ def draft(
     output: Annotated[
         Path | None, typer.Option(help="YAML file to write. Default: print the rules.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|URL",
+            help="Let a model propose the rules: a local one as in --model of distill, or the address "
+            "of an OpenAI-compatible server. Default: only sentences of usual forms, without a model.",
+        ),
+    ] = None,
+    by_model: Annotated[str | None, typer.Option(help="Name of the model on its server.")] = None,
+    by_key_env: Annotated[
+        str, typer.Option(help="Environment variable with the key of the server.")
+    ] = "OPENAI_API_KEY",
     debug: Debug = False,
 ) -> None:
     """Propose rules from the sentences of a prompt. It is a draft: read it before you trust it.
 
-    Only sentences of usual forms become rules: what an answer begins or ends with, how long it is,
-    words that it must not have, its language, JSON. The others are listed as comments.
+    Without --by, only sentences of usual forms become rules: what an answer begins or ends with, how
+    long it is, words that it must not have, its language, JSON. The others are listed as comments.
     """
     with errors(debug):
-        from instil.errors import OutputExistsError
+        from instil.errors import ConfigError, DataFileError, OutputExistsError
         from instil.metrics.draft import drafted
         from instil.system.disk import from_home
         from instil.tasks.text_files import read_text
 
-        made = drafted(read_text(from_home(prompt)))
+        if output is not None and output.exists():  # refused before a model is asked
+            raise OutputExistsError(f"{output} already exists", mend="name another file")
+        if output is not None and not from_home(output).parent.is_dir():
+            raise DataFileError(f"there is no folder {output.parent}", mend="create it first")
+        text = read_text(from_home(prompt))
+        if by is not None:
+            from instil.engines.chat import chat_of
+            from instil.evaluation.drafting import drafted_by
+            from instil.models.load import quiet_libraries
+
+            quiet_libraries()
+            made = drafted_by(chat_of(by, by_model, by_key_env, option="--by")(), text)
+        elif by_model is not None:
+            raise ConfigError("--by-model needs --by")
+        else:
+            made = drafted(text)
         if output is None:
             typer.echo(made, nl=False)
             return
-        if output.exists():
-            raise OutputExistsError(f"{output} already exists", mend="name another file")
         output.write_text(made, encoding="utf-8")
         typer.echo(f"rules    {output}")
 

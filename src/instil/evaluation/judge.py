@@ -6,43 +6,22 @@ place). A row is won or lost only if both orders say so; else it is a tie.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from jinja2 import Environment, StrictUndefined, TemplateError
 
-from instil.errors import ConfigError, ServerError
-from instil.models.generate import Decoding, generate
-from instil.models.load import load
-from instil.prompts.format import prompt_format
-from instil.recipe.sections import Prompt
+from instil.engines.chat import Chat
+from instil.errors import ConfigError
 from instil.results.scores import JudgeScore
 from instil.results.statistics import mean_value, proportion
 
-AT_ONCE = 8  # requests to a server at the same time
 TOKENS = 8  # tokens of a verdict
-RETRIES = 5
 _VERDICT = re.compile(r"\b(A|B|[Tt]ie|TIE)\b")
 Verdict = Literal["A", "B", "tie"]
-
-
-class Judge(Protocol):
-    """Something that answers prompts."""
-
-    name: str
-
-    def ask(self, prompts: Sequence[str], advance: Callable[[int], None]) -> list[str]:
-        """Answers each prompt.
-
-        Args:
-            prompts: The prompts.
-            advance: Called with the number of prompts that were answered.
-        """
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,7 @@ def shipped_prompt() -> str:
 
 
 def judge_pairs(
-    judge: Judge,
+    judge: Chat,
     pairs: Sequence[Pair],
     *,
     template: str,
@@ -92,7 +71,11 @@ def judge_pairs(
         for pair in different
         for answers in ((pair.student, pair.teacher), (pair.teacher, pair.student))
     ]
-    said = [verdict(text) for text in judge.ask(prompts, advance)] if prompts else []
+    said = (
+        [verdict(text) for text in judge.ask(prompts, advance, max_tokens=TOKENS)]
+        if prompts
+        else []
+    )
     values, agreed, unread = list[float](), list[bool](), 0
     for first, second in zip(said[::2], said[1::2], strict=True):
         unread += (first is None) + (second is None)
@@ -134,83 +117,3 @@ def _prompt(template: str, context: str | None, chat: str, a: str, b: str) -> st
             got=str(error),
             allowed="a Jinja2 template with context, chat, a and b",
         ) from error
-
-
-class LocalJudge:
-    """A model in this process.
-
-    Args:
-        name: Hub id, local folder, or `bundled:NAME`.
-
-    Raises:
-        UnknownModelError: there is no such model.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.model = load(name)
-
-    def ask(self, prompts: Sequence[str], advance: Callable[[int], None]) -> list[str]:
-        """See `Judge.ask`."""
-        form = prompt_format(self.model.tokenizer, Prompt(), ends=self.model.end_ids)
-        made = generate(
-            self.model,
-            [form.prompt_ids(text) for text in prompts],
-            form.ending,
-            Decoding(TOKENS),
-            advance=lambda rows, tokens: advance(rows),
-        )
-        return [form.decode(one.ids) for one in made]
-
-
-class ServerJudge:
-    """A model behind an OpenAI-compatible server, by the official client.
-
-    Args:
-        url: Address of the server, with `/v1` where it has it.
-        model: Name of the model there.
-        key_env: Environment variable with the key; the key is written nowhere.
-
-    Raises:
-        ConfigError: the client is not installed.
-    """
-
-    def __init__(self, url: str, model: str, *, key_env: str = "OPENAI_API_KEY") -> None:
-        try:
-            from openai import OpenAI
-        except ImportError as error:
-            raise ConfigError(
-                "a judge on a server needs the library openai", mend="pip install 'instil[judge]'"
-            ) from error
-        self.name = f"{model} at {url}"
-        self.model = model
-        key = os.environ.get(key_env) or "none"
-        self._client = OpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=120)
-
-    def ask(self, prompts: Sequence[str], advance: Callable[[int], None]) -> list[str]:
-        """See `Judge.ask`.
-
-        Raises:
-            ServerError: the server does not answer, after some tries.
-        """
-        from openai import OpenAIError
-
-        def one(prompt: str) -> str:
-            made: Any = self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                temperature=0,
-                max_tokens=TOKENS,
-            )
-            advance(1)
-            return made.choices[0].message.content or ""
-
-        try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                return list(pool.map(one, prompts))
-        except OpenAIError as error:
-            raise ServerError(
-                f"the judge does not answer: {self.name}",
-                got=f"{type(error).__name__}: {error}",
-                mend="check the address, the model's name and the key, then repeat the command",
-            ) from error

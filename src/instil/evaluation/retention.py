@@ -8,9 +8,12 @@ from functools import cache
 from importlib.resources import files
 from statistics import mean
 
+import yaml
+
 from instil.evaluation.answers import answer
 from instil.evaluation.fidelity import likelihoods
 from instil.methods import METHODS
+from instil.metrics.rules import Asked, Rule, rules_of
 from instil.models.generate import Decoding
 from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
@@ -21,8 +24,10 @@ from instil.system import processes
 from instil.system.progress import Advance
 from instil.tasks.rows import Row
 
-KINDS = ("instructions", "questions", "sums", "code", "languages", "small talk")
-"""The kinds of prompts, each a file with a prompt a line."""
+FORMATS = "formats"
+"""The kind of prompts that ask for a form; a file of rules, whose names are the prompts."""
+KINDS = ("instructions", "questions", "sums", "code", "languages", "small talk", FORMATS)
+"""The kinds of prompts. Each other kind is a file with a prompt a line."""
 TOKENS = 32
 """Most tokens of an answer. Where a student differs from its base, it does so early."""
 
@@ -30,9 +35,19 @@ TOKENS = 32
 @cache
 def general_prompts(kind: str) -> tuple[str, ...]:
     """The prompts of a kind."""
+    if kind == FORMATS:
+        return tuple(formats())
     name = f"{kind.replace(' ', '_')}.txt"
     text = (files("instil.evaluation") / "general" / name).read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line.strip())
+
+
+@cache
+def formats() -> dict[str, Rule]:
+    """Prompt -> the form that it asks for (as in Zhou et al. 2023, arXiv:2311.07911)."""
+    name = f"{FORMATS}.yaml"
+    text = (files("instil.evaluation") / "general" / name).read_text(encoding="utf-8")
+    return {rule.name: rule for rule in rules_of(yaml.safe_load(text), name)}
 
 
 def prompts_by_kind(most: int | None) -> dict[str, list[str]]:
@@ -114,12 +129,30 @@ def retention(
         return [row.kl for row in found.rows]
 
     kl = processes.main_does(read)
-    kinds = {
-        kind: _of_kind([n for n, one in enumerate(general.kinds) if one == kind], base, said, kl)
-        for kind in dict.fromkeys(general.kinds)
-    }
+    kinds = {}
+    for kind in dict.fromkeys(general.kinds):
+        numbers = [n for n, one in enumerate(general.kinds) if one == kind]
+        kinds[kind] = _of_kind(numbers, base, said, kl)
+        if kind == FORMATS:
+            asked = [general.rows.rows[n].input for n in numbers]
+            obeyed = [
+                proportion(
+                    [
+                        _obeys(text, form.decode(of[n]))
+                        for n, text in zip(numbers, asked, strict=True)
+                    ]
+                )
+                for of in (base, said)
+            ]
+            kinds[kind] = kinds[kind].model_copy(
+                update={"obeyed_by_base": obeyed[0], "obeyed": obeyed[1]}
+            )
     whole = _of_kind(range(len(base)), base, said, kl)
     return Retention(**whole.model_dump(), kinds=kinds)
+
+
+def _obeys(prompt: str, written: str) -> bool:
+    return bool(formats()[prompt].kept(written, Asked(prompt, prompt)))
 
 
 def decoding(batch_size: int) -> Decoding:

@@ -64,6 +64,11 @@ class Loss(Settings):
         return False
 
     @property
+    def needs_logits_of_teacher(self) -> bool:
+        """Whether it reads the teacher's raw logits, and not only log-probabilities."""
+        return False
+
+    @property
     def top_k_needed(self) -> int | None:
         """Number of log-probabilities per token that the targets must hold; None: any number."""
         return None

@@ -35,6 +35,8 @@ class LogitMSE(LogitLoss):
     name: Literal["logit_mse"] = "logit_mse"
     top_k: int = Field(256, ge=1, description="number of the teacher's likeliest tokens")
 
+    needs_logits_of_teacher: ClassVar[bool] = True
+
     @property
     def top_k_needed(self) -> int | None:
         """Number of log-probabilities per token that the targets must hold.

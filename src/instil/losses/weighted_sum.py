@@ -89,6 +89,11 @@ class WeightedSum(Loss):
         return any(term.needs_hidden_states for term in self.terms)
 
     @property
+    @override
+    def needs_logits_of_teacher(self) -> bool:
+        return any(term.needs_logits_of_teacher for term in self.terms)
+
+    @property
     def temperature(self) -> float:
         """Temperature of the targets: that of the divergences, or 1 without a divergence."""
         return next((term.temperature for term in self.terms if isinstance(term, Divergence)), 1.0)

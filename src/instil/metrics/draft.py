@@ -127,7 +127,7 @@ def drafted(prompt: str) -> str:
             others.append(f"{sentence}  (it has a condition: write it with `when`)")
         elif found:
             rules.append(f"# {sentence}\n")
-            rules += [_shown(rule) for rule in found if rule not in known]
+            rules += [shown(rule) for rule in found if rule not in known]
             known += found
         else:
             others.append(sentence)
@@ -155,6 +155,7 @@ def _name(metric: str, value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def _shown(rule: dict[str, Any]) -> str:
+def shown(rule: dict[str, Any]) -> str:
+    """A rule as YAML, in one line."""
     text = yaml.safe_dump([rule], default_flow_style=None, allow_unicode=True, width=1000)
     return text if text.endswith("\n") else f"{text}\n"

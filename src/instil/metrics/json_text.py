@@ -7,10 +7,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from instil.errors import ConfigError
 from instil.metrics.arguments import yes
-from instil.metrics.registry import metric, needs
+from instil.metrics.registry import Function, metric, needs
+from instil.system.disk import from_home
 
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 
@@ -62,11 +65,31 @@ def json_equal(written: str, expected: str) -> bool:
         return False
 
 
-@metric("json_fields")
+def _fitting(path: str) -> Function:
+    """`json_fields` of an answer that fits the JSON Schema of a file, and 0 of one that does not."""
+    try:
+        schema = _schema(json.loads(from_home(Path(path)).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"json_fields:{path}: the JSON Schema cannot be read",
+            got=str(error),
+            allowed="json_fields:FILE, a file with a JSON Schema",
+        ) from error
+
+    def function(written: str, expected: str) -> float:
+        return json_fields(written, expected) if json_schema(written, schema) else 0.0
+
+    return function
+
+
+@metric("json_fields", given=_fitting)
 def json_fields(written: str, expected: str) -> float:
     """F1 of the fields of two JSON texts: of all pairs of a path and a value.
 
-    A path names keys. The order of a list does not count. It is 0 if the answer is no JSON.
+    A path names keys. The order of a list does not count. It is 0 if the answer is no JSON. As
+    `json_fields:FILE`, it is 0 as well if the answer does not fit the JSON Schema of the file.
     """
     try:
         one, two = Counter(_fields(parsed(written))), Counter(_fields(parsed(expected)))

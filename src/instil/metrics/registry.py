@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ class Metric:
             for rules.
         of_itself: Whether a gold answer is right by its own measure. That of `regex` is a pattern.
         reads: Prepares the argument of a rule, and refuses a wrong one; None: it is text.
+        given: Makes the function from what follows the name after a colon; None: nothing may follow.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     compares: bool = True
     of_itself: bool = True
     reads: Callable[[Any], Any] | None = None
+    given: Callable[[str], Function] | None = None
 
     def value(self, written: str, expected: Any, *, where: str = "") -> float:
         """Judges an answer: a boolean, or a number from 0 to 1.
@@ -85,6 +87,7 @@ def metric(
     compares: bool = True,
     of_itself: bool = True,
     reads: Callable[[Any], Any] | None = None,
+    given: Callable[[str], Function] | None = None,
 ) -> Callable[[F], F]:
     """Registers a function as a metric with this name.
 
@@ -96,16 +99,17 @@ def metric(
 
     Args:
         name: The name.
-        compares: See `Metric`, also for the next two arguments.
+        compares: See `Metric`, also for the next three arguments.
         of_itself: Whether a gold answer is right by its own measure.
         reads: Prepares the argument of a rule.
+        given: Makes the function from what follows the name after a colon.
 
     Raises:
         ValueError: another metric already has this name.
     """
 
     def register(function: F) -> F:
-        made = Metric(name, function, compares, of_itself, reads)
+        made = Metric(name, function, compares, of_itself, reads, given)
         if METRICS.setdefault(name, made).function is not function:
             raise ValueError(f"there is already a metric {name!r}; choose another name")
         return function
@@ -113,17 +117,29 @@ def metric(
     return register
 
 
-def find(name: str) -> Metric:
+def find(name: str, *, read: bool = True) -> Metric:
     """Finds a metric by its name.
 
     Args:
-        name: A name of the registry or of an entry point, or `python:MODULE.FUNCTION`.
+        read: Whether to read what the name takes; if not, only the name is checked.
+        name: A name of the registry or of an entry point, `python:MODULE.FUNCTION`, or a name with
+            what it takes after a colon, such as `json_fields:schema.json`.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric, or it cannot take what follows its name.
     """
     if name in METRICS:
         return METRICS[name]
+    called, _, argument = name.partition(":")
+    if called in METRICS and argument:
+        taking = METRICS[called]
+        if taking.given is None:
+            raise ConfigError(
+                f"the metric {called!r} takes nothing after its name",
+                got=repr(name),
+                allowed=called,
+            )
+        return replace(taking, name=name, function=taking.given(argument)) if read else taking
     if name.startswith(PYTHON):
         return Metric(name, _imported(name))
     for point in entry_points(group=GROUP):
@@ -136,13 +152,13 @@ def find(name: str) -> Metric:
     )
 
 
-def comparing(name: str) -> Metric:
+def comparing(name: str, *, read: bool = True) -> Metric:
     """Finds a metric that compares an answer with a gold answer; see `find`.
 
     Raises:
         ConfigError: there is no such metric, or it is only for rules.
     """
-    found = find(name)
+    found = find(name, read=read)
     if not found.compares:
         raise ConfigError(
             f"the metric {name!r} compares with no gold answer: it is for rules",

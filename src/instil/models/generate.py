@@ -354,7 +354,7 @@ class _Batch:
             stopping_criteria=StoppingCriteriaList(stops),
         )[:, width:]
         return [
-            _trim(row[: repeats.lengths.get(number)], self.ending)
+            trimmed(row[: repeats.lengths.get(number)], self.ending)
             for number, row in enumerate(output_BT.tolist())
         ]
 
@@ -453,7 +453,7 @@ class _StopStrings(StoppingCriteria):
         return torch.tensor(ends, device=input_ids.device)
 
 
-def _trim(ids: list[int], ending: Ending) -> Generated:
+def trimmed(ids: list[int], ending: Ending) -> Generated:
     """Cuts a decoded row after the token that ends it. The tokens after that are padding."""
     ends = [end for end, token in enumerate(ids, 1) if token in ending.ids][:1]
     if ending.stops(ids):  # a longer text holds what a shorter one holds

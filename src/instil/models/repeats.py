@@ -6,6 +6,8 @@ Such a row would be decoded to the length limit, and it would only say the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
@@ -33,6 +35,14 @@ def repeating(ids_BL: Tensor) -> Tensor:
         tail = ids_BL[:, -needed:]
         found_B |= (tail[:, period:] == tail[:, :-period]).all(-1)
     return found_B
+
+
+def cut(ids: Sequence[int]) -> int | None:
+    """Tokens after which `StopRepeats` would have ended a row; None if it would not."""
+    for length in range(EVERY, len(ids) + 1, EVERY):
+        if bool(repeating(torch.tensor([ids[:length]]))):
+            return length
+    return None
 
 
 class StopRepeats(StoppingCriteria):

@@ -15,12 +15,13 @@ from instil.results.schema import Results
 from instil.results.scores import Proportion
 
 
-def render(results: Results, *, example: str) -> str:
+def render(results: Results, *, example: str, merged: bool = False) -> str:
     """Returns the card as Markdown.
 
     Args:
         results: Results of the run.
         example: Query for the code example.
+        merged: Whether the card is of a whole model, with the adapter merged into its weights.
     """
     source = resolve(results.model)
     environment = Environment(
@@ -41,9 +42,10 @@ def render(results: Results, *, example: str) -> str:
         zero_shot=results.result("zero_shot"),
         runs=_answers_alone(results),
         accuracy=_accuracy,
-        base=source.path,
+        base="." if merged else source.path,
+        merged=merged,
         loader=loader(results.model),
-        revision=source.pinned,
+        revision=None if merged else source.pinned,
         hub_id=bundled.hub_id(results.model)
         if results.model.startswith(bundled.PREFIX)
         else source.path,

@@ -97,7 +97,10 @@ def teach(recipe: Recipe, *, store: Path, display: Display, given: Given | None 
 
         _check_store(recipe)
         steps = TextSteps.prepare(recipe, store=store, display=display, given=given)
-        taught = steps.teach()
+        try:
+            taught = steps.teach()
+        finally:
+            steps.close()
         if taught is not None:
             return taught.lessons.lessons
     raise ConfigError(
@@ -129,7 +132,10 @@ def _finish(steps: Steps[Any, Any], folder: Path) -> Results:
     `results.json` is written last. If an interrupted call has written it, all steps are done.
     """
     if not processes.main_does((folder / RESULTS).exists):
-        _work(steps, folder)
+        try:
+            _work(steps, folder)
+        finally:
+            steps.close()
 
     def clear() -> Results:
         for name in (SCRATCH, CHECKPOINTS):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from instil.engines.chat import Chat
 from instil.errors import ConfigError, DataFileError
-from instil.evaluation.judge import Judge, Pair, judge_pairs
+from instil.evaluation.judge import Pair, judge_pairs
 from instil.methods import METHODS
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
@@ -98,7 +99,7 @@ def check_stored(
 def judged_stored(
     folder: Path,
     results: Results,
-    judge: Judge,
+    judge: Chat,
     *,
     most: int,
     template: str,
@@ -267,7 +268,11 @@ def check_on(
     if results.teacher_source:
         settings["teacher"]["model"] = results.teacher_source
     settings["task"] |= {"allow_overlap": True, "inputs": None, "eval": None}
-    settings["teacher"] |= {"max_new_tokens": results.prompt.max_new_tokens, "store": None}
+    settings["teacher"] |= {
+        "max_new_tokens": results.prompt.max_new_tokens,
+        "store": None,
+        "engine": None,
+    }
     settings["evaluation"] |= {"at_steps": None, **changes}
     if pile.items and not all(_known(item) for item in pile.items):
         settings["teacher"]["completions"] = "teacher"

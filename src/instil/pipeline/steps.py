@@ -126,6 +126,9 @@ class Steps(ABC, Generic[Taught, Trained]):
             trained: Result of `train`; None if the method does not train.
         """
 
+    def close(self) -> None:
+        """Ends what the steps have started."""
+
     @abstractmethod
     def facts(self, trained: Trained | None) -> dict[str, Any]:
         """Returns the fields of `Results` that only this kind of cell knows.

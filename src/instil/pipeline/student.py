@@ -99,7 +99,7 @@ class Student:
         limit = cast(int, self.results.prompt.max_new_tokens)
         answers = generate(
             self.model,
-            self._prompts(queries),
+            self.prompts(queries),
             self.form.ending,
             Decoding(max_new_tokens=limit),
             advance=lambda rows, tokens: None,
@@ -119,7 +119,7 @@ class Student:
         labels = self.results.labels
         if not labels:
             raise TypeError("this student answers with free text and has no labels; use answer()")
-        prompts = self._prompts(queries)
+        prompts = self.prompts(queries)
         if not prompts:
             return []
         logprobs_RL = label_logprobs(
@@ -133,7 +133,8 @@ class Student:
             dict(zip(labels, values, strict=True)) for values in probabilities(logprobs_RL).tolist()
         ]
 
-    def _prompts(self, queries: Sequence[Query]) -> Sequence[list[int]]:
+    def prompts(self, queries: Sequence[Query]) -> Sequence[list[int]]:
+        """The token ids that the student reads for each query; see `answer`."""
         if isinstance(queries, str | Mapping):
             raise TypeError("queries must be a list, got a single query; pass [query]")
         rows = [self._row(query, f"query {n}") for n, query in enumerate(queries, 1)]

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from transformers import set_seed
 
+from instil.engines.engine import Wanted
+from instil.engines.started import Started
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
 from instil.metrics import comparing
@@ -89,6 +91,7 @@ class TextSteps(Steps[Taught | None, Trained]):
     sets: list[tuple[EvaluationSet, RenderedRows]]
     max_new_tokens: int
     dropped: list[Dropped] = field(default_factory=list)
+    engine: Started | None = None
 
     @classmethod
     def prepare(
@@ -97,6 +100,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         """Draws and renders the rows, loads the models, and refuses rows that do not fit them."""
         method = METHODS[recipe.method]
         callbacks.check_tensorboard(recipe.training)
+        [*map(comparing, recipe.evaluation.metrics)]  # refused before a model is loaded
         if method.learns:
             launch.check(recipe.training, recipe.objective, recipe.evaluation.at_steps)
         recorder = Recorder()
@@ -135,6 +139,11 @@ class TextSteps(Steps[Taught | None, Trained]):
         if method.learns:
             learnt.check(limit if recipe.teacher.completions == "teacher" else 0, render.windows)
         render.checks.tell(display)
+        engine = None
+        if (settings := recipe.teacher.engine) is not None:
+            outcomes = selection_of(recipe.teacher, recipe.objective).top_k
+            prompts = answered[0].teacher_prompts
+            engine = Started(Wanted(settings, models.teacher, outcomes, None, prompts, display))
         return cls(
             recipe=recipe,
             rows=rows,
@@ -148,6 +157,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             sets=sets,
             max_new_tokens=limit,
             dropped=[*(given.dropped if given else []), *render.dropped],
+            engine=engine,
         )
 
     @property
@@ -208,7 +218,21 @@ class TextSteps(Steps[Taught | None, Trained]):
             [rows.rows[pair.row].conversation for pair in pairs],
         )
         held_out = [number for number, of in enumerate(lessons.groups) if pairs[of[0]].row in apart]
+        if self.engine is not None:
+            self._answer_held_out(self.engine)
         return Taught(lessons, held_out, truncated, made)
+
+    def _answer_held_out(self, engine: Started) -> None:
+        """Lets the teacher answer the held-out rows, and ends the engine: training needs its memory."""
+        uncounted = replace(self.writer, recorder=Recorder())  # they are counted when they are read
+        for _, rows in self.sets:
+            replace(self.judging, writer=uncounted, _held_out={}).held_out(rows)
+        engine.close()
+
+    def close(self) -> None:
+        """See `Steps.close`."""
+        if self.engine is not None:
+            self.engine.close()
 
     def train(self, taught: Taught | None, folder: Path) -> Trained:
         """Trains the student and saves its weights."""
@@ -289,6 +313,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         answered: list[Prediction] = []
         for _, rows in self.sets:
             self.judging.held_out(rows)  # the teacher writes before the phase `evaluate` begins
+        self.close()
         with self.recorder.phase("evaluate"):
             for held_out, rows in self.sets:
                 judged = self.judging.set(held_out, rows, names)
@@ -344,13 +369,20 @@ class TextSteps(Steps[Taught | None, Trained]):
 
     @cached_property
     def _teaching(self) -> Teaching:
-        return Teaching(self.recipe, self.models, self.recorder, self.display)
+        return Teaching(self.recipe, self.models, self.recorder, self.display, self.engine)
 
     @cached_property
     def writer(self) -> Writer:
         """Lets the teacher write completions."""
-        ending = self.form.ending
-        return Writer(self.recipe, self.models, ending, self.store, self.recorder, self.display)
+        return Writer(
+            self.recipe,
+            self.models,
+            self.form.ending,
+            self.store,
+            self.recorder,
+            self.display,
+            self.engine,
+        )
 
     @cached_property
     def judging(self) -> Judging:

@@ -176,7 +176,7 @@ class PlainPrompt(PromptFormat):
     @override
     def decode(self, completion: list[int]) -> str:
         text = self._before_stop(self.tokens.text(completion, skip_special=True))
-        return _shown(text.removeprefix(self.before))
+        return without_space(as_given(text.removeprefix(self.before)))
 
     @property
     def splits_words(self) -> bool:
@@ -225,6 +225,9 @@ class ChatPrompt(PromptFormat):
         ends: Token ids that the model names as ends of a turn.
         own: Text of the task in every row. Control tokens that it spells remain tokens.
 
+    Attributes:
+        opening: What the template writes before the first words of a user.
+
     Raises:
         ChatTemplateError: there is no usable template.
     """
@@ -261,7 +264,7 @@ class ChatPrompt(PromptFormat):
                 )
         around = self.template.around() + whole
         self.tokens = Tokens(tokenizer, ends=self.end_ids, template=around, own=own)
-        self._tail = prompt.rpartition(QUESTION)[2]
+        self.opening, _, self._tail = prompt.rpartition(QUESTION)
         self.closing = whole.rpartition(ANSWER)[2].strip()
         self.end_of_turn = self._end_of_turn(user, assistant)
         self.end_ids = sorted({*self.end_ids, *self.end_of_turn})
@@ -318,7 +321,9 @@ class ChatPrompt(PromptFormat):
             answer = self.tokens.text(completion[:number]).rpartition(closing)[2]
             answer += self.tokens.text(completion[number:], skip_special=True)
         answer = answer.removeprefix(self._header)
-        return _shown(self._before_stop(self.spoken(answer)))
+        return without_space(
+            as_given(self._before_stop(self.spoken(answer)))
+        )  # indentation is kept
 
     @override
     def spoken(self, output: str) -> str:
@@ -492,8 +497,3 @@ def _ends(tokenizer: PreTrainedTokenizerBase, named: Collection[int]) -> list[in
     """
     own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     return sorted({*own, *(i for i in named if i in tokenizer.added_tokens_decoder)})
-
-
-def _shown(answer: str) -> str:
-    """An answer that a model wrote: its indentation is kept."""
-    return without_space(as_given(answer))

@@ -14,8 +14,9 @@ from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA
+from instil.recipe.keep import Keep
 from instil.recipe.recipe import Recipe, default_names
-from instil.recipe.sections import Demonstrations, Evaluation, Keep, Student, Teacher, Training
+from instil.recipe.sections import Demonstrations, Evaluation, Student, Teacher, Training
 from instil.results.schema import NO_MATTER
 from instil.system.environment import ALGORITHM, VERSION
 from instil.system.files import digest, sampled_digest
@@ -33,11 +34,11 @@ def selection_of(teacher: Teacher, objective: Objective) -> Selection:
     It follows the recipe, and it always includes the top outcomes that a loss on raw logits
     reads. If the objective reads nothing else, nothing else is stored.
 
-    Tail outcomes are sampled only at temperature 1. At a higher temperature, the tail holds a
+    Tail outcomes are sampled only in this process and at temperature 1. At a higher temperature, the tail holds a
     large share of the mass: a few samples estimate it badly, and many take too much space.
     """
     needed = objective.top_k_needed
-    draws = objective.takes_draws and objective.temperature == 1
+    draws = objective.takes_draws and objective.temperature == 1 and teacher.engine is None
     if needed and (needed >= teacher.top_k or not objective.needs_distribution):
         return Selection(top_k=needed)
     rule = Selection(
@@ -97,7 +98,7 @@ def effective(recipe: Recipe) -> Recipe:
     if method.learns != "targets" or not recipe.keep.on:
         reset["keep"] = Keep(source="none")
     elif recipe.keep.source != "self":
-        reset["keep"] = recipe.keep.model_copy(update={"rows": Keep().rows})
+        reset["keep"] = recipe.keep.model_copy(update={"rows": Keep().rows, "chats": Keep().chats})
     if method.learns != "targets":
         reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
     if not asks_teacher:

@@ -21,11 +21,11 @@ from instil.losses.forward_kl import ForwardKL
 from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
 from instil.models.tuning import LoRA, Tuning
+from instil.recipe.keep import Keep
 from instil.recipe.problems import problem, unread
 from instil.recipe.sections import (
     Demonstrations,
     Evaluation,
-    Keep,
     KlShare,
     Prompt,
     Section,
@@ -159,6 +159,8 @@ class Recipe(Section):
                 f"the teacher's (got method {self.method}, objective {self.objective.name}); use "
                 "plateau, or objective: forward_kl"
             )
+        if self.teacher.engine is not None:
+            self._check_engine()
         if isinstance(self.objective, LabelKL):
             raise ValueError(
                 "objective: label_kl needs labels, and the task's answers are free text; "
@@ -185,6 +187,20 @@ class Recipe(Section):
             raise ValueError(
                 "demonstrations.draw: the task has fixed demonstrations, so none are drawn "
                 "(got 'per_query'); use fixed"
+            )
+
+    def _check_engine(self) -> None:
+        """Refuses losses that read more than an engine tells."""
+        objective = self.objective
+        if objective.needs_hidden_states or objective.needs_logits_of_teacher:
+            raise ValueError(
+                f"teacher.engine: a server tells log-probabilities, and {objective.name} reads more of "
+                "the teacher; use forward_kl, or leave out teacher.engine"
+            )
+        if objective.needs_targets and objective.temperature != 1:
+            raise ValueError(
+                "teacher.engine: a server tells the likeliest outcomes at temperature 1 (got "
+                f"objective.temperature {objective.temperature:g}); use 1, or leave out teacher.engine"
             )
 
     @classmethod

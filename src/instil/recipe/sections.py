@@ -12,7 +12,6 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from instil.metrics import comparing
 from instil.metrics.rules import Rule, read_rules, rules_of
 from instil.system.settings import Settings
-from instil.tasks.source import file_digest
 
 # See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
 DEFAULT_STEPS = 60
@@ -130,6 +129,33 @@ class Prompt(Section):
         return [key for key in keys if key in set_here]
 
 
+class Engine(Section):
+    """A server that writes and scores in place of the models in this process."""
+
+    name: Literal["vllm"] = Field("vllm", description="Which engine it is.")
+    url: str | None = Field(
+        None,
+        description="Address of a server that `instil engine start` has started, such as "
+        "http://127.0.0.1:8000. null: the run starts one, and ends it.",
+    )
+    python: Path | None = Field(
+        None,
+        description="Python of the environment with vLLM. null: that of the environment variable "
+        "INSTIL_VLLM_PYTHON, else .venv-vllm/bin/python, else the Python that runs instil.",
+    )
+    options: tuple[str, ...] = Field(
+        (),
+        description="Further options of the server: `[--gpu-memory-utilization, '0.6']`.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("an address begins with http:// or https://")
+        return url
+
+
 class Teacher(Section):
     """Which model teaches, which completions are learnt, and which targets are stored."""
 
@@ -186,6 +212,11 @@ class Teacher(Section):
         lt=1,
         description="Free text with forward_kl only. Sample one tail outcome for each such part of "
         "the probability mass that is not stored, at most top_k. 0: sample none.",
+    )
+    engine: Engine | None = Field(
+        None,
+        description="Free text only. Where the teacher writes and scores: `{name: vllm}`. null: in "
+        "this process.",
     )
     store: Path | None = Field(
         None,
@@ -323,49 +354,6 @@ class Training(Section):
         return fixed if self.max_steps or self.epochs else MOST_TIMES * fixed
 
 
-class Keep(Section):
-    """Text on which the student is trained to stay as its base is, in every batch."""
-
-    source: Literal["self", "none"] | Path = Field(
-        "self",
-        description="self: the untrained model writes the texts before the run; they are stored, and "
-        "other runs of the model use them again. FILE: your own texts, as rows (.jsonl, .csv or "
-        ".parquet) with a field text, or with a field input and perhaps output. none: keep nothing.",
-    )
-    share: float = Field(
-        0.2,
-        gt=0,
-        lt=1,
-        description="Share of a batch that is kept texts. They are added: with 0.2, 4 texts to 16 "
-        "rows.",
-    )
-    rows: int = Field(48, ge=1, description="With source: self only. Number of texts.")
-    tokens: int = Field(24, ge=1, description="Most tokens of a text that the model writes.")
-    weight: float = Field(
-        4.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Weight of the loss on kept texts. The loss on the rows has weight 1.",
-    )
-
-    @property
-    def on(self) -> bool:
-        """Whether texts are kept."""
-        return self.source != "none"
-
-    def digest(self) -> str | None:
-        """Returns the SHA-256 of the user's file; None if there is none.
-
-        Raises:
-            DataFileError: the file is missing, empty or cannot be read.
-        """
-        return file_digest(self.source) if isinstance(self.source, Path) else None
-
-    def per_batch(self, batch_size: int) -> int:
-        """Returns the number of kept texts that are added to a batch."""
-        return max(1, round(batch_size * self.share / (1 - self.share)))
-
-
 class Prices(Section):
     """Prices of a million tokens, in any currency."""
 
@@ -404,10 +392,10 @@ class Evaluation(Section):
         "null: all, 4,000 to 10,000 of each.",
     )
     general_prompts: int | None = Field(
-        60,
-        ge=6,
-        description="Free text only. Number of general prompts, of six kinds, on which the student's "
-        "answers are compared with those of its base. null: all 204.",
+        63,
+        ge=7,
+        description="Free text only. Number of general prompts, of seven kinds, on which the student's "
+        "answers are compared with those of its base. null: all 240.",
     )
     at_steps: int | tuple[int, ...] | None = Field(
         None,
@@ -425,7 +413,7 @@ class Evaluation(Section):
         (),
         description="Free text only. How an answer is compared with the gold output: `exact`, "
         "`normalised`, `contains`, `starts_with`, `ends_with`, `regex`, `number`, `choice`, "
-        "`json_valid`, `json_equal`, `json_fields`, `tool_call`, `token_f1`, `rouge_l`, `chrf`, or "
+        "`json_valid`, `json_equal`, `json_fields` (with a JSON Schema: `json_fields:FILE`), `tool_call`, `token_f1`, `rouge_l`, `chrf`, or "
         "`python:MODULE.FUNCTION`. The first one decides accuracy and recovery. Empty: the task's "
         "own rule, which is `exact` for the task `files`.",
     )
@@ -443,7 +431,7 @@ class Evaluation(Section):
     @classmethod
     def _are_known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         for name in metrics:
-            comparing(name)
+            comparing(name, read=False)
         if len(set(metrics)) < len(metrics):
             raise ValueError("a metric is named twice")
         return metrics

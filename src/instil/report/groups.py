@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean as mean
 from typing import Literal, TypeAlias
 
@@ -101,6 +101,10 @@ class SetSummary:
             averaged.
         confusion: Confusion counts, summed over seeds.
         predicted: Share of rows per predicted label.
+        answer_tokens: Mean length of answers, in tokens; None for labels.
+        same_answer: Share of answers that are the teacher's; None without a teacher.
+        leaks: Share of answers that repeat the context where the teacher does not; None for others.
+        rules: Rule -> share of the answers that obey it.
     """
 
     set: str
@@ -123,6 +127,10 @@ class SetSummary:
     single_contexts: tuple[float, ...]
     confusion: dict[str, dict[str, int]]
     predicted: dict[str, float]
+    answer_tokens: float | None = None
+    same_answer: float | None = None
+    leaks: float | None = None
+    rules: dict[str, float] = field(default_factory=dict)
 
     @property
     def graded(self) -> Accuracy:
@@ -404,6 +412,8 @@ def summarise(
     floors = (chance, majority) if confusion else None
     proportions = [score.accuracy for score in scores if score.accuracy]
     fidelities = [score.fidelity for score in scores if score.fidelity]
+    told = [score.written for score in scores if score.written]
+    rules = dict.fromkeys(rule for one in told for rule in one.rules)
     return SetSummary(
         set=name,
         domain=scores[0].domain,
@@ -425,6 +435,13 @@ def summarise(
         single_contexts=tuple(single.accuracy for s in scores for single in s.single_contexts),
         confusion=confusion,
         predicted=predicted_shares(confusion),
+        answer_tokens=mean_of(one.ends.tokens_mean for one in told),
+        same_answer=mean_of(one.same_answer.value for one in told if one.same_answer),
+        leaks=mean_of(one.leaks.share.value for one in told if one.leaks),
+        rules={
+            rule: mean([one.rules[rule].value for one in told if rule in one.rules])
+            for rule in rules
+        },
     )
 
 

@@ -36,7 +36,7 @@ from instil.report.proof import proof
 from instil.report.read import Study, flat, read_study
 from instil.report.savings import savings
 from instil.report.set_verdict import COMPLETIONS, KEPT, share_closed
-from instil.report.tables import checkpoints, pairs, phases, reuses, shipping, summary
+from instil.report.tables import answers, checkpoints, pairs, phases, reuses, shipping, summary
 from instil.report.verdict import NOTICEABLE_DRIFT, caveats, judge
 from instil.report.versus import Change, Versus
 from instil.results.schema import REPORT, Results, SentPrompt
@@ -90,6 +90,9 @@ def _render(analysis: Analysis) -> str:
             )
             for judged in sets
         ],
+        answers=[]
+        if study.single
+        else [table for facts in analysis.sets if (table := answers(analysis, facts)).rows],
         written=any(facts.written for facts in analysis.sets),
         labelled=any(not facts.written for facts in analysis.sets) or not analysis.sets,
         graded=all(facts.graded for facts in analysis.sets),

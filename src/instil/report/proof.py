@@ -60,10 +60,14 @@ class Proof:
     Attributes:
         sets: The sets with free-text answers.
         retention: A sentence and a table of general prompts; None if they were not asked.
+        served: The same of the places where the student was served; None if there are none.
+        harness: The same of benchmarks; None if none were run.
     """
 
     sets: list[SetProof]
     retention: tuple[str, Table] | None
+    served: tuple[str, Table] | None
+    harness: tuple[str, Table] | None
 
 
 def proof(analysis: Analysis) -> Proof | None:
@@ -76,7 +80,9 @@ def proof(analysis: Analysis) -> Proof | None:
         if score.written is not None:
             tables = [*_tables(analysis, results, number_)]
             made.append(SetProof(printable(score.name), tables, lost_rules(analysis, score.name)))
-    return Proof(made, _retention(results.methods[0])) if made else None
+    if not made:
+        return None
+    return Proof(made, _retention(results.methods[0]), _served(results), _harness(results))
 
 
 def lost_rules(analysis: Analysis, name: str) -> list[LostRule]:
@@ -300,23 +306,80 @@ def _retention(student: MethodResult) -> tuple[str, Table] | None:
     found = student.retention
     if found is None:
         return None
+    forms = any(one.obeyed for one in found.kinds.values())
     lines = []
     for kind, one in found.kinds.items():
-        cells = (
+        cells = [
             TableCell(str(one.prompts), one.prompts),
             _share(one.same_answer),
             _number(one.kl_to_base),
             TableCell(percent(one.length, 0), one.length),
-        )
-        lines.append(TableRow(kind, "", cells))
+        ]
+        if forms:
+            cells += [_share(one.obeyed_by_base), _share(one.obeyed)]
+        lines.append(TableRow(kind, "", tuple(cells)))
     text = (
         f"{count(found.prompts, 'prompt')} that have nothing to do with the task, without any context. "
         f"The student gives the same answer as its base to {_percent(found.same_answer)} of them, in "
         f"the first 32 tokens; its KL to the base on the base’s answers is {number(found.kl_to_base)} "
         f"nats per token, and its answers have {percent(found.length, 0)} of the base’s length."
     )
-    columns = ("Prompts", "Same answer", "KL to the base", "Length")
-    return text, Table("General prompts", "Kind", columns, tuple(lines))
+    columns = ["Prompts", "Same answer", "KL to the base", "Length"]
+    if forms:
+        columns += ["Form obeyed by the base", "By the student"]
+    return text, Table("General prompts", "Kind", tuple(columns), tuple(lines)).filled()
+
+
+def _served(results: Results) -> tuple[str, Table] | None:
+    if not results.served:
+        return None
+    lines = []
+    rules = dict.fromkeys(rule for one in results.served for rule in one.rules)
+    for one in results.served:
+        cells = [
+            TableCell(str(one.rows), one.rows),
+            _share(one.same_answer),
+            _share(one.accuracy),
+            _share(one.accuracy_in_process),
+            NOTHING if one.p is None else TableCell(p_text(one.p), one.p),
+            *(_share(one.rules.get(rule)) for rule in rules),
+            TableCell(fixed(one.rows / one.seconds), one.rows / one.seconds),
+        ]
+        lines.append(TableRow(f"{printable(one.where)}, {printable(one.set)}", "", tuple(cells)))
+    text = (
+        "The run’s rows, answered again where the student will be served. “Same answer” compares with "
+        "the run’s own answers, letter by letter: other kernels round otherwise, so some differ. What "
+        "counts is whether as many are right; p is McNemar’s exact test between the two."
+    )
+    columns = (
+        *("Rows", "Same answer", "Accuracy", "In the run", "p"),
+        *map(printable, rules),
+        "Answers per second",
+    )
+    return text, Table("As served", "Where", columns, tuple(lines)).filled()
+
+
+def _harness(results: Results) -> tuple[str, Table] | None:
+    if not results.harness:
+        return None
+    lines = []
+    for one in results.harness:
+        errors = (one.base_error, one.student_error)
+        cells = (
+            NOTHING if one.examples is None else TableCell(str(one.examples), one.examples),
+            *(
+                TableCell(number(value), value, "" if error is None else f"(± {number(error)})")
+                for value, error in zip((one.base, one.student), errors, strict=True)
+            ),
+            TableCell(f"{one.student - one.base:+.3f}", one.student - one.base),
+        )
+        lines.append(TableRow(f"{printable(one.task)}, {printable(one.metric)}", "", cells))
+    text = (
+        "Tasks of lm-evaluation-harness with the adapter off and on, without the context. Behind ± "
+        "stands the standard error that the harness gives."
+    )
+    columns = ("Examples", "Base", "Student", "Difference")
+    return text, Table("Benchmarks", "Task", columns, tuple(lines)).filled()
 
 
 def _shares(

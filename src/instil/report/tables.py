@@ -22,6 +22,7 @@ from instil.report.numerals import (
     points,
     signed,
 )
+from instil.report.read import printable
 from instil.results.schema import PhaseCost
 
 REUSED = "\N{DAGGER}"
@@ -145,6 +146,33 @@ def _scores(found: Group, score: SetSummary) -> tuple[TableCell, ...]:
         _singles(score.single_contexts),
         TableCell(_predicted(score), max(score.predicted.values(), default=0.0)),
     )
+
+
+def answers(analysis: Analysis, facts: SetFacts) -> Table:
+    """What the answers of all groups on a set are like; without rows for labels."""
+    told = [(found, score) for found, score in analysis.answered(facts.name) if score.answer_tokens]
+    rules = dict.fromkeys(rule for _, score in told for rule in score.rules)
+    return Table(
+        caption=f"Answers on {facts.name}",
+        first="Method",
+        columns=(
+            *("Tokens, mean", "The teacher’s answer", "Leaks"),
+            *(f"Rule: {printable(rule)}" for rule in rules),
+        ),
+        rows=tuple(
+            TableRow(
+                found.label(),
+                found.method,
+                (
+                    _maybe(score.answer_tokens, fixed),
+                    _maybe(score.same_answer, percent),
+                    _maybe(score.leaks, percent),
+                    *(_maybe(score.rules.get(rule), percent) for rule in rules),
+                ),
+            )
+            for found, score in told
+        ),
+    ).filled()
 
 
 def pairs(analysis: Analysis, facts: SetFacts) -> Table:
@@ -399,6 +427,7 @@ def _bytes(size: int) -> str:
 def all_tables(analysis: Analysis) -> Sequence[Table]:
     """All tables of the study that have rows."""
     tables = [summary(analysis, facts) for facts in analysis.sets]
+    tables += [answers(analysis, facts) for facts in analysis.sets if not analysis.study.single]
     tables += [pairs(analysis, facts) for facts in analysis.sets]
     tables += [checkpoints(analysis), shipping(analysis), phases(analysis)]
     return [table for table in tables if table.rows]

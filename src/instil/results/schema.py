@@ -15,7 +15,14 @@ from pydantic import Field, computed_field, model_validator
 from instil.methods import METHODS, MethodName, Phase
 from instil.results.logs import LogFacts
 from instil.results.recovery import recovery
-from instil.results.scores import Drift, Interval, Retention, SetScore
+from instil.results.scores import (
+    Drift,
+    HarnessScore,
+    Interval,
+    Retention,
+    ServedScore,
+    SetScore,
+)
 from instil.results.training import Training
 from instil.system.files import JsonFile, Strict
 
@@ -30,7 +37,7 @@ ENVIRONMENT, CONFIG, CONTEXT, REPORT = (
 )
 NO_MATTER: Any = {
     "task": {"folder"},
-    "teacher": {"store"},
+    "teacher": {"store": True, "engine": {"url", "python"}},
     "student": {"save"},
     "training": {"gradient_checkpointing", "report_to"},
     "evaluation": {"batch_size"},
@@ -226,6 +233,15 @@ class Results(JsonFile):
     )
     logs: LogFacts | None = Field(
         None, description="What was found in a file of conversations; null if there are none."
+    )
+    served: list[ServedScore] = Field(
+        [],
+        description="How the student answers where it will be served; empty if that was not tried "
+        "(instil check --engine).",
+    )
+    harness: list[HarnessScore] = Field(
+        [],
+        description="Benchmarks of student and base; empty if none were run (instil check --lm-eval).",
     )
     shipped_bytes: int = Field(
         0, description="Size of the trained weights, which a user of the student needs."

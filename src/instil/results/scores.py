@@ -220,6 +220,40 @@ class SetScore(Strict):
     )
 
 
+class ServedScore(Strict):
+    """How a student answers where it will be served, beside its answers in its run."""
+
+    where: str = Field(description="Engine and dtype, such as `vLLM, bfloat16`.")
+    set: str = Field(description="Name of the evaluation set.")
+    rows: int = Field(ge=1, description="Number of rows.")
+    same_answer: Proportion = Field(description="Share of rows with the same answer as in the run.")
+    accuracy: Proportion | None = Field(
+        description="Share of right answers, or the mean of the first metric; null without outputs."
+    )
+    accuracy_in_process: Proportion | None = Field(
+        description="The same of the run; null without outputs, and if the metric gives numbers."
+    )
+    p: float | None = Field(
+        description="McNemar's exact test between the two; null as before.",
+    )
+    rules: dict[str, Proportion] = Field(
+        {}, description="Rule -> share of the answers that obey it, of those to which it applies."
+    )
+    seconds: float = Field(description="Seconds for all answers.")
+
+
+class HarnessScore(Strict):
+    """A metric of a task of lm-evaluation-harness, of a student and of its base."""
+
+    task: str = Field(description="Name of the task.")
+    metric: str = Field(description="Name of the metric.")
+    base: float = Field(description="Value of the base.")
+    base_error: float | None = Field(description="Its standard error, as the harness gives it.")
+    student: float = Field(description="Value of the student.")
+    student_error: float | None = Field(description="Its standard error.")
+    examples: int | None = Field(None, description="Number of examples; null for a group of tasks.")
+
+
 class KindDrift(Strict):
     """How much a student has changed on one kind of text."""
 
@@ -254,6 +288,12 @@ class KindRetention(Strict):
     )
     length: float = Field(description="Mean length of the student's answers, of the base's.")
     prompts: int = Field(description="Number of prompts.")
+    obeyed: Proportion | None = Field(
+        None,
+        description="Share of the student's answers with the form that the prompt asks for; null for "
+        "prompts that ask for none.",
+    )
+    obeyed_by_base: Proportion | None = Field(None, description="The same of the base's answers.")
 
 
 class Retention(KindRetention):

@@ -69,7 +69,7 @@ class Pile:
         return [item for item in self.items if isinstance(item, Conversation)]
 
 
-def read_pile(records: Records, name: str, reading: Reading) -> Pile:
+def read_pile(records: Records, name: str, reading: Reading, *, copies: bool = False) -> Pile:
     """Makes rows and conversations of records.
 
     Of conversations that are copies or near-copies of each other, one is used.
@@ -78,6 +78,7 @@ def read_pile(records: Records, name: str, reading: Reading) -> Pile:
         records: The records.
         name: Where they come from, for error messages.
         reading: How they are read.
+        copies: Use copies, too.
 
     Raises:
         DataFileError: there are no rows that can be used.
@@ -98,7 +99,7 @@ def read_pile(records: Records, name: str, reading: Reading) -> Pile:
     if wrong and not drops:
         raise all_of(wrong if items else wrong[:1])
     dropped = [left_out(where, error) for where, error in wrong]
-    kept = _without_copies(items, places, dropped)
+    kept = items if copies else _without_copies(items, places, dropped)
     if not kept:
         raise DataFileError(
             f"{name} contains no rows"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from instil.engines.started import Started, identity
 from instil.models.generate import Decoding, Ending, Generated, completed
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
@@ -32,6 +34,7 @@ class Writer:
         store: Folder of the files if the recipe sets none.
         recorder: Counts their cost.
         display: Shows progress.
+        engine: Writes in place of the teacher's model; None: the model itself.
     """
 
     recipe: Recipe
@@ -40,6 +43,7 @@ class Writer:
     store: Path
     recorder: Recorder
     display: Display
+    engine: Started | None = None
 
     def learnt(
         self, rows: RenderedRows, *, max_new_tokens: int
@@ -99,7 +103,7 @@ class Writer:
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
         ends += ["repeats"] if decoding.stop_repeats else []
-        made_by = [ALGORITHM, model.fingerprint, model.dtype]
+        made_by = [ALGORITHM, model.fingerprint, model.dtype, *identity(self.engine)]
         asked = digest_ids([*made_by, *drawn, *ends], prompts)
         folder = self.recipe.teacher.store or self.store
         journal, count = Journal(folder, f"completions-{asked[:32]}"), len(prompts)
@@ -141,13 +145,10 @@ class Writer:
             self.display.bar(what, len(mine)) as bar,
         ):
             bar.advance(len(there))
-            batches = completed(
-                self.models.teacher,
-                Computed.picked(prompts, mine),
-                self.ending,
-                decoding,
-                numbers=mine,
-                known=there,
+            model = self.models.teacher
+            write = self.engine.engine.completed if self.engine else partial(completed, model)
+            batches = write(
+                Computed.picked(prompts, mine), self.ending, decoding, numbers=mine, known=there
             )
             measured = Recorder()
             while True:

@@ -1,9 +1,11 @@
 """Kept texts: text on which a student must stay as its base is, with the base's predictions.
 
 The base writes them itself, sampled at temperature 1: from the start of a text, from the start of
-a line, and as the user's turn of its own chat template. What a model writes freely is a sample of
-what it knows, so no other data is needed. The texts and their targets do not depend on the task.
-They are stored, and every run of the model with the same settings uses them again.
+a line, and as the user's turn of its own chat template. The others are chats: the base writes the
+user's turn, and then answers it. What a model writes freely is a sample of what it knows (Xu et al.
+2024, arXiv:2406.08464, make instructions in this way), so no other data is needed. The texts and
+their targets do not depend on the task. They are stored, and every run of the model with the same
+settings uses them again.
 """
 
 from __future__ import annotations
@@ -21,18 +23,16 @@ from instil.methods import Phase
 from instil.models.generate import Decoding, Ending
 from instil.models.load import LanguageModel
 from instil.models.roles import Models
-from instil.prompts.format import PromptFormat
+from instil.prompts.format import ChatPrompt, PromptFormat
 from instil.prompts.pair import AlignedPair, check_window
-from instil.prompts.template import ChatTemplate
+from instil.recipe.keep import Keep
 from instil.recipe.recipe import Recipe
-from instil.recipe.sections import Keep, Teacher
+from instil.recipe.sections import Teacher
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks.kept_texts import read_kept
 from instil.teacher.completions import Writer
 from instil.teacher.lessons import Lessons, Teaching
-
-_MARK = "instil"  # stands for what a user writes
 
 
 @dataclass(frozen=True)
@@ -93,33 +93,53 @@ class Keeper:
         return Models(teacher=self.base, student=self.base)
 
     def _own(self, keep: Keep) -> list[AlignedPair]:
-        """Texts that the base writes: as many from each start."""
-        window, rows = self.base.window or math.inf, self.base.rows or math.inf
-        starts = [ids for ids in self._starts() if 0 < len(ids) < window and max(ids) < rows]
+        """Texts that the base writes: as many from each start, and chats if it has a template."""
+        chats = self._chats(round(keep.rows * keep.chats))
+        starts = [ids for ids in self._starts() if self._fits(ids)]
         if not starts:
             self.display.warn("the model has no token to begin a text with, so no texts are kept")
-            return []
-        prompts = [starts[number % len(starts)] for number in range(keep.rows)]
-        tokens = int(min(keep.tokens, window - max(map(len, starts))))
-        decoding = Decoding(tokens, temperature=1.0, batch_size=self.recipe.evaluation.batch_size)
+            return _pairs(*chats)
+        prompts = [starts[number % len(starts)] for number in range(keep.rows - len(chats[0]))]
         # Nothing ends a text: what follows the end of a turn is another turn.
-        written = self._written(prompts, Ending((), (), self.form.tokens.text), decoding)
-        return _pairs(prompts, written)
+        written = self._freely(prompts, Ending((), (), self.form.tokens.text))
+        return _pairs(prompts + chats[0], written + chats[1])
+
+    def _chats(self, count: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and answers of chats: the base writes the user's turn, and then answers it."""
+        form = self._chat
+        turn = form and form.tokens.ids(form.opening, special=False)
+        if not form or not turn or not self._fits(turn):
+            return [], []
+        said = self._freely([turn] * count, form.ending)
+        asked = [text for ids in said if (text := form.tokens.text(ids, skip_special=True).strip())]
+        prompts = [ids for text in asked if self._fits(ids := form.prompt_ids(text))]
+        return prompts, self._freely(prompts, form.ending)
 
     def _starts(self) -> list[list[int]]:
         """What the base writes on from: the start of a text, of a line, and of a user's turn."""
         tokens = self.form.tokens
         starts = [tokens.start, [*tokens.start, *tokens.line_break]]
-        if self.base.tokenizer.chat_template:
-            with suppress(ChatTemplateError):  # a template that cannot be used
-                template = ChatTemplate(self.base.tokenizer, {})
-                turn = template.render(
-                    [{"role": "user", "content": _MARK}], generation_prompt=False
-                )
-                before, mark, _ = turn.partition(_MARK)
-                ids = tokens.ids(before, special=False)
-                starts += [ids] if mark and ids else []
+        if self._chat and (turn := self._chat.tokens.ids(self._chat.opening, special=False)):
+            starts.append(turn)
         return starts
+
+    @cached_property
+    def _chat(self) -> ChatPrompt | None:
+        """The chat format as it is without any settings; None if there is no usable template."""
+        with suppress(ChatTemplateError):
+            return ChatPrompt(self.base.tokenizer, template_kwargs={}, ends=self.base.end_ids)
+        return None
+
+    def _fits(self, prompt: Sequence[int]) -> bool:
+        window, rows = self.base.window or math.inf, self.base.rows or math.inf
+        return 0 < len(prompt) < window and max(prompt) < rows
+
+    def _freely(self, prompts: list[list[int]], ending: Ending) -> list[list[int]]:
+        """What the base writes after prompts, sampled at temperature 1."""
+        room = (self.base.window or math.inf) - max(map(len, prompts), default=0)
+        tokens = int(min(self.recipe.keep.tokens, room))
+        decoding = Decoding(tokens, temperature=1.0, batch_size=self.recipe.evaluation.batch_size)
+        return self._written(prompts, ending, decoding)
 
     def _of_file(self, path: Path) -> list[AlignedPair]:
         """The user's texts. The base answers inputs without an output."""

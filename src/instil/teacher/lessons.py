@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from instil.engines.started import Started, identity
 from instil.losses import Objective
 from instil.models.cache import alike
 from instil.models.forward import output_embeddings
@@ -18,7 +19,7 @@ from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.environment import ALGORITHM
 from instil.system.files import digest_ids
-from instil.system.progress import Display
+from instil.system.progress import Advance, Display
 from instil.system.sequences import Computed
 from instil.targets.prediction import TargetRow, Targets
 from instil.targets.selection import Selection
@@ -36,12 +37,14 @@ class Teaching:
         models: Teacher and student.
         recorder: Counts the teacher's cost.
         display: Shows progress.
+        engine: Scores in place of the teacher's model; None: the model itself.
     """
 
     recipe: Recipe
     models: Models
     recorder: Recorder
     display: Display
+    engine: Started | None = None
 
     @property
     def kept(self) -> Selection:
@@ -56,7 +59,7 @@ class Teaching:
     def fingerprint(self, pairs: Sequence[AlignedPair]) -> str:
         """A fingerprint of all that the teacher's targets for these pairs depend on."""
         model, temperature = self.models.teacher, self.recipe.objective.temperature
-        outcomes = [self.vocabulary, self.kept.model_dump()]
+        outcomes = [self.vocabulary, self.kept.model_dump(), *identity(self.engine)]
         settings = [ALGORITHM, model.fingerprint, model.dtype, temperature, *outcomes]
         return digest_ids(
             settings, (ids for pair in pairs for ids in (pair.teacher_prompt, pair.completion))
@@ -102,7 +105,9 @@ class Teaching:
             vocabulary=self.vocabulary,
             temperature=self.recipe.objective.temperature,
             kept=self.kept,
-            teacher=f"{self.models.teacher.name}, {self.models.teacher.dtype}",
+            teacher=", ".join(
+                [self.models.teacher.name, self.models.teacher.dtype, *identity(self.engine)]
+            ),
         )
         measured = Recorder()
         costs = path.with_name(path.name + ".spent.json")
@@ -112,22 +117,15 @@ class Teaching:
             self.models.adapter(on=False),
             self.display.bar("teacher scores completions", len(pairs)) as bar,
         ):
-            scorer = Scorer.of(
-                self.models.teacher,
-                pairs,
-                vocabulary=plan.vocabulary,
-                kept=plan.kept,
-                temperature=plan.temperature,
-                batch_size=self.recipe.evaluation.batch_size,
-                advance=measured.advance("teach", bar.advance),
-            )
+            advance = measured.advance("teach", bar.advance)
+            predicted = self._predictions(pairs, plan, advance)
 
             def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
                 if asked:  # the shard before this one is stored
                     measured.keep()
                 asked.extend(numbers)
                 with measured.phase("teach"):
-                    for number, targets in scorer.score(numbers):
+                    for number, targets in predicted(numbers):
                         yield number, pairs[number].completion, targets
 
             built = build(path, plan=plan, score=score, advance=lambda rows, _: bar.advance(rows))
@@ -144,6 +142,33 @@ class Teaching:
         if not asked:
             self.recorder.reused.add("teach")
         return built
+
+    def _predictions(
+        self, pairs: Sequence[AlignedPair], plan: StorePlan, advance: Advance
+    ) -> Callable[[Sequence[int]], Iterator[tuple[int, Targets]]]:
+        """What gives the targets of pairs with these numbers."""
+        if self.engine is None:
+            scorer = Scorer.of(
+                self.models.teacher,
+                pairs,
+                vocabulary=plan.vocabulary,
+                kept=plan.kept,
+                temperature=plan.temperature,
+                batch_size=self.recipe.evaluation.batch_size,
+                advance=advance,
+            )
+            return scorer.score
+        started = self.engine
+
+        def of_engine(numbers: Sequence[int]) -> Iterator[tuple[int, Targets]]:
+            asked = [(pairs[n].teacher_prompt, pairs[n].completion) for n in numbers]
+            for place, targets in started.engine.scored(
+                asked, plan.kept, vocabulary=plan.vocabulary
+            ):
+                advance(1, len(asked[place][1]))
+                yield numbers[place], targets
+
+        return of_engine
 
 
 @dataclass(frozen=True)

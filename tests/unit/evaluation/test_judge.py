@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.server import serving
 
-from instil.errors import ConfigError, ServerError
-from instil.evaluation import judge as module
-from instil.evaluation.judge import (
-    LocalJudge,
-    Pair,
-    ServerJudge,
-    judge_pairs,
-    shipped_prompt,
-    verdict,
-)
+from instil.engines.chat import ServerChat
+from instil.errors import ConfigError
+from instil.evaluation.judge import Pair, judge_pairs, shipped_prompt, verdict
 from instil.results.scores import JudgeScore
 
 
@@ -33,7 +23,9 @@ class Fixed:
         self.rule = rule
         self.asked: list[str] = []
 
-    def ask(self, prompts: Sequence[str], advance: Callable[[int], None]) -> list[str]:
+    def ask(
+        self, prompts: Sequence[str], advance: Callable[[int], None], *, max_tokens: int
+    ) -> list[str]:
         self.asked += prompts
         advance(len(prompts))
         return [self.rule(*_answers(prompt)) for prompt in prompts]
@@ -127,88 +119,17 @@ def test_a_wrong_template_is_refused() -> None:
             )
 
 
-def test_a_local_model_judges(model_folders: dict[str, Path]) -> None:
-    told: list[int] = []
-    local = LocalJudge(str(model_folders["llama"]))
-    said = local.ask(["one", "two", "three"], told.append)
-    assert len(said) == sum(told) == 3
-    assert all(isinstance(text, str) for text in said)
+def shorter(body: dict[str, Any]) -> str:
+    a, b = _answers(body["messages"][0]["content"])
+    return "A" if len(a) <= len(b) else "B"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        server.seen.append((self.path, self.headers["Authorization"], body))
-        if server.failures > 0:
-            server.failures -= 1
-            self.send_response(429)
-            self.send_header("retry-after-ms", "1")
-            self.end_headers()
-            return
-        shorter = min(_answers(body["messages"][0]["content"]), key=len)
-        first = _answers(body["messages"][0]["content"])[0] == shorter
-        made = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": "A" if first else "B"},
-                }
-            ],
-        }
-        text = json.dumps(made).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *arguments: object) -> None:
-        """Nothing is printed."""
-
-
-@pytest.fixture
-def server() -> Iterator[Any]:
-    made: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    made.seen, made.failures = [], 0
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
-
-
-def address(server: Any) -> str:
-    return f"http://127.0.0.1:{server.server_port}/v1"
-
-
-def test_a_server_judges(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", "secret")
-    server.failures = 1  # it is asked again
-    judge, told = ServerJudge(address(server), "large", key_env="JUDGE_KEY"), list[int]()
-    found = judge_pairs(
-        judge, PAIRS, template=shipped_prompt(), context="Be brief.", advance=told.append
-    )
-    assert (found.wins, found.losses, found.unread) == (1, 1, 0)
-    assert found.judge == f"large at {address(server)}"
-    assert sum(told) == 4
-    path, key, body = server.seen[0]
-    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
-    assert (body["model"], body["temperature"]) == ("large", 0)
-    assert len(server.seen) == 5
-
-
-def test_a_server_that_does_not_answer_is_an_error(
-    server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RETRIES", 0)
-    server.failures = 99
-    judge = ServerJudge(address(server), "large")
-    with pytest.raises(ServerError, match=r"the judge does not answer: large at .*RateLimit"):
-        judge_pairs(judge, PAIRS, template=shipped_prompt(), context=None, advance=lambda _: None)
+def test_a_server_judges() -> None:
+    with serving(shorter) as server:
+        judge, told = ServerChat(server.address, "large"), list[int]()
+        found = judge_pairs(
+            judge, PAIRS, template=shipped_prompt(), context="Be brief.", advance=told.append
+        )
+        assert (found.wins, found.losses, found.unread) == (1, 1, 0)
+        assert found.judge == f"large at {server.address}"
+        assert sum(told) == len(server.seen) == 4

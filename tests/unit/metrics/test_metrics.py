@@ -210,3 +210,24 @@ def test_a_wrong_argument_is_refused(name: str, argument: Any) -> None:
     assert reads is not None
     with pytest.raises(ValueError, match=r"expected|regular expression|JSON Schema"):
         reads(argument)
+
+
+def test_json_fields_may_ask_for_a_schema(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    path = tmp_path / "form.json"
+    path.write_text(
+        '{"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}'
+    )
+    judge = comparing(f"json_fields:{path}")
+    assert judge.name == f"json_fields:{path}"
+    gold = '{"a": 1, "b": 2}'
+    assert judge.value('{"a": 1, "b": 3}', gold) == 0.5
+    assert judge.value('{"a": "1", "b": 2}', gold) == 0.0
+    assert judge.value('{"b": 2}', gold) == 0.0
+    path.write_text('{"type": 3}')
+    with pytest.raises(ConfigError, match=r"json_fields:.* cannot be read"):
+        comparing(f"json_fields:{path}")
+    with pytest.raises(ConfigError, match=r"json_fields:none.json.*No such file"):
+        comparing("json_fields:none.json")
+    with pytest.raises(ConfigError, match="'exact' takes nothing after its name"):
+        comparing("exact:form.json")

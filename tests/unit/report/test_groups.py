@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import finished
 from tests.unit.report.pages import plain
 from tests.unit.report.planned import planned
 from tests.unit.report.studies import Made, cell, study_of, write_study_folder
 from tests.unit.report.written_studies import build
 
+from instil.methods import MethodName
 from instil.recipe.grid import plan, read_recipe
 from instil.recipe.shipped import find
-from instil.report import read_study
+from instil.report import read_study, write_report
 from instil.report.analysis import Analysis, analyse
 from instil.report.figures import sketches
+from instil.report.tables import answers
+from instil.results.schema import Results
+from instil.results.scores import Ends, Leaks, Written
+from instil.results.statistics import proportion
 
 WRITTEN = [
     "Zero-shot",
@@ -160,3 +166,48 @@ def test_methods_of_text_are_grouped_over_seeds(written: Analysis) -> None:
     assert {len(g.cells) for g in written.groups} == {3}
     # A control never stands for its method.
     assert [plain(g.label()) for g in written.champions()] == WRITTEN[:4]
+
+
+def test_a_study_tells_what_answers_are_like(tmp_path: Path) -> None:
+    def like(tokens: float, obeyed: int, leaked: int | None) -> Written:
+        return Written(
+            ends=Ends(tokens_mean=tokens, cut=proportion([False]), repeats=proportion([False])),
+            rules={"short": proportion([n < obeyed for n in range(4)])},
+            same_answer=None if leaked is None else proportion([True, False]),
+            leaks=None
+            if leaked is None
+            else Leaks(
+                share=proportion([n < leaked for n in range(4)]),
+                phrases=[],
+                verbatim=proportion([False]),
+                verbatim_teacher=proportion([False]),
+            ),
+        )
+
+    def made(method: MethodName, seed: int, written: Written) -> Results:
+        scored = finished.score(5).model_copy(update={"written": written})
+        varied = {"method": method, "seed": seed}
+        return finished.results(
+            finished.method_result(method, scored),
+            seed=seed,
+            name=f"{method}-{seed}",
+            varied=varied,
+            recipe={"model": "tiny", "tuning": {"name": "lora"}, **varied},
+        )
+
+    cells = [
+        made("zero_shot", 0, like(20, 1, None)),
+        made("distillation", 0, like(8, 4, 0)),
+        made("distillation", 1, like(10, 3, 1)),
+    ]
+    folder = finished.write_study(tmp_path / "study", cells, varied=["method", "seed"])
+    found = analyse(read_study([folder]))
+    table = answers(found, found.sets[0])
+    assert table.columns == ("Tokens, mean", "The teacher’s answer", "Leaks", "Rule: short")
+    values = {row.name: [cell.key for cell in row.cells] for row in table.rows}
+    student = next(row for label, row in values.items() if "istillation" in label)
+    assert student == pytest.approx([9.0, 0.5, 0.125, 0.875])
+    zero = values["Zero-shot"]
+    assert (zero[0], zero[3]) == (20.0, 0.25)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "Answers on words" in page

@@ -14,6 +14,7 @@ from tests.small import QUIET, form_of, models_of, plain_logits
 from instil.errors import AlignmentError, DataFileError, FieldError
 from instil.models.load import LanguageModel
 from instil.models.roles import Models
+from instil.prompts.format import ChatPrompt
 from instil.prompts.template import ChatTemplate
 from instil.recipe.grid import override
 from instil.recipe.recipe import Recipe
@@ -59,7 +60,7 @@ def test_the_base_writes_from_the_start_of_a_text_of_a_line_and_of_a_user_s_turn
     keeper: Made, models: Models
 ) -> None:
     tokenizer = models.student.tokenizer
-    lessons = keeper().lessons()
+    lessons = keeper("keep.chats=0").lessons()
     template = ChatTemplate(tokenizer, {})
     turn = template.render([{"role": "user", "content": "x"}], generation_prompt=False)
     user = tokenizer(turn.partition("x")[0], add_special_tokens=False)["input_ids"]
@@ -68,6 +69,33 @@ def test_the_base_writes_from_the_start_of_a_text_of_a_line_and_of_a_user_s_turn
     assert [row.student_prompt for row in lessons] == starts * 2
     assert all(len(row.completion) == 5 for row in lessons)
     assert len({tuple(row.completion) for row in lessons}) > 4
+
+
+def test_half_of_the_texts_are_chats(keeper: Made, models: Models) -> None:
+    form = ChatPrompt(models.student.tokenizer, template_kwargs={}, ends=models.student.end_ids)
+    texts = keeper("keep.chats=0", "keep.rows=3").lessons()
+    lessons = [*keeper().lessons()]
+    assert [row.student_prompt for row in lessons[:3]] == [row.student_prompt for row in texts]
+    turn = form.tokens.ids(form.opening, special=False)
+    for row in lessons[3:]:
+        query = form.tokens.text(row.student_prompt[len(turn) :]).partition(
+            form.tokens.text(form.end_of_turn)
+        )[0]
+        assert row.student_prompt == form.prompt_ids(query)
+        assert len(query) > 0
+        assert 1 <= len(row.completion) <= 5
+    assert len({tuple(row.student_prompt) for row in lessons[3:]}) == 3
+    assert len(lessons) == 6
+
+
+def test_a_model_without_a_template_keeps_texts_alone(
+    keeper: Made, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.student.tokenizer, "chat_template", None)
+    lessons = keeper().lessons()
+    starts = {tuple(row.student_prompt) for row in lessons}
+    assert len(lessons) == 6
+    assert len(starts) == 2
 
 
 def test_the_targets_are_the_base_s_predictions_without_a_context(
@@ -90,16 +118,16 @@ def test_the_targets_are_the_base_s_predictions_without_a_context(
 def test_texts_are_written_once_for_all_runs_of_a_model(keeper: Made, asked: list[int]) -> None:
     first = keeper()
     texts = [row.completion for row in first.lessons() or []]
-    assert asked == [6]
+    assert asked == [3, 3, 3]  # texts, users' turns and answers
     assert "keep" not in first.recorder.reused
     second = keeper("seed=1", "training.batch_size=4", "teacher.top_k=8", "dtype=float32")
     assert [row.completion for row in second.lessons()] == texts
-    assert asked == [6]
+    assert asked == [3, 3, 3]
     assert second.recorder.reused == {"keep"}
     spent = [one.recorder.costs()["keep"] for one in (first, second)]
     assert spent[0].tokens == spent[1].tokens > 0
-    keeper("keep.rows=7").lessons()
-    assert asked == [6, 7]
+    keeper("keep.rows=8").lessons()
+    assert asked[3:] == [4, 4, 4]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

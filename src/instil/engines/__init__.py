@@ -1,0 +1,1 @@
+"""What answers prompts for a run: models in this process, or on a server."""
