@@ -80,9 +80,9 @@ class ServerChat:
     """
 
     def __init__(self, url: str, model: str, *, key_env: str = KEY_ENV) -> None:
+        client(url, key_env).close()  # refused before anything is asked
         self.name = f"{model} at {url}"
-        self.model = model
-        self._client = client(url, key_env)
+        self.model, self.url, self.key_env = model, url, key_env
 
     def ask(
         self, prompts: Sequence[str], advance: Callable[[int], None], *, max_tokens: int
@@ -94,8 +94,10 @@ class ServerChat:
         """
         from openai import OpenAIError
 
+        server = client(self.url, self.key_env)
+
         def one(prompt: str) -> str:
-            made: Any = self._client.chat.completions.create(
+            made: Any = server.chat.completions.create(
                 model=self.model,
                 messages=[{"role": "user", "content": prompt}],
                 temperature=0,
@@ -111,7 +113,7 @@ class ServerChat:
             return made.choices[0].message.content or ""
 
         try:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
+            with server, ThreadPoolExecutor(AT_ONCE) as pool:
                 return list(pool.map(one, prompts))
         except OpenAIError as error:
             raise unanswered(self.name, error) from error

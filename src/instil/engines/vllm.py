@@ -161,15 +161,18 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
     settings = wanted.settings
     called = BASE if wanted.adapter is None else ADAPTER
 
-    def found(url: str) -> VLLM:
+    @contextmanager
+    def found(url: str) -> Iterator[VLLM]:
         # A server of one's own needs no key, and must not see that of another. A long answer after
         # many others is no failure, and is not asked for again.
-        made = VLLM("vLLM", url, called, client(url, NO_KEY, seconds=HOURS, retries=0))
-        compare(made, wanted)
-        return made
+        with client(url, NO_KEY, seconds=HOURS, retries=0) as asks:
+            made = VLLM("vLLM", url, called, asks)
+            compare(made, wanted)
+            yield made
 
     if settings.url is not None:
-        yield found(settings.url.rstrip("/"))
+        with found(settings.url.rstrip("/")) as made:
+            yield made
         return
     if processes.count() > 1:
         raise EngineError(
@@ -177,7 +180,9 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
             mend="start it once with instil engine start, and name it with teacher.engine.url",
         )
     port = free_port()
-    client(f"http://127.0.0.1:{port}", NO_KEY)  # refused before the server has loaded a model
+    client(
+        f"http://127.0.0.1:{port}", NO_KEY
+    ).close()  # refused before the server has loaded a model
     command, environment = started_by(
         resolve(wanted.model.name),
         port=port,
@@ -188,14 +193,17 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
         options=settings.options,
     )
     url = f"http://127.0.0.1:{port}"
-    with running(
-        command,
-        name="vLLM",
-        health=f"{url}/health",
-        environment=environment,
-        display=wanted.display,
+    with (
+        running(
+            command,
+            name="vLLM",
+            health=f"{url}/health",
+            environment=environment,
+            display=wanted.display,
+        ),
+        found(url) as made,
     ):
-        yield found(url)
+        yield made
 
 
 def started_by(

@@ -184,7 +184,7 @@ def answer(
 
             todo = [unanswered_rows([item]) for item in items]
             try:
-                with ThreadPoolExecutor(asked.at_once) as pool:
+                with server, ThreadPoolExecutor(asked.at_once) as pool:
                     said = iter([*pool.map(ask, (row for rows in todo for row in rows))])
             except OpenAIError as error:
                 raise unanswered(f"{asked.model} at {asked.url}", error) from error
