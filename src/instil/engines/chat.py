@@ -153,8 +153,12 @@ def client(
         retries: How often a request is repeated that was refused for a while; None: `RETRIES`.
 
     Raises:
-        ConfigError: the client is not installed.
+        ConfigError: the client is not installed, or this is no address.
     """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{url} is no address of a server", mend=f"write http://{url} or https://{url}"
+        )
     try:
         from openai import DefaultHttpxClient, OpenAI
     except ImportError as error:

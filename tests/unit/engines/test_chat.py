@@ -44,6 +44,11 @@ def test_a_server_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPat
             chat.ask(["a"], lambda count: None, max_tokens=9)
 
 
+def test_an_address_names_its_scheme() -> None:
+    with pytest.raises(ConfigError, match=r"127.0.0.1:9 is no address .* write http://127.0.0.1:9"):
+        ServerChat("127.0.0.1:9", "large")
+
+
 def test_a_server_needs_the_name_of_a_model() -> None:
     with pytest.raises(ConfigError, match=r"--by http://x: which model .* add --by-model NAME"):
         chat_of("http://x", None, "KEY", option="--by")
