@@ -142,8 +142,8 @@ def check(
 ) -> None:
     """Judge a finished run again, without training: by other limits, rules, metrics, or rows.
 
-    Without --eval, no model is loaded: the stored answers are judged. Without any limit, the gate is
-    the default one.
+    Without --eval, --engine, --lm-eval and --judge, no model is loaded: the stored answers are judged.
+    Without any limit, the gate is the default one.
 
     Exit status: 0 all limits are kept, 2 an input is wrong, 3 a limit is not kept.
     """

@@ -33,7 +33,8 @@ def export(
 ) -> None:
     """Write a student as a model of its own, or upload it.
 
-    The model card shows the first evaluation row as an example. The key of the hub is the one that `hf auth login` has stored, or HF_TOKEN.
+    The model card shows the first evaluation row as an example. The key of the hub is the one that
+    `hf auth login` has stored, or HF_TOKEN.
     """
     with errors(debug):
         from instil.errors import ConfigError

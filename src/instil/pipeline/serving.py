@@ -21,7 +21,7 @@ from instil.metrics.rules import Rule
 from instil.models.generate import Decoding, Ending, Generated, generate
 from instil.pipeline.record import ADAPTER
 from instil.pipeline.student import Query, Student
-from instil.pipeline.verdicts import asked_of, means, verdicts
+from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
 from instil.recipe.sections import Engine
 from instil.results.schema import EVALUATION, EvaluationRow, Prediction
 from instil.results.scores import ServedScore
@@ -120,32 +120,39 @@ def served(
                 name=set_name,
             )
             lines = [own[set_name, row.row] for row in rows]
-            pairs = [
-                (line.correct, now)
-                for line, now in zip(lines, told.right, strict=True)
-                if line.correct is not None and now is not None
-            ]
-            scores.append(
-                ServedScore(
-                    where=name,
-                    set=set_name,
-                    rows=len(rows),
-                    same_answer=proportion(
-                        [line.text == text for line, text in zip(lines, texts, strict=True)]
-                    ),
-                    accuracy=told.leading,
-                    accuracy_in_process=proportion([one for one, _ in pairs]) if pairs else None,
-                    p=mcnemar(
-                        sum(one and not two for one, two in pairs),
-                        sum(two and not one for one, two in pairs),
-                    )
-                    if pairs
-                    else None,
-                    rules=means(told.rules),
-                    seconds=seconds,
-                )
-            )
+            scores.append(_score(name, set_name, lines, texts, told, seconds))
     return scores
+
+
+def _score(
+    where: str,
+    set_name: str,
+    lines: Sequence[Prediction],
+    texts: Sequence[str],
+    told: Verdicts,
+    seconds: float,
+) -> ServedScore:
+    """Compares the answers to a set with those of the run."""
+    pairs = [
+        (line.correct, now)
+        for line, now in zip(lines, told.right, strict=True)
+        if line.correct is not None and now is not None
+    ]
+    lost = sum(before and not now for before, now in pairs)
+    won = sum(now and not before for before, now in pairs)
+    return ServedScore(
+        where=where,
+        set=set_name,
+        rows=len(lines),
+        same_answer=proportion(
+            [line.text == text for line, text in zip(lines, texts, strict=True)]
+        ),
+        accuracy=told.leading,
+        accuracy_in_process=proportion([one for one, _ in pairs]) if pairs else None,
+        p=mcnemar(lost, won) if pairs else None,
+        rules=means(told.rules),
+        seconds=seconds,
+    )
 
 
 def merge(student: Student) -> Any:
