@@ -42,6 +42,9 @@ VARIANTS = {
     "a quarter of the learning rate": _variant("--keep", "none", "--learning-rate", "2.5e-4"),
     "weight decay 0.1": _variant("--keep", "none", "--set", "training.weight_decay=0.1"),
     "four samples": _variant(*("--keep", "none", "--samples", "4", "--sampling-temperature", "1")),
+    "the upper half of the layers": _variant(
+        *("--keep", "none", "--set", f"tuning.layers={[*range(15, 30)]}")
+    ),
     "attention only": _variant("--keep", "none", "--set", "tuning.modules=[q_proj,v_proj]"),
 }
 

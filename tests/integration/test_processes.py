@@ -228,6 +228,36 @@ def test_two_processes_one_of_them_killed_and_started_again_make_what_one_makes(
         torch.testing.assert_close(mine.targets.logprobs_NK, other.targets.logprobs_NK)
 
 
+def test_two_machines_make_what_one_process_makes(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Two launchers that meet at an address, as on two machines that share a disk."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    begun = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+                *("--nproc-per-node", "1", "--node-rank", str(rank), "--rdzv-id", "instil"),
+                *("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting),
+                *("-m", "instil", "run", str(recipe), "--output", str(tmp_path / "study")),
+                *("--set", f"teacher.store={tmp_path / 'store'}", "--quiet"),
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [one.communicate(timeout=150) for one in begun]
+    assert [one.returncode for one in begun] == [0, 0], said
+    assert "".join(out for out, _ in said).count("1 cell done") == 1, said
+    assert_same_run(cell_of(tmp_path), cell_of(alone))
+    assert len(store_of(tmp_path / "store")) == len(store_of(alone / "store"))
+
+
 def test_two_processes_learn_hidden_states_of_a_lower_layer_as_one_does(
     recipe: Path, tmp_path: Path
 ) -> None:

@@ -67,7 +67,10 @@ def test_a_merged_student_answers_as_the_adapter_does(run: instil.Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--engine", "vlm"], "there is no engine 'vlm'; allowed: merged, vllm"),
+        (
+            ["--engine", "vlm"],
+            "there is no engine 'vlm'; allowed: merged, merged+4bit, merged+8bit, vllm",
+        ),
         (
             ["--engine", "merged", "--eval", "rows.jsonl"],
             "--engine and --eval cannot both be given",

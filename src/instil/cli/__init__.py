@@ -15,6 +15,7 @@ from instil.cli import (
     distill,
     engine,
     export,
+    plan,
     recipes,
     rules,
     show,
@@ -40,6 +41,7 @@ app.command()(compare.compare)
 app.command()(export.export)
 app.command()(study.run)
 app.command()(study.validate)
+app.command()(plan.plan)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(targets.app, name="targets")
 app.add_typer(rules.app, name="rules")

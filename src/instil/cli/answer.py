@@ -82,7 +82,7 @@ def answer(
     distributions: instil distill --completions gold --set objective=cross_entropy.
     """
     with errors(debug):
-        from instil.cli.distill import named_fields
+        from instil.cli.typed import named_fields
         from instil.pipeline.answering import Asked, foretold, unanswered_rows
         from instil.pipeline.answering import answer as ask
         from instil.prompts.context import Context

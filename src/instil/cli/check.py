@@ -83,9 +83,9 @@ def check(
     engine: Annotated[
         str | None,
         typer.Option(
-            metavar="vllm|merged",
+            metavar="vllm|merged|merged+4bit|merged+8bit",
             help="Let the student answer the run's rows again where it will be served: on vLLM, or with "
-            "the adapter merged into the weights.",
+            "the adapter merged into the weights, which may then be quantised.",
         ),
     ] = None,
     engine_url: Annotated[
@@ -177,7 +177,7 @@ def check(
                 "--engine and --eval cannot both be given",
                 mend="check the rows first, then the engine, in a command each",
             )
-        if engine_url is not None and engine in (None, "merged"):
+        if engine_url is not None and engine != "vllm":
             raise ConfigError("--engine-url needs --engine vllm")
         if lm_eval and eval is not None:
             raise ConfigError(
@@ -350,7 +350,7 @@ def _on(
     quiet: bool,
 ) -> Results:
     """The results of the student on other rows."""
-    from instil.cli.distill import named_fields
+    from instil.cli.typed import named_fields
     from instil.models.load import quiet_libraries
     from instil.pipeline.checking import check_on
     from instil.recipe.recipe import Recipe

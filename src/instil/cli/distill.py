@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,14 +24,17 @@ from instil.cli.options import (
     rule_option,
 )
 from instil.cli.summary import print_run
+from instil.cli.typed import named_fields, only_given, sets_of, text_of, unescape
 from instil.errors import ConfigError
 from instil.system import processes
 from instil.system.disk import from_home
 
 if TYPE_CHECKING:
     from instil.api import Run
+    from instil.pipeline.given import Given
+    from instil.recipe.recipe import Recipe
+    from instil.system.progress import Display
 
-MOST_NAME = 255  # letters of a file's name
 OUTPUT_PANEL, LAST_PANEL = "Where to", "Gate and output"
 
 
@@ -203,6 +205,14 @@ def distill(
             "answer."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        _teacher(
+            metavar="vllm",
+            help="Let a server write for the teacher, and answer the evaluation rows at the end. "
+            "Default: this process does.",
+        ),
+    ] = None,
     objective: Annotated[
         str,
         _training(
@@ -301,6 +311,13 @@ def distill(
     min_rule: Annotated[list[str], rule_option(LAST_PANEL)] = [],  # noqa: B006
     min_metric: Annotated[list[str], metric_option(LAST_PANEL)] = [],  # noqa: B006
     gate: Annotated[str | None, gate_option(LAST_PANEL)] = None,
+    plan: Annotated[
+        bool,
+        _last(
+            "--plan",
+            help="Run only a small part, say what time and memory all of it will need, and end.",
+        ),
+    ] = False,
     quiet: Annotated[bool, quiet_option(LAST_PANEL)] = False,
     debug: Annotated[bool, debug_option(LAST_PANEL)] = False,
 ) -> None:
@@ -327,50 +344,62 @@ def distill(
         )
         recipe: dict[str, Any] = {
             "model": model,
-            "task": _given(
+            "task": only_given(
                 name="files",
                 inputs=str(spooled(inputs)),
                 fields=named_fields(field),
                 context_from_logs=context_from_logs,
-                student_system=_text(student_system),
+                student_system=text_of(student_system),
                 bake_tools=bake_tools,
                 turns=turns,
                 thinking=thinking,
                 on_bad_row=on_bad_row,
-                eval=_sets(eval),
+                eval=sets_of(eval),
                 demos=demos and str(demos),
                 k=k,
                 instruction=instruction and str(instruction),
                 document=document and str(document),
                 allow_overlap=allow_overlap,
             ),
-            "prompt": _given(
+            "prompt": only_given(
                 format=format,
-                pattern=_unescape(pattern),
-                completion=_unescape(completion_pattern),
-                separator=_unescape(separator),
+                pattern=unescape(pattern),
+                completion=unescape(completion_pattern),
+                separator=unescape(separator),
             ),
-            "teacher": _given(
+            "teacher": only_given(
                 model=teacher_model,
                 completions=completions,
                 samples=samples,
                 sampling_temperature=sampling_temperature,
                 max_new_tokens=max_new_tokens,
+                engine=engine and {"name": engine},
             ),
-            "objective": _given(name=objective, temperature=temperature),
-            "tuning": _given(name="lora", r=lora_r),
-            "training": _given(
+            "objective": only_given(name=objective, temperature=temperature),
+            "tuning": only_given(name="lora", r=lora_r),
+            "training": only_given(
                 make_inputs=make_inputs,
                 learning_rate=learning_rate,
                 epochs=epochs,
                 max_steps=max_steps,
                 batch_size=batch_size,
             ),
-            "evaluation": _given(metrics=metric or None, rules=rules and str(rules)),
-            "keep": _given(share=keep) if keep != "none" else {"source": keep},
+            "evaluation": only_given(
+                metrics=metric or None,
+                rules=rules and str(rules),
+                engine=engine and {"name": engine},
+            ),
+            "keep": only_given(share=keep) if keep != "none" else {"source": keep},
             "dtype": dtype,
             "seed": seed,
         }
+        if plan:
+            from instil.cli.plan import CARDS, print_plan
+            from instil.pipeline.planning import foretell
+
+            wanted, rows = checked(recipe, changes)
+            print_plan(foretell(wanted, given=rows, display=begun(quiet)), CARDS)
+            return
         run = run_one(recipe, changes, output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             print_run(run)
@@ -391,6 +420,22 @@ def run_one(
         ConfigError: a setting is wrong, or `--set` changes a grid.
         InstilError: the data, the model or the disk does not allow the run.
     """
+    recipe, given = checked(settings, changes)
+    display = begun(quiet)
+    from instil.api import Run
+    from instil.pipeline import cell
+
+    folder = from_home(output)
+    return Run(cell.run(recipe, folder, given=given, overwrite=overwrite, display=display))
+
+
+def checked(settings: dict[str, Any], changes: Sequence[str]) -> tuple[Recipe, Given]:
+    """Returns the recipe and its rows.
+
+    Raises:
+        ConfigError: a setting is wrong, or `--set` changes a grid.
+        InstilError: the rows cannot be read.
+    """
     for change in changes:
         if change.startswith(("grid.", "grid=")):
             raise ConfigError(
@@ -401,7 +446,6 @@ def run_one(
     from instil.recipe.grid import override
     from instil.recipe.recipe import Recipe
     from instil.recipe.usual import usual
-    from instil.system.progress import Display
     from instil.tasks.files import Files
 
     recipe = Recipe.parse(usual(override(settings, changes)))
@@ -410,88 +454,17 @@ def run_one(
             f"task: instil distill runs only the task 'files' (got {recipe.task.name!r})",
             mend="write a recipe with this task, and use instil run",
         )
-    given = Given.read(recipe, recipe.task)
+    return recipe, Given.read(recipe, recipe.task)
+
+
+def begun(quiet: bool) -> Display:
+    """Prepares the libraries for work with a model, and returns what shows its progress."""
+    from instil.system.progress import Display
+
     display = Display(quiet=quiet)
     display.note("starting")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from instil.api import Run
     from instil.models.load import quiet_libraries
-    from instil.pipeline import cell
 
     quiet_libraries()
-    folder = from_home(output)
-    return Run(cell.run(recipe, folder, given=given, overwrite=overwrite, display=display))
-
-
-def _sets(given: Sequence[str]) -> str | dict[str, str] | None:
-    """Returns the files of `--eval` as a setting of the task: one file, or files by set name.
-
-    Raises:
-        ConfigError: there are several files, and one has no name or two have the same name.
-    """
-    if not given:
-        return None
-    sets: dict[str, str] = {}
-    for value in given:
-        name, equals, file = value.partition("=")
-        named = bool(name and equals and file) and not {"/", "\\"} & set(name)
-        if not named and len(given) == 1:
-            return value
-        if not named or name in sets:
-            raise ConfigError(
-                f"--eval {value}: "
-                + ("two sets have the same name" if named else "the set has no name"),
-                allowed="one FILE, or NAME=FILE for each of several sets",
-                mend="give each set its own name",
-            )
-        sets[name] = file
-    return sets
-
-
-def named_fields(given: Sequence[str]) -> dict[str, str]:
-    """Returns `--field` as a setting of the task: name of a field -> its name in the files.
-
-    Raises:
-        ConfigError: a value is not of the form NAME=NAME.
-    """
-    fields: dict[str, str] = {}
-    for value in given:
-        ours, equals, theirs = value.partition("=")
-        if not (ours and equals and theirs):
-            raise ConfigError(
-                f"--field {value}: this does not name two fields",
-                allowed="NAME=NAME, such as input=question",
-            )
-        fields[ours] = theirs
-    return fields
-
-
-def _text(given: str | None) -> str | None:
-    """Returns a text that is given as it is, or as the name of a file that holds it.
-
-    Raises:
-        DataFormatError: the file is not text.
-    """
-    if given is None or "\n" in given or len(given) > MOST_NAME:
-        return given
-    path = from_home(given)
-    if not path.is_file():
-        return given
-    from instil.tasks.text_files import read_text
-
-    return read_text(path).strip()
-
-
-def _given(**settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}
-
-
-def _unescape(text: str | None) -> str | None:
-    r"""Replaces \n and \t by a line break and a tab, which are hard to type in a shell.
-
-    A backslash before them keeps them as they are: `\\n` is a backslash and the letter n.
-    """
-    breaks = {"n": "\n", "t": "\t"}
-    return text and re.sub(
-        r"(\\?)(\\([nt]))", lambda found: found[2] if found[1] else breaks[found[3]], text
-    )
+    return display

@@ -42,6 +42,17 @@ def build(
         ),
     ],
     changes: Set = [],  # noqa: B006 - typer reads the default; it is never changed
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray",
+            help="Compute them on the workers of a Ray cluster: that of RAY_ADDRESS, or one on this "
+            "machine. Default: in this process.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --on ray: number of workers, each with a teacher.")
+    ] = 2,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -62,16 +73,26 @@ def build(
                 allowed="distillation with free-text answers and a loss that reads targets",
                 mend="for a classification task, use `instil run`, which stores the predictions",
             )
+        if on not in (None, "ray"):
+            raise ConfigError(f"--on {on}: there is no such cluster", allowed="ray")
+        from instil.models.load import quiet_libraries
         from instil.pipeline import cell
 
+        quiet_libraries()
         folder = from_home(output)
         built: dict[Path, StoreInfo] = {}
         for settings in storing:
             teacher = settings.teacher.model_copy(update={"store": folder})
             with_store = settings.model_copy(update={"teacher": teacher})
-            lessons = cell.teach(with_store, store=folder, display=Display(quiet=quiet))
-            assert lessons.store is not None
-            built[lessons.store.path] = lessons.store.info
+            display = Display(quiet=quiet)
+            if on is None:
+                store = cell.teach(with_store, store=folder, display=display).store
+            else:
+                from instil.pipeline.cluster import teach_on_ray
+
+                store = teach_on_ray(with_store, folder, workers=workers, display=display)
+            assert store is not None
+            built[store.path] = store.info
         if is_main():
             for path, info in built.items():
                 typer.echo(f"{path}: {info.stored_tokens:,} tokens, {info.stored_bytes:,} bytes")

@@ -26,6 +26,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """Its name, for a reader."""
 
+    @property
+    def without_adapter(self) -> Engine:
+        """The same engine, with the model as it is without an adapter."""
+
     def completed(
         self,
         prompts: Sequence[list[int]],

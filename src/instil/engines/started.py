@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from typing import Literal
 
 from instil.engines import vllm
 from instil.engines.engine import Engine, Wanted
+from instil.models.number_format import default_device
+from instil.recipe.sections import Engine as Settings
+from instil.system import processes
 
 ENGINES: dict[str, Callable[[Wanted], AbstractContextManager[Engine]]] = {"vllm": vllm.serving}
 """Name -> starts the engine, or finds it, and ends it."""
@@ -40,6 +44,18 @@ class Started:
         """Ends the engine. It is started again if it is needed again."""
         self._engine = None
         self._held.close()
+
+
+def chosen(wanted: Settings | Literal["auto"] | None) -> Settings | None:
+    """The engine that a setting means; None for this process.
+
+    On a processor, vLLM is not faster than this process (benchmarks/README.md, "vLLM beside this
+    process"), so `auto` takes it only on an accelerator.
+    """
+    if wanted != "auto":
+        return wanted
+    alone = processes.count() == 1 and default_device().type == "cuda"
+    return Settings(name="vllm") if alone and vllm.found() else None
 
 
 def identity(started: Started | None) -> list[str]:

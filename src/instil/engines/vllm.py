@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class VLLM:
     url: str
     model: str
     client: Any
+
+    @property
+    def without_adapter(self) -> VLLM:
+        """See `Engine.without_adapter`."""
+        return replace(self, model=BASE)
 
     def completed(
         self,
@@ -177,7 +182,8 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
     if processes.count() > 1:
         raise EngineError(
             "several processes cannot each start vLLM",
-            mend="start it once with instil engine start, and name it with teacher.engine.url",
+            mend="start it once with instil engine start, and name it with teacher.engine.url; "
+            "evaluation.engine needs a single process",
         )
     port = free_port()
     client(
@@ -254,6 +260,15 @@ def started_by(
             "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),
         }
     return [*command, *options], environment
+
+
+def found() -> bool:
+    """Whether there is a Python that has vLLM."""
+    try:
+        python_of(None)
+    except EngineError:
+        return False
+    return True
 
 
 def python_of(named: Path | None) -> Path:

@@ -29,23 +29,30 @@ from instil.models.forward import output_embeddings
 LINEAR = (nn.Linear, Conv1D)
 ROUTER = re.compile(r"Router|TopK|MoE\w*Gat")  # in the name of a module's class
 ROUTER_WEIGHT = "gate.weight"  # peft's name for the weight of a router
+BLOCK = re.compile(r"\.(\d+)\.")  # the number of a decoder's block in the name of a layer
 READ_BY_KERNELS = ("out_proj", "x_proj", "dt_proj")  # layers of a state-space mixer
 
 
 def targets(
-    network: PreTrainedModel, modules: Sequence[str] | None, **ranks: Any
+    network: PreTrainedModel,
+    modules: Sequence[str] | None,
+    blocks: Sequence[int] | None = None,
+    **ranks: Any,
 ) -> dict[str, Any]:
     """What to pass to peft's `LoraConfig`, so that the right layers get an adapter.
 
     Args:
         network: The model.
         modules: Last parts of layers' names, such as `q_proj`; None: the default.
+        blocks: Numbers of the decoder's blocks whose layers get an adapter; None: all.
         ranks: Rank and alpha, by peft's names.
 
     Raises:
         TuningError: the model has no such layer that can have an adapter.
     """
     reasons = _reasons(network)
+    if blocks is not None:
+        reasons = _in_blocks(network, reasons, blocks)
     if modules is not None:
         return {"target_modules": _named(network, reasons, modules), **ranks}
     head = output_embeddings(network)
@@ -57,7 +64,7 @@ def targets(
             mend="use tuning: {name: full}",
         )
     experts = _experts(network, ranks)
-    if experts is None:
+    if experts is None or blocks is not None:
         return {"target_modules": layers, **ranks}
     return {
         "target_modules": [n for n in layers if _last(n) in experts.target_modules],
@@ -65,6 +72,28 @@ def targets(
         "rank_pattern": experts.rank_pattern,
         "alpha_pattern": experts.alpha_pattern,
         **ranks,
+    }
+
+
+def _in_blocks(
+    network: PreTrainedModel, reasons: dict[str, str], blocks: Sequence[int]
+) -> dict[str, str]:
+    """The reasons, where layers outside of these blocks can have no adapter either."""
+    number = {name: BLOCK.search(name) for name in reasons}
+    known = {int(found[1]) for found in number.values() if found}
+    if unknown := sorted(set(blocks) - known):
+        raise TuningError(
+            f"tuning.layers: {type(network).__name__} has no block {unknown[0]}",
+            got=str(list(blocks)),
+            allowed=f"numbers from 0 to {max(known)}"
+            if known
+            else "null: its blocks have no numbers",
+            mend="name blocks of this model, or leave layers out",
+        )
+    outside = "it is in a block that tuning.layers does not name"
+    return {
+        name: why or ("" if (at := number[name]) and int(at[1]) in blocks else outside)
+        for name, why in reasons.items()
     }
 
 

@@ -215,6 +215,46 @@ def completed(
             yield from _of_group(model, prompts, group, rows, ending, decoding, known)
 
 
+@torch.inference_mode()
+def batches(
+    model: LanguageModel, prompts: Sequence[list[int]], decoding: Decoding
+) -> Iterator[list[int]]:
+    """The rows that `completed` decodes together, if the model does nothing wrong.
+
+    It reads the contexts that rows share, and decodes nothing.
+
+    Args:
+        model: See `generate`, also for the next two arguments.
+        prompts: Full prompts in token ids.
+        decoding: Greedy or sampled decoding, and its limits.
+    """
+    for group in alike(prompts):
+        prefix = _prefix(model.network, prompts, group)
+        padded = _pads(model.network, prefix)
+        yield from _batches(prompts, group, prefix, decoding, padded=padded)
+
+
+def _prefix(
+    network: torch.nn.Module, prompts: Sequence[list[int]], group: Sequence[int]
+) -> SharedPrefix:
+    """The prefix of a group's rows, which is read now; an empty one if the model cannot share it."""
+    shares = not _refused(network, SINGLE, EQUAL, shared=True)
+    prefix = SharedPrefix(network, Computed.picked(prompts, group) if shares else [])
+    prefix.read_in_place([prompts[i] for i in group[:1]])
+    return prefix
+
+
+def _pads(network: torch.nn.Module, prefix: SharedPrefix) -> bool:
+    """Whether rows of different length are decoded together.
+
+    In a sliding window, padding after the prefix would count as text.
+    """
+    shared = prefix.length > 0
+    cached = shared or not _refused(network, SINGLE, EQUAL, shared=False)
+    slides = shared and prefix.slides
+    return cached and not slides and not _refused(network, DIFFERENT, shared=shared)
+
+
 def _way(rows: str, *, shared: bool) -> str:
     """The name of a way to decode: the words after "the model cannot"."""
     return f"decode {rows}" + (" after a shared prefix" if shared else "")
@@ -244,18 +284,14 @@ def _of_group(
 ) -> Iterator[tuple[list[int], list[Generated], int]]:
     """Completes the prompts of one context; yields places, completions and computed tokens."""
     network, left = model.network, list(group)
-    shares = not _refused(network, SINGLE, EQUAL, shared=True)
-    prefix = SharedPrefix(network, Computed.picked(prompts, group) if shares else [])
-    prefix.read_in_place([prompts[i] for i in group[:1]])
+    prefix = _prefix(network, prompts, group)
     yield [], [], prefix.length
     while left:
         if prefix.length and _refused(network, SINGLE, EQUAL, shared=True):
             prefix = SharedPrefix(network, [])
         shared = prefix.length > 0
         cached = shared or not _refused(network, SINGLE, EQUAL, shared=False)
-        # In a sliding window, padding after the prefix would count as text.
-        slides = shared and prefix.slides
-        padded = cached and not slides and not _refused(network, DIFFERENT, shared=shared)
+        padded = _pads(network, prefix)
         done: set[int] = set()
         for batch in _batches(prompts, left, prefix, decoding, padded=padded):
             done.update(i for i in batch if i in known)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from instil.errors import TokenizerMismatchError, TuningError, UnknownModelError
 from instil.models import attention, checkpoint
 from instil.models.checkpoint import reading
 from instil.models.forward import output_embeddings
+from instil.models.loading import Loading
 from instil.models.number_format import default_device, resolve_dtype
 from instil.models.source import Source, resolve
 from instil.system import processes
@@ -34,6 +35,11 @@ from instil.system.files import content_digest, digest
 # By default oneDNN caches the kernels of 1,024 shapes, at 0.6 MB each. To make a kernel again takes
 # 0.8 ms. With a cache of 128 kernels, a training step does that 60 times instead of 10 times.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# transformers asks the hub to convert weights without safetensors. A run asks nobody for anything.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+PLAIN = Loading()
+"""In `dtype`, on one device, with the attention of transformers' choice."""
 
 
 @dataclass(frozen=True)
@@ -141,45 +147,50 @@ def _outline(name: str) -> tuple[Outline, PreTrainedConfig]:
     return known, config
 
 
-def load(name: str, *, dtype: str = "auto") -> LanguageModel:
+def load(name: str, *, dtype: str = "auto", how: Loading = PLAIN) -> LanguageModel:
     """Loads a model for inference. No code from the hub is run.
+
+    Of a folder, only weights in safetensors are read. Older models on the hub have nothing but
+    `pytorch_model.bin`, which torch reads with `weights_only`: it makes tensors and runs no code.
 
     Args:
         name: As for `outline`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        how: In how many bits, over which devices, and with which attention.
 
     Raises:
-        UnknownModelError: there is no such model, it is not a causal language model, or some of its
-            weights are missing.
+        UnknownModelError: there is no such model, it is not a causal language model, some of its
+            weights are missing, or it cannot be loaded in this way.
+        TuningError: several processes were started, and one model is to use all devices.
         HubUnreachableError: it is a hub id and the hub cannot be reached.
     """
     processes.join()  # each process then has a device of its own
     known, config = _outline(name)
     quantised = getattr(config, "quantization_config", None) is not None
     path = known.source.path
-    kind = checkpoint.model_class(name, config)
+    kind, local = checkpoint.model_class(name, config), Path(path).is_dir()
+    options = how.options(name, getattr(torch, resolve_dtype(dtype)), quantised=quantised)
     with reading(
         f"the weights of {name}",
-        folder=Path(path) if Path(path).is_dir() else None,
-        mend="install what its quantisation needs, or use the model in bfloat16"
-        if quantised
-        else "copy or download its files again; save weights with save_pretrained",
+        folder=Path(path) if local else None,
+        mend=_mend(how, quantised=quantised),
     ):
         network, loaded = kind.from_pretrained(
             path,
             revision=known.source.pinned,
-            dtype=getattr(torch, resolve_dtype(dtype)),
-            use_safetensors=True,
+            use_safetensors=True if local else None,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `check_weights` names them
+            **options,
         )
     if network.can_generate() is False:
         raise UnknownModelError(
             f"{name} is not a causal language model", got=type(network).__name__
         )
     checkpoint.check_weights(name, network, loaded)
-    network = network.to(default_device()).eval()
+    how.check(name, network)
+    network = (network if "device_map" in options else network.to(default_device())).eval()
     if kind is not AutoModelForCausalLM:
         checkpoint.check_text(name, network)
     # A slice of the hidden states is not contiguous. On CPU, `linear` then becomes a batched
@@ -190,7 +201,21 @@ def load(name: str, *, dtype: str = "auto") -> LanguageModel:
     # The model's own settings may penalise repetition or cut the distribution. Prompts of different
     # length would then be decoded by different rules.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    whole = known.fingerprint
+    if how.identity:  # its predictions are others
+        known = replace(known, fingerprint=digest([whole, how.identity]))
     return LanguageModel(**vars(known), network=network)
+
+
+def _mend(how: Loading, *, quantised: bool) -> str:
+    """How to correct weights that cannot be read."""
+    if how.quantization is not None:
+        return "leave quantization out if bitsandbytes does not support this machine"
+    if how.attn_implementation is not None:
+        return "leave attn_implementation out, or install what it needs"
+    if quantised:
+        return "install what its quantisation needs, or use the model in bfloat16"
+    return "copy or download its files again; save weights with save_pretrained"
 
 
 def loader(name: str) -> str:
@@ -206,7 +231,7 @@ def loader(name: str) -> str:
     return str(checkpoint.model_class(name, config).__name__)
 
 
-def load_for_training(name: str, *, dtype: str) -> LanguageModel:
+def load_for_training(name: str, *, dtype: str, how: Loading = PLAIN) -> LanguageModel:
     """Loads a model whose own weights will be trained.
 
     The weights are float32, and the model computes in `dtype`. A bfloat16 weight could change only
@@ -215,6 +240,7 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
     Args:
         name: As for `outline`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        how: As for `load`.
 
     Raises:
         TuningError: `dtype` is float16, whose gradients vanish without a scaler.
@@ -226,7 +252,7 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
             got="dtype: float16",
             mend="use dtype: bfloat16, or tuning: {name: lora}",
         )
-    model = load(name, dtype="float32")
+    model = load(name, dtype="float32", how=how)
     if computed != "float32":
         cast = torch.autocast(model.device.type, dtype=getattr(torch, computed))
         model.network.forward = cast(model.network.forward)
@@ -235,9 +261,13 @@ def load_for_training(name: str, *, dtype: str) -> LanguageModel:
 
 def quiet_libraries() -> None:
     """Hides the progress bars and messages of libraries, because instil shows its own."""
+    import logging as standard
+
     from huggingface_hub.utils.tqdm import disable_progress_bars
     from transformers.utils import logging
 
+    # It warns of each product of 8 bits that it casts.
+    standard.getLogger("bitsandbytes.autograd._functions").setLevel(standard.ERROR)
     disable_progress_bars()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -10,7 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from instil.methods import Method
-from instil.models.load import LanguageModel, check_same_tokens, load, load_for_training
+from instil.models.load import (
+    PLAIN,
+    LanguageModel,
+    check_same_tokens,
+    load,
+    load_for_training,
+)
+from instil.models.loading import Loading
 from instil.models.reshape import keep_layers, put_head
 from instil.models.source import resolve
 from instil.models.tuning import LoRA, Tuning
@@ -39,10 +46,12 @@ class Models:
         tuning: LoRA,
         seed: int,
         display: Display,
+        how: Loading = PLAIN,
     ) -> Models:
         """Loads both models.
 
-        They share one copy of the weights, with an adapter, unless the teacher is another model.
+        They share one copy of the weights, with an adapter, unless the teacher is another model or
+        is not quantised as the student is.
 
         Args:
             student: Hub id, local folder, or `bundled:NAME`.
@@ -51,18 +60,19 @@ class Models:
             tuning: The student's adapter.
             seed: Seed of the adapter's initial weights.
             display: Shows progress.
+            how: How the weights are loaded.
 
         Raises:
-            UnknownModelError: there is no such model.
+            UnknownModelError: there is no such model, or it cannot be loaded in this way.
             TokenizerMismatchError: the two models have different tokens.
             TuningError: the model does not support the tuning.
         """
         display.note(f"loading {student}")
-        base = load(student, dtype=dtype)
-        other = None
-        if teacher is not None and resolve(teacher) != resolve(student):
-            display.note(f"loading {teacher}")
-            other = load(teacher, dtype=base.dtype)
+        base = load(student, dtype=dtype, how=how)
+        other, teaching = None, teacher or student
+        if resolve(teaching) != resolve(student) or how.of_teacher != how:
+            display.note(f"loading {teaching}")
+            other = load(teaching, dtype=base.dtype, how=how.of_teacher)
             check_same_tokens(other, base)
         learner = _tuned(base, tuning, seed=seed)
         return cls(teacher=other or learner, student=learner)
@@ -114,12 +124,14 @@ class Reshaped:
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         keep_layers: How many layers remain, or the numbers of the remaining layers; None: all.
         labels: Number of outputs of the classification head; None: a language model without a head.
+        how: How the weights are loaded.
     """
 
     name: str
     dtype: str
     keep_layers: int | tuple[int, ...] | None = None
     labels: int | None = None
+    how: Loading = PLAIN
 
     def load(self, *, tuning: Tuning | None, seed: int) -> LanguageModel:
         """Loads the model, and makes the weights of the tuning trainable.
@@ -133,7 +145,7 @@ class Reshaped:
             TuningError: the model does not support the tuning.
         """
         loading = load_for_training if tuning is not None and tuning.trains_base else load
-        model = loading(self.name, dtype=self.dtype)
+        model = loading(self.name, dtype=self.dtype, how=self.how)
         if self.keep_layers is not None:
             keep_layers(model.network, self.keep_layers)
         head = None

@@ -32,6 +32,12 @@ class LoRA(Settings):
         "of the text decoder but its output layer, routers of experts, and the layers of a "
         "state-space mixer that kernels read directly",
     )
+    layers: tuple[int, ...] | None = Field(
+        None,
+        min_length=1,
+        description="numbers of the decoder's blocks whose linear layers have an adapter, from 0; null: "
+        "all blocks",
+    )
 
     def apply(self, model: PreTrainedModel, *, seed: int, head: str | None = None) -> PeftModel:
         """Wraps `model` with an adapter; the model's own weights are frozen and shared, not copied.
@@ -45,8 +51,8 @@ class LoRA(Settings):
             head: Name of a new classification head; all its weights are trained.
 
         Raises:
-            TuningError: `modules` names a layer that cannot have an adapter, or the model is
-                quantised in a way that cannot be trained.
+            TuningError: `modules` or `layers` names a layer that cannot have an adapter, or the model
+                is quantised in a way that cannot be trained.
         """
         from peft import LoraConfig, get_peft_model
         from transformers import set_seed
@@ -55,7 +61,9 @@ class LoRA(Settings):
         from instil.models import adaptable, low_rank
 
         _check_quantised(model, trains_base=False)
-        layers = adaptable.targets(model, self.modules, r=self.r, lora_alpha=self.alpha)
+        layers = adaptable.targets(
+            model, self.modules, self.layers, r=self.r, lora_alpha=self.alpha
+        )
         set_seed(seed)
         config = LoraConfig(
             **layers,

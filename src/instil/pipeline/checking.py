@@ -286,7 +286,7 @@ def check_on(
     steps = TextSteps.prepare(recipe, store=staging.store, display=display, given=given)
     load_adapter(steps.models.student.network, folder)
     assert results.training is not None
-    trained = Trained(steps.models, results.training)
+    trained = Trained(steps.models, results.training, folder / ADAPTER)
     with staging.open(steps.identity, needed_bytes=FIXED_BYTES) as work:
         judged = steps.judge(None, trained)
         made = steps.results(judged, trained)

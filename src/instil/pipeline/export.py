@@ -35,7 +35,7 @@ def write_merged(run: Path, output: Path) -> None:
         raise DataFileError(
             f"{run} holds no adapter to merge", mend="use a run that trained an adapter"
         )
-    student = Student.load(run)
+    student = Student.load(run, whole=True)
     results, rows = Results.read(run / RESULTS), run / EVALUATION
     example = read_lines(EvaluationRow, rows)[0].input if rows.is_file() else "…"
     tokenizer, network = student.model.tokenizer, merge(student)

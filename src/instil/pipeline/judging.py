@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from statistics import fmean, mean
+from statistics import mean
 
+from instil.engines.started import Started
 from instil.evaluation.answers import Answered, answer, seconds_per_answer
-from instil.evaluation.fidelity import Likelihood, RowLikelihood, likelihoods
+from instil.evaluation.fidelity import Likelihood, likelihoods
 from instil.evaluation.leaks import leaks
+from instil.evaluation.parts import by_position, by_turn
 from instil.evaluation.retention import General, decoding, retention
-from instil.methods import METHODS, MethodName
+from instil.methods import METHODS, Method, MethodName
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
-from instil.models.generate import Decoding, Ending, prefill, stream
+from instil.models.generate import Decoding, Ending, Generated, prefill, stream
 from instil.models.roles import Models
 from instil.pipeline.keeping import base_folder
 from instil.pipeline.predictions import predictions
@@ -31,7 +33,6 @@ from instil.results.scores import (
     Ends,
     Leaks,
     OwnFidelity,
-    PartFidelity,
     Retention,
     SetScore,
     Written,
@@ -47,8 +48,6 @@ from instil.tasks.rows import answer_number
 from instil.tasks.split import EvaluationSet
 from instil.teacher.completions import Writer
 
-POSITIONS = ((1, 1), (2, 4), (5, 16), (17, 64), (65, None))
-"""Places in a completion, from 1. Each part has a fidelity of its own."""
 CONTEXT_ROWS = 50
 """Most rows on which the student reads the context again."""
 LEAST_SHARED = 16
@@ -87,6 +86,7 @@ class Judging:
         context: What only the teacher reads, as text; None if rows have different contexts.
         recorder: Counts the cost.
         display: Shows progress.
+        engine: Answers in place of the student, and of its base; None: the models themselves.
     """
 
     recipe: Recipe
@@ -100,6 +100,7 @@ class Judging:
     context: str | None
     recorder: Recorder
     display: Display
+    engine: Started | None = None
     _held_out: dict[str, HeldOutCompletions | None] = field(default_factory=dict)
 
     def held_out(self, rows: RenderedRows) -> HeldOutCompletions | None:
@@ -226,6 +227,8 @@ class Judging:
         if held_out and held_out.answers and method.context and method.learns is None:
             return held_out.answers  # the teacher has answered these prompts already
         prompts = rows.prompts(method)
+        if self.engine is not None and (self.models.shared or not method.context):
+            return self._elsewhere(self.engine, prompts, method, what)
         with self.display.bar(what, len(processes.share(len(prompts)))) as bar:
             return answer(
                 self.models,
@@ -235,6 +238,21 @@ class Judging:
                 self._decoding,
                 advance=self.recorder.advance("evaluate", bar.advance),
             )
+
+    def _elsewhere(
+        self, started: Started, prompts: Sequence[list[int]], method: Method, what: str
+    ) -> list[Answered]:
+        """Answers of an engine."""
+        engine = started.engine if method.learns else started.engine.without_adapter
+        made: dict[int, Generated] = {}
+        with self.display.bar(f"{what}, on {engine.name}", len(prompts)) as bar:
+            advance = self.recorder.advance("evaluate", bar.advance)
+            for places, written, tokens in engine.completed(
+                prompts, self.form.ending, self._decoding
+            ):
+                made.update(zip(places, written, strict=True))
+                advance(len(places), tokens)
+        return [Answered.of(made[place], self.form) for place in range(len(prompts))]
 
     def likelihoods(
         self, rows: RenderedRows, names: Sequence[MethodName], *, what: str = ""
@@ -407,8 +425,8 @@ class Judging:
                 same_answer=same and proportion([share == 1 for share in same]),
                 same_start=same and mean(same),
                 on_own=own,
-                by_turn=_parts(by_row, [answer_number(row) for row in rows.rows]),
-                by_position=_by_position(by_row),
+                by_turn=by_turn(by_row, [answer_number(row) for row in rows.rows]),
+                by_position=by_position(by_row),
             ),
         )
 
@@ -449,34 +467,3 @@ def same_start(teacher: Sequence[int], other: Sequence[int]) -> float:
             break
         same += 1
     return min(same, len(teacher) - 1) / len(teacher)
-
-
-def _parts(rows: Sequence[RowLikelihood], turns: Sequence[int | None]) -> list[PartFidelity]:
-    """Fidelity by turn."""
-    found: dict[int, list[RowLikelihood]] = {}
-    for row, number in zip(rows, turns, strict=False):
-        if number is not None:
-            found.setdefault(number, []).append(row)
-    return [
-        _part(
-            f"turn {number}", [kl for row in of for kl in row.kl], [a for r in of for a in r.agrees]
-        )
-        for number, of in sorted(found.items())
-    ]
-
-
-def _by_position(rows: Sequence[RowLikelihood]) -> list[PartFidelity]:
-    made = []
-    for first, last in POSITIONS:
-        kl = [value for row in rows for value in row.kl[first - 1 : last]]
-        agrees = [value for row in rows for value in row.agrees[first - 1 : last]]
-        if kl:
-            name = f"token {first}" if first == last else f"tokens {first} to {last}"
-            made.append(_part(name if last else f"tokens from {first}", kl, agrees))
-    return made
-
-
-def _part(name: str, kl: Sequence[float], agrees: Sequence[bool]) -> PartFidelity:
-    return PartFidelity(
-        part=name, kl_to_teacher=max(0.0, fmean(kl)), agreement=fmean(agrees), tokens=len(kl)
-    )

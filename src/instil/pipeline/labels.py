@@ -132,7 +132,8 @@ class LabelSteps(Steps[Taught, Trained]):
     def fingerprints(self) -> list[str]:
         """Fingerprints of student and teacher, and the dtype."""
         teacher = self.teacher.outline if self.teacher else self.outline
-        return [self.outline.fingerprint, teacher.fingerprint, resolve_dtype(self.recipe.dtype)]
+        loaded = [resolve_dtype(self.recipe.dtype), *self.recipe.loading.identity]
+        return [self.outline.fingerprint, teacher.fingerprint, *loaded]
 
     @property
     def needed_bytes(self) -> int:
@@ -285,7 +286,7 @@ class LabelSteps(Steps[Taught, Trained]):
         if self.recipe.student.keep_layers is None and not self.recipe.tuning.trains_base:
             return student
         with self.recorder.phase("load"):
-            return load(self.recipe.model, dtype=self.recipe.dtype)
+            return load(self.recipe.model, dtype=self.recipe.dtype, how=self.recipe.loading)
 
     def _save(self, student: LanguageModel, folder: Path) -> None:
         """Writes the trained weights. A full model is written with its tokenizer."""
@@ -492,4 +493,5 @@ def student_of(recipe: Recipe, head: str, labels: int) -> Reshaped:
         dtype=recipe.dtype,
         keep_layers=recipe.student.keep_layers,
         labels=labels if head == "classification" else None,
+        how=recipe.loading,
     )

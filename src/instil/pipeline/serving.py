@@ -6,12 +6,13 @@ that the server leaves out, rounding of merged weights. So the run's rows are an
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from instil.engines.engine import Wanted
 from instil.engines.started import ENGINES
@@ -19,6 +20,8 @@ from instil.errors import ConfigError, DataFileError
 from instil.metrics import Metric
 from instil.metrics.rules import Rule
 from instil.models.generate import Decoding, Ending, Generated, generate
+from instil.models.load import LanguageModel, load
+from instil.models.loading import Loading, Quantization
 from instil.pipeline.record import ADAPTER
 from instil.pipeline.student import Query, Student
 from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
@@ -31,7 +34,9 @@ from instil.system.progress import Display
 from instil.tasks.free_text import FreeText
 
 MERGED = "merged"
-PLACES = (MERGED, *ENGINES)
+BITS: dict[str, Literal[4, 8]] = {"merged+4bit": 4, "merged+8bit": 8}
+"""Merged and then quantised: place -> bits of a weight."""
+PLACES = (MERGED, *BITS, *ENGINES)
 """Where a student can be served."""
 
 
@@ -75,7 +80,7 @@ def served(
     """
     if where not in PLACES:
         raise ConfigError(f"there is no engine {where!r}", allowed=", ".join(PLACES))
-    student = Student.load(folder)
+    student = Student.load(folder, whole=where not in ENGINES)
     task = student.recipe.task
     path = folder / EVALUATION
     if not isinstance(task, FreeText) or not path.is_file() or not (folder / ADAPTER).is_dir():
@@ -159,10 +164,19 @@ def merge(student: Student) -> Any:
     """The network of a student with its adapter merged into the weights.
 
     Args:
-        student: The student. It cannot be used any more: its weights are changed.
+        student: The student, loaded whole. It cannot be used any more: its weights are changed.
     """
     network: Any = student.model.network
     return network.merge_and_unload()
+
+
+def _quantised(merged: LanguageModel, bits: Literal[4, 8]) -> LanguageModel:
+    """A merged model, loaded again in few bits."""
+    with tempfile.TemporaryDirectory() as name:
+        merged.network.save_pretrained(name)
+        merged.tokenizer.save_pretrained(name)
+        how = Loading(quantization=Quantization(bits=bits))
+        return load(name, dtype=merged.dtype, how=how)
 
 
 @contextmanager
@@ -174,18 +188,21 @@ def _place(
     prompts: Sequence[list[int]],
     display: Display,
 ) -> Iterator[tuple[str, Writes]]:
-    if where == MERGED:
+    if where not in ENGINES:
         model = replace(student.model, network=merge(student))
+        bits = BITS.get(where)
+        if bits is not None:
+            model = _quantised(model, bits)
 
         def write(
             prompts: Sequence[list[int]], ending: Ending, decoding: Decoding
         ) -> list[Generated]:
-            with display.bar("the merged student answers", len(prompts)) as bar:
+            with display.bar(f"the student answers, {where}", len(prompts)) as bar:
                 return generate(
                     model, prompts, ending, decoding, advance=lambda rows, tokens: bar.advance(rows)
                 )
 
-        yield f"merged, {model.dtype}", write
+        yield f"{where}, {model.dtype}", write
         return
     wanted = Wanted(settings, student.model, 1, folder / ADAPTER, prompts, display)
     with ENGINES[where](wanted) as engine:

@@ -55,11 +55,12 @@ class Student:
     tokens: LabelTokens | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> Student:
+    def load(cls, folder: Path, *, whole: bool = False) -> Student:
         """Loads the student of a finished run or cell.
 
         Args:
             folder: Folder of the run, or of the cell of a study.
+            whole: Load the base in its dtype, even if the student was trained on it in few bits.
 
         Raises:
             DataFileError: there is no such folder, or it holds no trained weights.
@@ -68,7 +69,8 @@ class Student:
         recipe = Recipe.parse(results.recipe)
         method = METHODS[results.method]
         if not results.labels:
-            base = load(source_of(results), dtype=results.dtype)
+            how = recipe.loading.in_dtype if whole else recipe.loading
+            base = load(source_of(results), dtype=results.dtype, how=how)
             model = _with_adapter(base, folder)
             return cls(recipe, model, form_of(recipe, base), results)
         shape = student_of(recipe, method.head, len(results.labels))

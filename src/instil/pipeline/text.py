@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, cast
 from transformers import set_seed
 
 from instil.engines.engine import Wanted
-from instil.engines.started import Started
+from instil.engines.started import Started, chosen
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
 from instil.metrics import comparing
@@ -25,10 +26,11 @@ from instil.pipeline.inputs import with_made_inputs, write_made
 from instil.pipeline.judging import Judging
 from instil.pipeline.keeping import kept_texts
 from instil.pipeline.predictions import evaluated
-from instil.pipeline.record import context_facts, sent_prompt
+from instil.pipeline.record import ADAPTER, context_facts, sent_prompt
 from instil.pipeline.rendering import Rendering
 from instil.pipeline.rows import CellRows
 from instil.pipeline.steps import FIXED_BYTES, Judged, Steps
+from instil.prompts.pair import AlignedPair
 from instil.prompts.rendered import RenderedRows, completion_limit
 from instil.prompts.windows import Windows
 from instil.recipe.canonical import methods_of, selection_of
@@ -75,10 +77,12 @@ class Trained:
     Attributes:
         models: Teacher and student. A single process can run the student.
         training: Facts about its training.
+        adapter: Folder of its adapter, if it is saved.
     """
 
     models: Models
     training: Training
+    adapter: Path
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class TextSteps(Steps[Taught | None, Trained]):
     max_new_tokens: int
     dropped: list[Dropped] = field(default_factory=list)
     engine: Started | None = None
+    answering: Started | None = None
 
     @classmethod
     def prepare(
@@ -192,7 +197,7 @@ class TextSteps(Steps[Taught | None, Trained]):
         rows = len(self.learnt.rows) + self.recipe.training.make_inputs
         longest = rows * self.recipe.teacher.samples * self.max_new_tokens
         selection = selection_of(self.recipe.teacher, self.recipe.objective)
-        per_token = selection.token_bytes(self._teaching.vocabulary)
+        per_token = selection.token_bytes(self.teaching.vocabulary)
         stored = longest * per_token if self.recipe.objective.needs_targets else 0
         parameters = self.models.student.network.parameters()
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
@@ -202,25 +207,35 @@ class TextSteps(Steps[Taught | None, Trained]):
         """Lets the teacher write and score completions; None if the method does not train."""
         if self.method.learns is None:
             return None
-        (rows, made), truncated = with_made_inputs(self), 0
-        if self.method.learns == "labels":
-            completions = rows.gold_of_rows()
-        else:
-            completions, truncated = self.writer.learnt(rows, max_new_tokens=self.max_new_tokens)
-        if self.method.context_in_training:
-            rows = replace(rows, student_prompts=rows.teacher_prompts)
-        pairs = rows.pairs(completions, Windows.of(self.models.teacher, self.models.student))
+        rows, made = with_made_inputs(self)
+        pairs, truncated = self.pairs(rows)
         apart: set[int] = set()
         if self.recipe.training.until:
             apart = watched_rows(rows.rows, seed=f"{self.recipe.seed} held out")
         lessons = Grouped.of(
-            self._teaching.lessons(pairs, self._objective, self.store),
+            self.teaching.lessons(pairs, self._objective, self.store),
             [rows.rows[pair.row].conversation for pair in pairs],
         )
         held_out = [number for number, of in enumerate(lessons.groups) if pairs[of[0]].row in apart]
         if self.engine is not None:
             self._answer_held_out(self.engine)
         return Taught(lessons, held_out, truncated, made)
+
+    def pairs(self, rows: RenderedRows) -> tuple[Sequence[AlignedPair], int]:
+        """What the student learns: prompts with completions, and how many of these were cut.
+
+        Args:
+            rows: The training rows.
+        """
+        truncated = 0
+        if self.method.learns == "labels":
+            completions = rows.gold_of_rows()
+        else:
+            completions, truncated = self.writer.learnt(rows, max_new_tokens=self.max_new_tokens)
+        if self.method.context_in_training:
+            rows = replace(rows, student_prompts=rows.teacher_prompts)
+        windows = Windows.of(self.models.teacher, self.models.student)
+        return rows.pairs(completions, windows), truncated
 
     def _answer_held_out(self, engine: Started) -> None:
         """Lets the teacher answer the held-out rows, and ends the engine: training needs its memory."""
@@ -261,7 +276,7 @@ class TextSteps(Steps[Taught | None, Trained]):
                     "train", tokens=tokens, steps=steps
                 ),
                 display=self.display,
-                online=self._teaching.online(lessons.lessons.pairs, self._objective),
+                online=self.teaching.online(lessons.lessons.pairs, self._objective),
                 kept=kept,
                 observe=observe,
                 at_steps=self.recipe.evaluation.at_steps,
@@ -294,10 +309,11 @@ class TextSteps(Steps[Taught | None, Trained]):
             made = taught.made
             processes.main_does(lambda: write_made(made, folder))
         models = self.models.made_whole(lambda: load_models(self.recipe, self.display))
-        if self.recipe.student.save:
+        place = folder if self.recipe.student.save else folder / SCRATCH
+        if self.recipe.student.save or chosen(self.recipe.evaluation.engine) is not None:
             trained: Any = models.student.network
-            processes.main_does(lambda: self.recipe.tuning.save(trained, folder))
-        return Trained(models, training)
+            processes.main_does(lambda: self.recipe.tuning.save(trained, place))
+        return Trained(models, training, place / ADAPTER)
 
     def training(self, trained: Trained) -> Training:
         """Facts about the training of the student."""
@@ -305,8 +321,19 @@ class TextSteps(Steps[Taught | None, Trained]):
 
     def judge(self, taught: Taught | None, trained: Trained | None) -> Judged:
         """Evaluates all methods on all sets, and compares them with the teacher if there is one."""
-        if trained is not None:
-            return replace(self, models=trained.models).judge(taught, None)
+        models, adapter = (trained.models, trained.adapter) if trained else (self.models, None)
+        settings, rows = chosen(self.recipe.evaluation.engine), self.sets[0][1]
+        started = None
+        if settings is not None:
+            prompts = rows.student_prompts
+            started = Started(Wanted(settings, models.student, 1, adapter, prompts, self.display))
+        try:
+            return replace(self, models=models, answering=started)._judged()
+        finally:
+            if started is not None:
+                started.close()
+
+    def _judged(self) -> Judged:
         set_seed(self.recipe.seed)
         names = methods_of(self.recipe)
         scores: dict[MethodName, list[SetScore]] = {name: [] for name in names}
@@ -320,6 +347,8 @@ class TextSteps(Steps[Taught | None, Trained]):
                 for name, (score, lines) in judged.items():
                     scores[name].append(score)
                     answered += lines
+            if self.answering is not None:
+                self.answering.close()  # what follows needs its memory
             methods = [
                 MethodResult(
                     method=name,
@@ -368,7 +397,8 @@ class TextSteps(Steps[Taught | None, Trained]):
         }
 
     @cached_property
-    def _teaching(self) -> Teaching:
+    def teaching(self) -> Teaching:
+        """Lets the teacher score completions."""
         return Teaching(self.recipe, self.models, self.recorder, self.display, self.engine)
 
     @cached_property
@@ -399,6 +429,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             context=self.context_text,
             recorder=self.recorder,
             display=self.display,
+            engine=self.answering,
         )
 
     @property
@@ -420,4 +451,5 @@ def load_models(recipe: Recipe, display: Display) -> Models:
         tuning=cast(LoRA, recipe.tuning),
         seed=recipe.seed,
         display=display,
+        how=recipe.loading,
     )

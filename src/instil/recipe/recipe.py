@@ -20,6 +20,7 @@ from instil.losses.divergence import Divergence
 from instil.losses.forward_kl import ForwardKL
 from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
+from instil.models.loading import Loading, Quantization
 from instil.models.tuning import LoRA, Tuning
 from instil.recipe.keep import Keep
 from instil.recipe.problems import problem, unread
@@ -70,7 +71,31 @@ class Recipe(Section):
         description="Number format of the weights. auto: bfloat16 if the machine reports that it "
         "multiplies it fast, else float32.",
     )
+    quantization: Quantization | None = Field(
+        None,
+        description="Weights in few bits, with the adapter on them (QLoRA): `{bits: 4}` or `{bits: "
+        "8}`. Needs `pip install 'instil[quant]'`. null: weights in dtype.",
+    )
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="auto: the layers are spread over all accelerators of this machine, because one "
+        "is too small. null: the model is on one device.",
+    )
+    attn_implementation: str | None = Field(
+        None,
+        description="Attention by transformers' name, such as `flash_attention_2` or `eager`, if it "
+        "is installed. null: scaled dot product attention, in packed rows where the model can.",
+    )
     seed: int = Field(0, ge=0, le=MOST, description="Seed for all randomness.")
+
+    @property
+    def loading(self) -> Loading:
+        """How the weights are loaded."""
+        return Loading(
+            quantization=self.quantization,
+            device_map=self.device_map,
+            attn_implementation=self.attn_implementation,
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -426,6 +426,21 @@ class Evaluation(Section):
         None,
         description="Free text only. What an answer must obey: a YAML file of rules, or the rules.",
     )
+    engine: Engine | Literal["auto"] | None = Field(
+        None,
+        description="Free text only. Where the evaluation rows are answered at the end: `{name: "
+        "vllm}`, with the adapter on the server. auto: on vLLM, if it is installed and there is an "
+        "accelerator. null: in this process. What is compared with the teacher is always read here.",
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _starts_it(cls, engine: Engine | Literal["auto"] | None) -> Engine | Literal["auto"] | None:
+        if isinstance(engine, Engine) and engine.url is not None:
+            raise ValueError(
+                "a server that runs does not have the adapter that this run will train; leave url out"
+            )
+        return engine
 
     @field_validator("metrics")
     @classmethod

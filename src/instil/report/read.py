@@ -44,7 +44,9 @@ _UNPRINTABLE = re.compile(
 )
 """Control characters except tab and line feed, other line ends, and what is no character."""
 UNCOMPARED = {"seed", "method", "task.name", "task.k", "tuning.name", "evaluation.baselines"} | {
-    f"{section}.{key}" for section, keys in NO_MATTER.items() for key in keys
+    name
+    for section, keys in NO_MATTER.items()
+    for name in ([section] if keys is True else [f"{section}.{key}" for key in keys])
 }
 """Settings that do not distinguish cells of joined studies, or that another key represents."""
 

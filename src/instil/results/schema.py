@@ -41,6 +41,8 @@ NO_MATTER: Any = {
     "student": {"save"},
     "training": {"gradient_checkpointing", "report_to"},
     "evaluation": {"batch_size"},
+    "device_map": True,
+    "attn_implementation": True,
 }
 """Settings of a recipe that do not change its results: section -> keys."""
 SPENT: tuple[Phase, ...] = ("generate", "teach", "keep", "train")

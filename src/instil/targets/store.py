@@ -10,6 +10,7 @@ damaged shards.
 from __future__ import annotations
 
 import logging
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -30,13 +31,28 @@ from instil.targets.index import GO_ON, INDEX, Shard, StoreInfo, exists, verify
 from instil.targets.prediction import Targets
 from instil.targets.selection import Selection
 
-__all__ = ["Score", "StorePlan", "StoredTargets", "TargetStore", "build", "verify"]
+__all__ = [
+    "Missing",
+    "Score",
+    "StorePlan",
+    "StoredTargets",
+    "TargetStore",
+    "build",
+    "filled",
+    "verify",
+    "write_shard",
+]
 
 Score = Callable[[Sequence[int]], Iterable[tuple[int, list[int], Targets]]]
 """Maps numbers of rows to (number, completion, targets) of each row, in any order.
 
 The targets have the likeliest outcomes first.
 """
+
+Missing = Sequence[tuple[str, range]]
+"""File names of shards, with the numbers of their rows."""
+LISTED = 0.05
+"""Most of the time that goes into listing shards, which takes longer the more there are."""
 
 _COLUMNS = [field.name for field in fields(Encoded)]
 _SCHEMA = pa.schema(
@@ -204,23 +220,63 @@ def build(
         NotFiniteLossError: the teacher's numbers are NaN or infinite.
         ValueError: `score` returns other rows than requested.
     """
+
+    def here(missing: Missing) -> Iterator[list[Shard]]:
+        for start in range(0, len(missing), processes.count()):
+            mine = missing[start + processes.rank() :][:1]
+            made = [write_shard(path / file, numbers, plan, score) for file, numbers in mine]
+            together = [shard for shards in processes.gather(made) for shard in shards]
+            if len(together) > len(made):
+                advance(sum(shard.rows for shard in together if shard not in made), 0)
+            yield together
+
+    return filled(path, plan, here, advance=advance)
+
+
+def filled(
+    path: Path,
+    plan: StorePlan,
+    write: Callable[[Missing], Iterator[list[Shard]]],
+    *,
+    advance: Advance,
+) -> TargetStore:
+    """Has the shards that are missing or damaged written, lists them, and opens the store.
+
+    Args:
+        path: Its folder.
+        plan: The content of the store.
+        write: Writes shards, in any order, and yields them as they are complete.
+        advance: Called to report the rows that are there already.
+
+    Raises:
+        TargetStoreError: as for `build`.
+    """
     with ExitStack() as held:
         info = processes.main_does(lambda: _begin(path, plan, held))
         advance(sum(shard.rows for shard in info.shards), 0)
         present = {shard.file for shard in info.shards}
-        missing = [
-            (file, numbers) for file, numbers in plan.shards().items() if file not in present
-        ]
-        for start in range(0, len(missing), processes.count()):
-            mine = missing[start + processes.rank() :][:1]
-            made = [_write_shard(path / file, numbers, plan, score) for file, numbers in mine]
-            together = [shard for shards in processes.gather(made) for shard in shards]
-            if len(together) > len(made):
-                advance(sum(shard.rows for shard in together if shard not in made), 0)
-            info = info.having([*info.shards, *together])
-            if processes.is_main():
-                info.write(path / INDEX)
+        missing = [one for one in plan.shards().items() if one[0] not in present]
+        made, listed, took = [*info.shards], time.monotonic(), 0.0
+        try:
+            for shards in write(missing):
+                made += shards
+                if time.monotonic() - listed >= took / LISTED:
+                    start = time.monotonic()
+                    info = _list(path, info, made)
+                    listed = time.monotonic()
+                    took = listed - start
+        finally:
+            if len(made) > len(info.shards):
+                info = _list(path, info, made)
     return TargetStore(path, info)
+
+
+def _list(path: Path, info: StoreInfo, shards: list[Shard]) -> StoreInfo:
+    """Writes the index of a store with these shards."""
+    info = info.having(shards)
+    if processes.is_main():
+        info.write(path / INDEX)
+    return info
 
 
 def _begin(path: Path, plan: StorePlan, held: ExitStack) -> StoreInfo:
@@ -278,10 +334,19 @@ def _without_damaged(path: Path, info: StoreInfo) -> StoreInfo:
     return info
 
 
-def _write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> Shard:
-    """Computes the rows and writes them in the order of their numbers.
+def write_shard(path: Path, numbers: range, plan: StorePlan, score: Score) -> Shard:
+    """Computes the rows of a shard and writes them in the order of their numbers.
 
     The file is complete, or it does not exist.
+
+    Args:
+        path: The file.
+        numbers: Numbers of its rows.
+        plan: The content of the store.
+        score: Computes the teacher's targets.
+
+    Raises:
+        ValueError: `score` returns other rows than requested.
     """
     records: dict[int, dict[str, Any]] = {}
     counts: list[int] = []

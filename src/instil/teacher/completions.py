@@ -62,13 +62,7 @@ class Writer:
             return rows.gold_of_rows(), 0
         learnt: list[tuple[int, list[int]]] = []
         truncated = 0
-        for sample in range(settings.samples):
-            decoding = Decoding(
-                max_new_tokens=max_new_tokens,
-                temperature=settings.sampling_temperature,
-                seed=self.recipe.seed * settings.samples + sample,
-                batch_size=self.recipe.evaluation.batch_size,
-            )
+        for decoding in self.decodings(max_new_tokens):
             made = self.stored(rows.teacher_prompts, decoding)
             truncated += sum(not completion.finished for completion in made)
             learnt += [(n, completion.ids) for n, completion in enumerate(made)]
@@ -78,6 +72,32 @@ class Writer:
                 "tokens; increase teacher.max_new_tokens so that the teacher can finish"
             )
         return learnt, truncated
+
+    def decodings(self, max_new_tokens: int) -> list[Decoding]:
+        """How the completions of the training rows are decoded: one for each sample of a row."""
+        settings = self.recipe.teacher
+        return [
+            Decoding(
+                max_new_tokens=max_new_tokens,
+                temperature=settings.sampling_temperature,
+                seed=self.recipe.seed * settings.samples + sample,
+                batch_size=self.recipe.evaluation.batch_size,
+            )
+            for sample in range(settings.samples)
+        ]
+
+    def journal(
+        self, prompts: Sequence[list[int]], decoding: Decoding, *, worker: str | None = None
+    ) -> Journal:
+        """Where the completions of prompts are kept; see `stored`."""
+        model, ending = self.models.teacher, self.ending
+        drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
+        ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
+        ends += ["repeats"] if decoding.stop_repeats else []
+        made_by = [ALGORITHM, model.fingerprint, model.dtype, *identity(self.engine)]
+        asked = digest_ids([*made_by, *drawn, *ends], prompts)
+        folder = self.recipe.teacher.store or self.store
+        return Journal(folder, f"completions-{asked[:32]}", worker)
 
     def with_ending(self, ending: Ending) -> Writer:
         """The same writer with something else that ends a completion."""
@@ -99,19 +119,12 @@ class Writer:
             decoding: Greedy or sampled decoding, and its limits.
             what: Text for the progress bar.
         """
-        model, ending = self.models.teacher, self.ending
-        drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
-        ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
-        ends += ["repeats"] if decoding.stop_repeats else []
-        made_by = [ALGORITHM, model.fingerprint, model.dtype, *identity(self.engine)]
-        asked = digest_ids([*made_by, *drawn, *ends], prompts)
-        folder = self.recipe.teacher.store or self.store
-        journal, count = Journal(folder, f"completions-{asked[:32]}"), len(prompts)
+        journal, count = self.journal(prompts, decoding), len(prompts)
 
         def begin() -> Written:
             found = journal.read()
             if len(found.completions) < count:
-                held.enter_context(hold(journal.lock, of=folder, wait=True))
+                held.enter_context(hold(journal.lock, of=journal.folder, wait=True))
                 found = journal.read()  # another run may have written them meanwhile
             return found
 
@@ -120,7 +133,7 @@ class Writer:
             if len(found.completions) == count:
                 self.recorder.reused.add("generate")
             else:
-                self._write(prompts, decoding, journal, found.completions, what)
+                self.write(prompts, decoding, journal, known=found.completions, what=what)
                 processes.wait()
                 found = processes.main_does(journal.read)
         # The stored cost is that of all processes, so only the main process counts it. It is all
@@ -129,15 +142,24 @@ class Writer:
         self.recorder.put("generate", spent)
         return [found.completions[number] for number in range(count)]
 
-    def _write(
+    def write(
         self,
         prompts: Sequence[list[int]],
         decoding: Decoding,
         journal: Journal,
+        *,
         known: Collection[int],
         what: str,
     ) -> None:
-        """Generates the completions that are missing, each process its share."""
+        """Generates the completions that are missing, each process its share.
+
+        Args:
+            prompts: Full prompts, in token ids.
+            decoding: Greedy or sampled decoding, and its limits.
+            journal: Where they are kept.
+            known: Numbers of the prompts whose completions are there.
+            what: Text for the progress bar.
+        """
         mine = processes.share(len(prompts))
         there = {place for place, number in enumerate(mine) if number in known}
         with (

@@ -43,10 +43,12 @@ class Journal:
     Attributes:
         folder: Folder of the files.
         name: Start of their names. It holds a digest of all that the completions depend on.
+        worker: What tells the file of this process from those of others; None: its rank.
     """
 
     folder: Path
     name: str
+    worker: str | None = None
 
     @property
     def lock(self) -> Path:
@@ -75,7 +77,8 @@ class Journal:
             spent: Their cost in this process, in the form of `Recorder.spent`.
         """
         rank = processes.rank()
-        path = self.folder / (f"{self.name}.{rank}.jsonl" if rank else f"{self.name}.jsonl")
+        part = self.worker or (str(rank) if rank else None)
+        path = self.folder / (f"{self.name}.{part}.jsonl" if part else f"{self.name}.jsonl")
         if rank:  # wall time and steps are the same in all processes
             spent = spent | {"wall_seconds": 0.0, "steps": 0}
         batch = {

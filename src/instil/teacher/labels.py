@@ -34,6 +34,7 @@ from instil.methods import Phase
 from instil.models.branches import Branches
 from instil.models.label_reader import read_labels
 from instil.models.load import LanguageModel, Outline, check_same_tokens, load, outline
+from instil.models.loading import Loading
 from instil.models.number_format import resolve_dtype
 from instil.prompts.context import Context
 from instil.prompts.format import PromptFormat
@@ -100,6 +101,7 @@ class LabelTeacher:
     Attributes:
         outline: The model without its weights.
         dtype: Data type of the weights.
+        how: How the weights are loaded.
         form: Prompt format.
         choices: The labels' tokens.
         store: Folder of the predictions.
@@ -110,6 +112,7 @@ class LabelTeacher:
 
     outline: Outline
     dtype: str
+    how: Loading
     form: PromptFormat
     choices: LabelTokens
     store: Path
@@ -139,6 +142,7 @@ class LabelTeacher:
         return cls(
             outline=teaching,
             dtype=resolve_dtype(recipe.dtype),
+            how=recipe.loading.of_teacher,
             form=form,
             choices=choices,
             store=store,
@@ -150,7 +154,7 @@ class LabelTeacher:
     def model(self) -> LanguageModel:
         """The model with its weights, which are loaded only if a prediction is missing."""
         self.display.note(f"loading {self.outline.name}")
-        return load(self.outline.name, dtype=self.dtype)
+        return load(self.outline.name, dtype=self.dtype, how=self.how)
 
     def release(self) -> None:
         """Frees the weights."""
@@ -189,7 +193,7 @@ class LabelTeacher:
         check_prompts(prompts, self.choices.branches, self.outline.window, what=what)
         self.outline.check_ids(prompts, where=f"{what}, row")
         wanted = [top_k, temperature] if top_k else []
-        made_by = [ALGORITHM, self.outline.fingerprint, self.dtype]
+        made_by = [ALGORITHM, self.outline.fingerprint, self.dtype, *self.how.identity]
         settings = [*made_by, asdict(self.choices), *wanted]
         fingerprint = digest_ids(settings, prompts)
         path = self.store / f"{fingerprint[:32]}.safetensors"

@@ -83,8 +83,7 @@ class Teaching:
         online = objective.needs_hidden_states
         if not objective.needs_targets:
             return Lessons(pairs, None, [], teacher_prompts=online)
-        # Pairs with the same context are stored together, so that it is read once.
-        order = [n for group in alike(teacher_prompts(pairs)) for n in group]
+        order = in_store(pairs)
         stored = self._stored(Computed.picked(pairs, order), store)
         places = sorted(range(len(order)), key=order.__getitem__)
         return Lessons(pairs, stored, places, teacher_prompts=online)
@@ -96,10 +95,15 @@ class Teaching:
         prompts = teacher_prompts(pairs)
         return OnlineTeacher.of(self.models.teacher, prompts, lambda: self.models.adapter(on=False))
 
-    def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> TargetStore:
+    def planned(self, pairs: Sequence[AlignedPair], store: Path) -> tuple[Path, StorePlan]:
+        """The folder of a target store and its content.
+
+        Args:
+            pairs: The pairs, in the order in which they are stored.
+            store: Folder of target stores if the recipe sets none.
+        """
         fingerprint = self.fingerprint(pairs)
-        path = (self.recipe.teacher.store or store) / fingerprint[:32]
-        plan = StorePlan(
+        return (self.recipe.teacher.store or store) / fingerprint[:32], StorePlan(
             fingerprint=fingerprint,
             lengths=[len(pair.completion) for pair in pairs],
             vocabulary=self.vocabulary,
@@ -109,6 +113,9 @@ class Teaching:
                 [self.models.teacher.name, self.models.teacher.dtype, *identity(self.engine)]
             ),
         )
+
+    def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> TargetStore:
+        path, plan = self.planned(pairs, store)
         measured = Recorder()
         costs = path.with_name(path.name + ".spent.json")
         measured.keep_at(costs)
@@ -118,7 +125,7 @@ class Teaching:
             self.display.bar("teacher scores completions", len(pairs)) as bar,
         ):
             advance = measured.advance("teach", bar.advance)
-            predicted = self._predictions(pairs, plan, advance)
+            predicted = self.predictions(pairs, plan, advance)
 
             def score(numbers: Sequence[int]) -> Iterator[tuple[int, list[int], Targets]]:
                 if asked:  # the shard before this one is stored
@@ -143,10 +150,16 @@ class Teaching:
             self.recorder.reused.add("teach")
         return built
 
-    def _predictions(
+    def predictions(
         self, pairs: Sequence[AlignedPair], plan: StorePlan, advance: Advance
     ) -> Callable[[Sequence[int]], Iterator[tuple[int, Targets]]]:
-        """What gives the targets of pairs with these numbers."""
+        """What gives the targets of pairs with certain numbers. An adapter must be off.
+
+        Args:
+            pairs: All pairs, in the order in which they are stored.
+            plan: The content of their store.
+            advance: Is called with the progress.
+        """
         if self.engine is None:
             scorer = Scorer.of(
                 self.models.teacher,
@@ -169,6 +182,11 @@ class Teaching:
                 yield numbers[place], targets
 
         return of_engine
+
+
+def in_store(pairs: Sequence[AlignedPair]) -> list[int]:
+    """The order in which pairs are stored: those of a context together, so that it is read once."""
+    return [number for group in alike(teacher_prompts(pairs)) for number in group]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import instil.pipeline
 from instil import cli
-from instil.cli.distill import _unescape
+from instil.cli.typed import unescape
 from instil.recipe.recipe import Recipe
 from instil.results.schema import RESULTS, Message, Results
 from instil.tasks import Files
@@ -767,7 +767,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_pattern_is_what_was_typed(typed: str | None, meant: str | None) -> None:
-    assert _unescape(typed) == meant
+    assert unescape(typed) == meant
 
 
 def test_a_pattern_that_would_not_be_read_is_refused(

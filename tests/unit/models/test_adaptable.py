@@ -145,3 +145,21 @@ def test_what_peft_refuses_is_told(llama: LanguageModel, monkeypatch: pytest.Mon
     monkeypatch.setattr("peft.get_peft_model", refuse)
     with pytest.raises(TuningError, match=r"got: not this one; mend: .*--set 'tuning.modules="):
         LoRA().apply(llama.network, seed=0)
+
+
+def test_only_the_named_blocks_get_an_adapter(llama: LanguageModel) -> None:
+    student: Any = LoRA(r=2, layers=(1,), modules=("q_proj", "up_proj")).apply(
+        llama.network, seed=0
+    )
+    adapted = {name.rpartition(".lora_A")[0] for name, _ in student.named_modules()} - {""}
+    assert {name.partition("base_model.model.model.")[2] for name in adapted} == {
+        "layers.1.self_attn.q_proj",
+        "layers.1.mlp.up_proj",
+    }
+
+
+def test_a_block_that_is_not_there_is_named(llama: LanguageModel) -> None:
+    with pytest.raises(
+        TuningError, match=r"tuning.layers: LlamaForCausalLM has no block 7.*0 to 1"
+    ):
+        LoRA(layers=(0, 7)).apply(llama.network, seed=0)

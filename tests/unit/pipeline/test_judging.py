@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from instil.evaluation.answers import Answered
-from instil.evaluation.fidelity import RowLikelihood
-from instil.pipeline.judging import _by_position, _parts, ends, same_start
+from instil.pipeline.judging import ends, same_start
 
 
 @pytest.mark.parametrize(
@@ -37,29 +36,3 @@ def test_ends_are_counted() -> None:
     )
     assert found.tokens_mean == 20
     assert (found.cut.value, found.repeats.value) == (0.5, 0.25)
-
-
-def test_fidelity_is_told_apart_by_turn_and_by_position() -> None:
-    rows = [
-        RowLikelihood([0.0] * 3, [1.0, 0.5, 0.5], [False, True, True]),
-        RowLikelihood([0.0], [3.0], [True]),
-        RowLikelihood([0.0] * 70, [0.0] * 70, [True] * 70),
-    ]
-    turns = {part.part: part for part in _parts(rows, [1, 2, 1])}
-    assert list(turns) == ["turn 1", "turn 2"]
-    assert turns["turn 1"].kl_to_teacher == pytest.approx(2 / 73)
-    assert turns["turn 1"].agreement == pytest.approx(72 / 73)
-    assert (turns["turn 2"].kl_to_teacher, turns["turn 2"].tokens) == (3.0, 1)
-    places = {part.part: part for part in _by_position(rows)}
-    assert list(places) == [
-        "token 1",
-        "tokens 2 to 4",
-        "tokens 5 to 16",
-        "tokens 17 to 64",
-        "tokens from 65",
-    ]
-    assert places["token 1"].kl_to_teacher == pytest.approx(4 / 3)
-    assert places["tokens 2 to 4"].kl_to_teacher == pytest.approx(0.2)
-    assert sum(part.tokens for part in places.values()) == 74
-    assert _parts(rows, [None] * 3) == []
-    assert _by_position([]) == []

@@ -1,0 +1,230 @@
+"""Computes the targets of a recipe on the workers of a Ray cluster.
+
+A worker holds the teacher, and prepares the whole recipe as a run does. So it knows all rows, which of
+them share a context, and which are read together. It is only told numbers: rows to complete, a shard
+to score. It writes into the same folder as all others, so the process that began holds no rows, and
+the store has the bytes that one process would have written. If a worker is lost, Ray starts another
+one, which does its piece of work again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from instil.errors import ConfigError
+from instil.models.generate import Decoding, batches
+from instil.pipeline.text import TextSteps
+from instil.prompts.pair import AlignedPair
+from instil.recipe.recipe import Recipe
+from instil.system.costs import Recorder
+from instil.system.locks import hold
+from instil.system.progress import Display
+from instil.system.sequences import Computed
+from instil.targets.index import Shard
+from instil.targets.store import Missing, StorePlan, TargetStore, filled, write_shard
+from instil.teacher.lessons import in_store
+
+PIECES = 16
+"""Pieces of work that each worker gets. With more, fewer is lost with a worker; each reads its
+context again."""
+
+Piece = tuple[int, list[int]]
+"""Number of the sample, and numbers of the rows to complete."""
+
+
+class Worker:
+    """The teacher on a machine of the cluster.
+
+    Args:
+        settings: The recipe.
+        home: Folder from which relative paths count.
+        store: Folder of the target stores.
+        name: What tells it from the other workers.
+    """
+
+    def __init__(self, settings: dict[str, Any], home: str, store: str, name: str) -> None:
+        os.chdir(home)
+        self._name, self._store = name, Path(store)
+        self._steps = TextSteps.prepare(
+            Recipe.parse(settings), store=self._store, display=Display(quiet=True)
+        )
+
+    def ready(self) -> None:
+        """Returns when the teacher is loaded."""
+
+    def locks(self) -> list[Path]:
+        """The files to lock while completions are written."""
+        prompts = self._steps.learnt.teacher_prompts
+        return [self._steps.writer.journal(prompts, one).lock for one in self._decodings]
+
+    def missing(self, workers: int) -> list[Piece]:
+        """The pieces that are not written yet.
+
+        Args:
+            workers: Number of workers.
+        """
+        rows, writer, model = self._steps.learnt, self._steps.writer, self._steps.models.teacher
+        pieces = list[Piece]()
+        for sample, decoding in enumerate(self._decodings):
+            journal = writer.journal(rows.teacher_prompts, decoding)
+            known = journal.read().completions.keys()
+            if len(known) == len(rows.rows):
+                continue
+            with self._steps.models.adapter(on=False):
+                together = [*batches(model, rows.teacher_prompts, decoding)]
+            size = -(-len(together) // (workers * PIECES))
+            for start in range(0, len(together), size):
+                piece = [n for batch in together[start : start + size] for n in batch]
+                if not known >= {*piece}:
+                    pieces.append((sample, piece))
+        return pieces
+
+    def write(self, sample: int, piece: Sequence[int]) -> int:
+        """Completes some rows, and keeps the completions. Returns the number of rows."""
+        rows, decoding = self._steps.learnt, self._decodings[sample]
+        writer = self._steps.writer
+        journal = writer.journal(rows.teacher_prompts, decoding, worker=self._name)
+        others = {*range(len(rows.rows))}.difference(piece)
+        known = others.union(journal.read().completions)
+        writer.write(rows.teacher_prompts, decoding, journal, known=known, what="")
+        return len(piece)
+
+    def plan(self) -> tuple[Path, StorePlan]:
+        """The folder of the store and its content. All completions must be written."""
+        return self._planned
+
+    def score(self, file: str, numbers: range) -> tuple[Shard, dict[str, float]]:
+        """Scores the rows of a shard, and writes it. Returns it with its cost."""
+        path, plan = self._planned
+        spent = Recorder()
+        with self._steps.models.adapter(on=False), spent.phase("teach"):
+            shard = write_shard(
+                path / file,
+                numbers,
+                plan,
+                lambda asked: (
+                    (number, self._pairs[number].completion, targets)
+                    for number, targets in self._predicted(asked)
+                ),
+            )
+        spent.count("teach", tokens=shard.tokens, steps=1)
+        return shard, spent.spent("teach")
+
+    @cached_property
+    def _decodings(self) -> list[Decoding]:
+        if self._steps.recipe.teacher.completions == "gold":
+            return []
+        return self._steps.writer.decodings(self._steps.max_new_tokens)
+
+    @cached_property
+    def _pairs(self) -> Sequence[AlignedPair]:
+        pairs, _ = self._steps.pairs(self._steps.learnt)
+        return Computed.picked(pairs, in_store(pairs))
+
+    @cached_property
+    def _planned(self) -> tuple[Path, StorePlan]:
+        return self._steps.teaching.planned(self._pairs, self._store)
+
+    @cached_property
+    def _predicted(self) -> Callable[[Sequence[int]], Iterator[tuple[int, Any]]]:
+        _, plan = self._planned
+        return self._steps.teaching.predictions(self._pairs, plan, lambda rows, tokens: None)
+
+
+def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display) -> TargetStore:
+    """Computes and stores the targets of a cell with free-text answers.
+
+    The cluster is the one that `RAY_ADDRESS` names; without it, one is started on this machine, and
+    ended. All its machines must see the files of the recipe and the store under the same paths.
+
+    Args:
+        recipe: All settings. Its method learns from targets.
+        store: Folder of target stores.
+        workers: Number of workers. Each gets an accelerator, if the cluster has any.
+        display: Shows progress.
+
+    Raises:
+        ConfigError: Ray is not installed, or the recipe needs what workers cannot do.
+        InstilError: as for a run.
+    """
+    if find_spec("ray") is None:
+        raise ConfigError("--on ray needs the library ray", mend="pip install 'instil[ray]'")
+    if recipe.training.make_inputs or recipe.teacher.engine is not None:
+        raise ConfigError(
+            "--on ray: workers complete and score the rows that are given, by their own models",
+            got="training.make_inputs" if recipe.training.make_inputs else "teacher.engine",
+            mend="leave it out, or compute the targets in one process",
+        )
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+    try:
+        return _on(ray, recipe, store, workers, display)
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from None
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _on(ray: Any, recipe: Recipe, store: Path, workers: int, display: Display) -> TargetStore:
+    found = ray.cluster_resources()
+    share = {"num_gpus": 1} if found.get("GPU") else {}
+    cores = max(1, int(found.get("CPU", 1)) // workers)
+    kind = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cores, **share)(Worker)
+    settings, home = recipe.model_dump(mode="json"), str(Path.cwd())
+    display.note(f"{workers} workers load the teacher")
+    pool = [
+        kind.remote(settings, home, str(store.absolute()), f"worker-{number}")
+        for number in range(workers)
+    ]
+    # An error in the recipe is one of all workers, and is not tried again.
+    ray.get([one.ready.options(max_task_retries=0).remote() for one in pool])
+    with ExitStack() as held:
+        for lock in ray.get(pool[0].locks.remote()):  # another run may be writing some
+            held.enter_context(hold(lock, of=store, wait=True))
+        pieces = ray.get(pool[0].missing.remote(workers))
+        with display.bar("workers write completions", sum(len(of) for _, of in pieces)) as bar:
+            for rows in _done(pool, lambda worker, piece: worker.write.remote(*piece), pieces):
+                bar.advance(rows)
+    path, plan = ray.get(pool[0].plan.remote())
+    costs = Recorder()
+    costs.keep_at(path.with_name(path.name + ".spent.json"))
+
+    with display.bar("workers score completions", len(plan.lengths)) as bar:
+
+        def write(missing: Missing) -> Iterator[list[Shard]]:
+            for shard, spent in _done(pool, lambda worker, one: worker.score.remote(*one), missing):
+                costs.add("teach", spent)
+                costs.keep()
+                bar.advance(shard.rows)
+                yield [shard]
+
+        return filled(path, plan, write, advance=lambda rows, _: bar.advance(rows))
+
+
+def _done(
+    pool: Sequence[Any], ask: Callable[[Any, Any], Any], work: Sequence[Any]
+) -> Iterator[Any]:
+    """The results of pieces of work, as they are ready. Each worker has one, and one that waits."""
+    from ray.util import ActorPool
+
+    yield from ActorPool([*pool]).map_unordered(ask, [*work])
+
+
+def _cause(error: Exception) -> Exception:
+    """The error of a worker's own work, which Ray wraps once or twice; else Ray's."""
+    for wrapped in (error, *error.args):
+        cause = getattr(wrapped, "cause", None)
+        if isinstance(cause, Exception):
+            return cause
+    return error

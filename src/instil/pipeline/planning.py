@@ -1,0 +1,371 @@
+"""What a run will need, foretold from a small part of it: time, tokens and memory of each phase.
+
+The part is the run itself with few rows and few steps: the same functions, the same batches of
+training, the same texts. It runs with two numbers of rows. The difference is what a row costs, and
+the rest is what does not depend on the rows, such as reading the context. So nothing here repeats
+how a phase works.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import TypeVar
+
+from instil.errors import ConfigError
+from instil.evaluation.drift import drift_pieces
+from instil.evaluation.retention import KINDS, prompts_by_kind
+from instil.methods import METHODS, Phase
+from instil.models.roles import Models
+from instil.pipeline.given import Given
+from instil.pipeline.text import TextSteps
+from instil.prompts.rendered import RenderedRows
+from instil.recipe.canonical import methods_of
+from instil.recipe.recipe import Recipe
+from instil.system.costs import Cost, Recorder
+from instil.system.progress import Display
+from instil.system.sequences import Computed
+
+STEPS = 4
+"""Steps of training that are run. The first one is slower, and is not counted as a step."""
+FEW, MANY = 2, 8
+"""Rows with which a phase is run, on a processor."""
+DRIFT = 1
+"""Tokens of each kind of unrelated text that are asked for in the part: one piece is read."""
+CARD_OVERHEAD = 1.0
+"""GiB that the driver and the libraries take on an accelerator."""
+OPTIMISER_BYTES = 16
+"""Bytes of a trained weight: itself, its gradient, and the two means of AdamW, in float32."""
+
+ORDER: tuple[Phase, ...] = ("load", "generate", "teach", "train", "evaluate")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What a phase will need.
+
+    Attributes:
+        seconds: Wall time.
+        tokens: Token positions that the models compute.
+        memory_mb: Peak memory in MiB: of the process on a processor, of the models on an
+            accelerator.
+        most_seconds: Wall time at the latest, if training may end earlier; else the same.
+    """
+
+    seconds: float
+    tokens: float
+    memory_mb: float
+    most_seconds: float
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a run will need.
+
+    Attributes:
+        phases: Phase -> what it will need.
+        rows: Numbers of training rows and of evaluation rows.
+        steps: Fewest and most steps of training.
+        answer_tokens: Mean length of the known answers; None if there are none.
+        weights_gb: Size of the models' weights, in GiB.
+        working_gb: Peak memory of the largest phase beyond the weights, in GiB.
+        parameters: Weights of the models, and how many of them are trained.
+        probe_seconds: How long the part took.
+    """
+
+    phases: dict[Phase, PhasePlan]
+    rows: tuple[int, int]
+    steps: tuple[int, int]
+    answer_tokens: float | None
+    weights_gb: float
+    working_gb: float
+    parameters: tuple[int, int]
+    probe_seconds: float
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Wall time of the whole run: if training ends early, and at the latest."""
+        of = self.phases.values()
+        return sum(one.seconds for one in of), sum(one.most_seconds for one in of)
+
+    def on_card(self, gigabytes: float) -> tuple[float, bool]:
+        """The GiB that the run needs on an accelerator, in bfloat16, and whether they fit.
+
+        Args:
+            gigabytes: Memory of the accelerator, in GB as its maker counts it.
+        """
+        needed = self.weights_gb + self.working_gb + CARD_OVERHEAD
+        return needed, needed <= gigabytes * 1e9 / 2**30
+
+
+def foretell(recipe: Recipe, *, given: Given | None = None, display: Display) -> Foretold:
+    """Runs a small part of a run, and says what all of it will need. Nothing is kept.
+
+    Args:
+        recipe: All settings. The answers are free text, and the teacher is in this process.
+        given: Rows and context. They replace the files that the task `files` names.
+        display: Shows progress.
+
+    Raises:
+        ConfigError: the answers are labels, the method does not train, or an engine teaches.
+        InstilError: the input, the models or the machine do not allow the run.
+    """
+    if recipe.task.answers != "text" or METHODS[recipe.method].learns is None:
+        raise ConfigError(
+            "only a training with free-text answers can be foretold",
+            got=f"task {recipe.task.name}, method {recipe.method}",
+            mend="name a recipe of this kind",
+        )
+    if recipe.teacher.engine is not None:
+        raise ConfigError(
+            "what an engine needs cannot be foretold from this process",
+            got=f"teacher.engine: {recipe.teacher.engine.name}",
+            mend="plan without teacher.engine",
+        )
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        steps = TextSteps.prepare(recipe, store=Path(name), display=display, given=given)
+        return _Probe(steps, Path(name), start).foretold()
+
+
+class _Clock(Recorder):
+    """A recorder that remembers when each step ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[float] = []
+
+    def count(self, name: Phase, *, tokens: int = 0, steps: int = 0) -> None:
+        if name == "train" and steps:
+            self.ended.append(time.perf_counter())
+        super().count(name, tokens=tokens, steps=steps)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A small part of a run.
+
+    Attributes:
+        whole: The run, prepared.
+        folder: Where the part writes.
+        start: When the probe began, by `time.perf_counter`.
+    """
+
+    whole: TextSteps
+    folder: Path
+    start: float
+
+    def foretold(self) -> Foretold:
+        """Runs the part, and foretells the rest."""
+        idle = Recorder()
+        with idle.phase("load"):  # the memory of a process that has loaded the models
+            pass
+        loaded = _peak(idle.costs()["load"])
+        loading = self.whole.recorder.costs()["load"]
+        phases: dict[Phase, PhasePlan] = {
+            "load": PhasePlan(loading.wall_seconds, 0, loaded, loading.wall_seconds)
+        }
+        few, many = self._sizes([self.whole.learnt])
+        self._taught(many)  # finds out once whether rows can share a pass, and is not counted
+        taught = [self._taught(few), self._taught(many)]
+        sizes = [len(part.learnt.rows) for part in taught]
+        for name in ("generate", "teach"):
+            phases |= self._line(name, sizes, taught, self._learnt)
+        phases["train"], steps, student = self._trained(taught[-1])
+        phases |= self._judged(student, phases.get("generate"))
+        models = self.whole.models
+        both = {id(model): model for model in (models.student, models.teacher)}.values()
+        weights = [weight for model in both for weight in model.network.parameters()]
+        own = sum(weight.numel() for weight in weights if weight.requires_grad)
+        frozen = sum(
+            weight.numel() * min(2, weight.element_size())
+            for weight in weights
+            if not weight.requires_grad
+        )
+        working = max(one.memory_mb for one in phases.values()) - loaded
+        width = max(1, models.student.network.dtype.itemsize // 2)
+        answers = [len(ids) for _, rows in self.whole.sets for ids in rows.gold if ids]
+        return Foretold(
+            phases={name: phases[name] for name in ORDER if name in phases},
+            rows=(self._learnt, sum(len(rows.rows) for _, rows in self.whole.sets)),
+            steps=steps,
+            answer_tokens=mean(answers) if answers else None,
+            weights_gb=(frozen + OPTIMISER_BYTES * own) / 2**30,
+            working_gb=max(0.0, working) / width / 1024,
+            parameters=(sum(weight.numel() for weight in weights), own),
+            probe_seconds=time.perf_counter() - self.start,
+        )
+
+    @property
+    def _learnt(self) -> int:
+        recipe = self.whole.recipe
+        rows = len(self.whole.learnt.rows) + recipe.training.make_inputs
+        return rows * recipe.teacher.samples
+
+    @property
+    def _unit(self) -> int:
+        """An accelerator computes batches, and a batch takes as long whatever its rows."""
+        on_processor = self.whole.models.student.device.type == "cpu"
+        return 1 if on_processor else self.whole.recipe.evaluation.batch_size
+
+    def _sizes(self, sets: Sequence[RenderedRows]) -> tuple[int, int]:
+        """Two numbers of rows of each set."""
+        few, many = (FEW, MANY) if self._unit == 1 else (self._unit, 2 * self._unit)
+        most = max(len(rows.rows) for rows in sets)
+        return min(few, most), min(many, most)
+
+    def _part(self, rows: int, models: Models | None = None) -> TextSteps:
+        """The run with few rows and steps, and a store of its own."""
+        recipe = self.whole.recipe
+        short = {"max_steps": STEPS, "epochs": None, "until": None, "make_inputs": 0}
+        quick = {"drift_tokens": DRIFT, "general_prompts": len(KINDS), "at_steps": None}
+        changes = {
+            "training": recipe.training.model_copy(update=short),
+            "evaluation": recipe.evaluation.model_copy(update=quick),
+            "teacher": recipe.teacher.model_copy(update={"store": None}),
+            "student": recipe.student.model_copy(update={"save": False}),
+        }
+        sets = [(of, _some(found, rows)) for of, found in self.whole.sets]
+        return replace(
+            self.whole,
+            recipe=recipe.model_copy(update=changes),
+            store=Path(tempfile.mkdtemp(dir=self.folder)),
+            recorder=_Clock(),
+            learnt=_some(self.whole.learnt, rows),
+            sets=[(replace(of, rows=found.rows), found) for of, found in sets],
+            validation=None,
+            models=models or self.whole.models,
+        )
+
+    def _line(
+        self, name: Phase, sizes: Sequence[int], parts: Sequence[TextSteps], rows: int
+    ) -> dict[Phase, PhasePlan]:
+        """What a phase will need for a number of rows; nothing if the run has no such phase."""
+        found = [part.recorder.costs().get(name) for part in parts]
+        costs = [cost for cost in found if cost is not None]
+        if len(costs) < len(parts):
+            return {}
+        (few, many), (one, two) = sizes, costs
+        units = -(-rows // self._unit) * self._unit
+        share = (units - few) / (many - few) if many > few else 0.0
+        each = max(0.0, two.wall_seconds - one.wall_seconds)
+        seconds = max(0.0, one.wall_seconds + share * each)
+        tokens = one.tokens + share * (two.tokens - one.tokens)
+        return {name: PhasePlan(seconds, tokens, _peak(two), seconds)}
+
+    def _taught(self, rows: int) -> TextSteps:
+        """A part whose teacher has written and scored."""
+        part = self._part(rows)
+        part.teach()
+        return part
+
+    def _trained(self, part: TextSteps) -> tuple[PhasePlan, tuple[int, int], Models]:
+        """What training will need, its fewest and most steps, and models with a trained student."""
+        settings, clock = self.whole.recipe.training, part.recorder
+        models = part.train(part.teach(), part.store).models
+        cost = clock.costs()["train"]
+        assert isinstance(clock, _Clock)
+        step = median(after - now for now, after in zip(clock.ended, clock.ended[1:], strict=False))
+        once = max(0.0, cost.wall_seconds - STEPS * step)
+        fewest = most = settings.steps(self._learnt)
+        if settings.until is not None:
+            most = settings.most_steps(self._learnt)
+            # Every 10 steps a tenth of the rows is read, which takes a third of learning from them.
+            step *= 1 + self._learnt / settings.batch_size / 300
+        seconds = [once + step * steps for steps in (fewest, most)]
+        plan = PhasePlan(seconds[0], cost.tokens / STEPS * fewest, _peak(cost), seconds[1])
+        return plan, (fewest, most), models
+
+    def _judged(self, models: Models, writing: PhasePlan | None) -> dict[Phase, PhasePlan]:
+        """What evaluation will need, and what the teacher will write with the answers to its rows.
+
+        Args:
+            models: Teacher and student, which is trained.
+            writing: What the teacher will write for the training rows.
+        """
+        settings, names = self.whole.recipe.evaluation, methods_of(self.whole.recipe)
+        sets = [rows for _, rows in self.whole.sets]
+        few, many = self._sizes(sets)
+
+        def judge(part: TextSteps) -> None:
+            for held_out, rows in part.sets:
+                part.judging.set(held_out, rows, names)
+
+        def ask(part: TextSteps) -> None:
+            for name in names:
+                part.judging.seconds(name, part.sets[0][1], tokens=1.0)
+                part.judging.seconds_warm(name, part.sets[0][1], tokens=1.0)
+
+        def measured(rows: int, work: Callable[[TextSteps], object]) -> TextSteps:
+            part = self._part(rows, models)
+            for _, of in part.sets:
+                part.judging.held_out(of)
+            with part.recorder.phase("evaluate"):
+                work(part)
+            return part
+
+        measured(many, judge)  # as above
+        parts = [measured(few, judge), measured(many, judge)]
+        sizes = [sum(len(rows.rows) for _, rows in part.sets) for part in parts]
+        total = sum(len(rows.rows) for rows in sets)
+        found = self._line("evaluate", sizes, parts, total)["evaluate"]
+        written = self._line("generate", sizes, parts, total).get("generate")
+        wanted = (settings.drift_tokens, DRIFT)
+        pieces, piece = (drift_pieces(models.student, most=most) for most in wanted)
+        asked = sum(map(len, prompts_by_kind(settings.general_prompts).values())) / len(KINDS)
+        more: list[tuple[Callable[[TextSteps], object], float]] = [
+            (lambda part: part._drift(models), pieces / piece),
+            (lambda part: part.judging.retention(), asked),
+            (ask, 1.0),
+        ]
+        for work, times in more:
+            cost = measured(few, work).recorder.costs()["evaluate"]
+            found = _sum(found, cost.wall_seconds * times, cost.tokens * times, _peak(cost))
+        made: dict[Phase, PhasePlan] = {"evaluate": found}
+        if written is not None:
+            before = writing or PhasePlan(0, 0, 0, 0)
+            made["generate"] = _sum(before, written.seconds, written.tokens, written.memory_mb)
+        return made
+
+
+def _sum(plan: PhasePlan, seconds: float, tokens: float, memory_mb: float) -> PhasePlan:
+    return PhasePlan(
+        plan.seconds + seconds,
+        plan.tokens + tokens,
+        max(plan.memory_mb, memory_mb),
+        plan.most_seconds + seconds,
+    )
+
+
+def _peak(cost: Cost) -> float:
+    return cost.peak_rss_mb if cost.peak_allocated_mb is None else cost.peak_allocated_mb
+
+
+def _some(rows: RenderedRows, count: int) -> RenderedRows:
+    """At least so many rows of a set, from everywhere in it; those of a conversation together."""
+    groups: dict[object, list[int]] = {}
+    for number, row in enumerate(rows.rows):
+        of = row.conversation
+        groups.setdefault(("row", number) if of is None else of, []).append(number)
+    known, chosen = [*groups.values()], list[int]()
+    stride = max(1, len(known) // count)
+    for group in [group for first in range(stride) for group in known[first::stride]]:
+        if len(chosen) < count:
+            chosen += group
+
+    def picked(of: Sequence[T]) -> Sequence[T]:
+        return Computed.picked(of, sorted(chosen))
+
+    return replace(
+        rows,
+        rows=[*picked(rows.rows)],
+        teacher_prompts=picked(rows.teacher_prompts),
+        student_prompts=picked(rows.student_prompts),
+        gold=picked(rows.gold),
+    )
