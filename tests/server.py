@@ -19,6 +19,7 @@ class Server(ThreadingHTTPServer):
         seen: Path, key and body of each request.
         whole: What is sent in place of a completion.
         failures: How many of the next requests are refused with status 429.
+        refuses: Parameters that its model does not take.
     """
 
     daemon_threads = True
@@ -28,6 +29,7 @@ class Server(ThreadingHTTPServer):
         self.answer, self.whole = answer, whole
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
         self.failures = 0
+        self.refuses: set[str] = set()
         self.lock = threading.Lock()
 
     @property
@@ -48,6 +50,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("retry-after-ms", "1")
             self.end_headers()
             return
+        wrong = sorted(server.refuses & body.keys())
+        if wrong:
+            error = {"message": f"Unsupported parameter: {wrong[0]!r}", "param": wrong[0]}
+            self._send(400, {"error": error})
+            return
         said = server.answer(body)
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         if isinstance(said, str):
@@ -62,8 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [choice],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
         }
-        text = json.dumps(server.whole or made).encode()
-        self.send_response(200)
+        self._send(200, server.whole or made)
+
+    def _send(self, status: int, made: dict[str, Any]) -> None:
+        text = json.dumps(made).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

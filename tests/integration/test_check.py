@@ -280,7 +280,11 @@ def test_a_judge_compares_student_and_teacher(
     ("arguments", "message"),
     [
         (["--judge", "http://127.0.0.1:1/v1"], "add --judge-model NAME"),
-        (["--judge-model", "large"], "need --judge"),
+        (["--judge-model", "large"], "--judge-model: there is no --judge to which this belongs"),
+        (
+            ["--judge-rows", "5", "--judge-key-env", "K"],
+            "--judge-key-env, --judge-rows: there is no",
+        ),
         (["--judge", "nowhere/at-all"], "nowhere/at-all"),
     ],
 )

@@ -119,6 +119,8 @@ def answer(
         with display.bar(f"{model} answers", len(todo)) as bar:
             spent = ask(pile.items, context, asked, place, advance=bar.advance)
         typer.echo(f"answers  {place}: {_told(spent, money)}")
+        if "temperature" in spent.refused:
+            typer.echo(f"warning: {model} takes no temperature, so it used its own", err=True)
 
 
 def _told(spent: Spent, prices: Prices | None) -> str:

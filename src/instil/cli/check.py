@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from instil.results.schema import Prediction, Results
     from instil.results.scores import HarnessScore
 
+JUDGED = 100
+"""Rows of a set that a judge is shown, if nobody says how many."""
+
 
 def check(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", show_default=False)],
@@ -68,8 +71,11 @@ def check(
         str | None, typer.Option(help="Name of the judge's model on its server.")
     ] = None,
     judge_key_env: Annotated[
-        str, typer.Option(help="Environment variable with the key of the judge's server.")
-    ] = "OPENAI_API_KEY",
+        str | None,
+        typer.Option(
+            help="Environment variable with the key of the judge's server. Default: OPENAI_API_KEY."
+        ),
+    ] = None,
     judge_prompt: Annotated[
         Path | None,
         typer.Option(
@@ -78,8 +84,9 @@ def check(
         ),
     ] = None,
     judge_rows: Annotated[
-        int, typer.Option(min=1, help="Most rows of a set that are judged.")
-    ] = 100,
+        int | None,
+        typer.Option(min=1, help="Most rows of a set that are judged. Default: 100."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -302,25 +309,33 @@ class _JudgeOptions:
 
     @classmethod
     def of(
-        cls, judge: str | None, model: str | None, key_env: str, prompt: Path | None, rows: int
+        cls,
+        judge: str | None,
+        model: str | None,
+        key_env: str | None,
+        prompt: Path | None,
+        rows: int | None,
     ) -> _JudgeOptions | None:
         """Checks the options; None if there is no judge.
 
         Raises:
             ConfigError: a server has no model, or options need a judge.
         """
-        from instil.engines.chat import chat_of
+        from instil.engines.chat import KEY_ENV, chat_of
         from instil.errors import ConfigError
         from instil.evaluation.judge import shipped_prompt
         from instil.system.disk import from_home
         from instil.tasks.text_files import read_text
 
         if judge is None:
-            if model or prompt:
-                raise ConfigError("--judge-model and --judge-prompt need --judge")
+            given = {"model": model, "key-env": key_env, "prompt": prompt, "rows": rows}
+            alone = [f"--judge-{name}" for name, value in given.items() if value is not None]
+            if alone:
+                raise ConfigError(f"{', '.join(alone)}: there is no --judge to which this belongs")
             return None
         template = read_text(from_home(prompt)) if prompt else shipped_prompt()
-        return cls(chat_of(judge, model, key_env, option="--judge"), template, rows)
+        asked = chat_of(judge, model, key_env or KEY_ENV, option="--judge")
+        return cls(asked, template, rows or JUDGED)
 
     def judged(self, folder: Path, results: Results, quiet: bool) -> Results:
         """The results of a run with the verdicts of the judge."""

@@ -18,6 +18,8 @@ AT_ONCE = 8  # requests to a server at the same time
 RETRIES = 5
 SECONDS = 120  # most seconds that a server may take for an answer
 KEY_ENV = "OPENAI_API_KEY"
+RENAMED = {"max_tokens": "max_completion_tokens", "temperature": None}
+"""What some models refuse: the name of a parameter -> what is sent in its place; None: nothing."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -67,6 +69,38 @@ class LocalChat:
         return [form.decode(one.ids) for one in made]
 
 
+class Completions:
+    """Asks a server for completions of chats, without the parameters that its model refuses.
+
+    Args:
+        server: The official client.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.refused: set[str] = set()
+        """The parameters that were refused."""
+
+    def create(self, **body: Any) -> Any:
+        """The reply to a request; see the client's `chat.completions.create`."""
+        from openai import BadRequestError
+
+        while True:
+            refused, sent = {*self.refused}, dict[str, Any]()
+            for name, value in body.items():
+                called = RENAMED[name] if name in refused else name
+                if called is not None:
+                    sent[called] = value
+            try:
+                return self._server.chat.completions.create(**sent)
+            except BadRequestError as error:
+                told = [error.param or "", *(name for name in RENAMED if name in str(error))]
+                more = {name for name in told if name in body and name in RENAMED} - refused
+                if not more:
+                    raise
+                self.refused |= more
+
+
 class ServerChat:
     """A model behind an OpenAI-compatible server, by the official client.
 
@@ -95,9 +129,10 @@ class ServerChat:
         from openai import OpenAIError
 
         server = client(self.url, self.key_env)
+        completions = Completions(server)
 
         def one(prompt: str) -> str:
-            made: Any = server.chat.completions.create(
+            made = completions.create(
                 model=self.model,
                 messages=[{"role": "user", "content": prompt}],
                 temperature=0,

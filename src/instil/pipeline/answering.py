@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from instil.engines.chat import client, unanswered
+from instil.engines.chat import Completions, client, unanswered
 from instil.errors import OutputExistsError, ServerError
 from instil.prompts.context import Context
 from instil.prompts.turns import tools_of, turns_of
@@ -76,6 +76,7 @@ class Spent:
         prompt: Tokens of the prompts.
         cached: Those of them that the server had in its cache.
         written: Tokens of the answers.
+        refused: Parameters that the server's model does not take, so that they were left out.
     """
 
     rows: int = 0
@@ -84,6 +85,7 @@ class Spent:
     prompt: int = 0
     cached: int = 0
     written: int = 0
+    refused: list[str] = field(default_factory=list)
 
     def add(self, answered: dict[str, Any], *, reused: bool) -> None:
         """Adds an answer.
@@ -158,10 +160,12 @@ def answer(
     if output.exists():
         raise OutputExistsError(f"{output} already exists", mend="name another file")
     server, spent = client(asked.url, asked.key_env), Spent()
+    completions = Completions(server)
     from openai import OpenAIError
 
     partial = output.with_name(f"{output.name}.partial")
-    with hold(output.with_name(f".{output.name}.lock"), of=output):
+    lock = output.with_name(f".{output.name}.lock")
+    with hold(lock, of=output):
         known = dict(_stored(partial))
         with partial.open("ab") as journal:
             writer = _Journal(journal)
@@ -173,7 +177,7 @@ def answer(
                 there = found is not None and found["most"] in (None, asked.max_tokens)
                 if found is None or not there:
                     limit = {} if asked.max_tokens is None else {"max_tokens": asked.max_tokens}
-                    found = _answered(server.chat.completions.create(**body, **limit), row.input)
+                    found = _answered(completions.create(**body, **limit), row.input)
                     # A longer limit would not change an answer that has an end.
                     most = asked.max_tokens if found["ended"] == CUT else None
                     found |= {"key": key, "most": most}
@@ -200,6 +204,8 @@ def answer(
                 record = json.dumps(_record(item, message), ensure_ascii=False)
                 file.write(f"{record}\n")
         partial.unlink()
+        lock.unlink(missing_ok=True)
+    spent.refused = sorted(completions.refused)
     return spent
 
 

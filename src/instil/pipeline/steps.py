@@ -178,6 +178,7 @@ class Steps(ABC, Generic[Taught, Trained]):
             settings["evaluation"]["rules"] = [
                 (rule.name, rule.text) for rule in self.recipe.evaluation.ruled()
             ]
+        settings["evaluation"]["metrics"] = self.recipe.evaluation.measured_by()
         if isinstance(self.recipe.keep.source, Path):  # its content counts
             del settings["keep"]["source"]
         context = self.rows.context

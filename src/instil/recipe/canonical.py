@@ -179,7 +179,7 @@ def cell_digest(recipe: Recipe) -> str:
     Raises:
         DataFileError: a file of a local model cannot be read.
     """
-    identity = {
+    identity: dict[str, object] = {
         "models": [
             _files(Path(name))
             for name in (recipe.model, recipe.teacher.model)
@@ -190,6 +190,11 @@ def cell_digest(recipe: Recipe) -> str:
         "keep": recipe.keep.digest(),
         "version": [VERSION, ALGORITHM],
     }
+    measured = recipe.evaluation
+    if measured.measured_by() != [*measured.metrics]:  # a metric that reads a file
+        identity["metrics"] = measured.measured_by()
+    if isinstance(measured.rules, Path):
+        identity["rules"] = [(rule.name, rule.text) for rule in measured.ruled()]
     return digest(identity)[:8]
 
 

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from instil.metrics import comparing
 from instil.metrics.rules import Rule, read_rules, rules_of
+from instil.system.files import content_digest
 from instil.system.settings import Settings
 
 # See benchmarks/training_defaults.py. If one pass over the rows needs more steps, more are taken.
@@ -457,6 +458,14 @@ class Evaluation(Section):
         if isinstance(rules, tuple):
             rules_of([*rules])
         return rules
+
+    def measured_by(self) -> list[str]:
+        """The metrics; if one reads a file, with a digest of its content."""
+        made = []
+        for name in self.metrics:
+            file = Path(name.partition(":")[2] or ".")
+            made.append(f"{name} {content_digest(file)}" if file.is_file() else name)
+        return made
 
     def ruled(self) -> list[Rule]:
         """The rules; empty if there are none. See `instil.metrics.rules.read_rules`."""

@@ -35,6 +35,26 @@ def test_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(server.seen) == 3
 
 
+def test_what_a_model_refuses_is_left_out_or_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_KEY", "secret")
+    with serving(lambda body: "yes") as server:
+        server.refuses = {"temperature", "max_tokens"}
+        chat = ServerChat(server.address, "large", key_env="SERVER_KEY")
+        assert chat.ask(["a", "b", "c"], lambda count: None, max_tokens=9) == ["yes"] * 3
+        *_, (_, _, body) = server.seen
+    assert "temperature" not in body
+    assert "max_tokens" not in body
+    assert body["max_completion_tokens"] == 9
+
+
+def test_another_refusal_is_an_error() -> None:
+    with serving(lambda body: "yes") as server:
+        server.refuses = {"messages"}
+        with pytest.raises(ServerError, match=r"Unsupported parameter: 'messages'"):
+            ServerChat(server.address, "large").ask(["a"], lambda count: None, max_tokens=9)
+        assert len(server.seen) == 1
+
+
 def test_a_server_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRIES", 0)
     with serving(lambda body: "") as server:

@@ -75,7 +75,7 @@ def test_rows_and_conversations_are_answered(tmp_path: Path) -> None:
     assert made[1] == {"input": "blue", "output": "known"}
     assert made[2]["messages"][-1] == {"role": "assistant", "content": "GO"}
     assert made[3]["messages"][-1] == {"role": "assistant", "content": "1"}
-    assert not (tmp_path / "answered.jsonl.partial").exists()
+    assert not [*tmp_path.glob("*.partial"), *tmp_path.glob(".*.lock")]
 
 
 def test_calls_of_tools_are_kept(tmp_path: Path) -> None:

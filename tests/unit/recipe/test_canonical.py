@@ -68,6 +68,24 @@ def test_another_algorithm_is_another_cell(model: Path, monkeypatch: pytest.Monk
     assert cell(model) != plain
 
 
+def test_files_that_answers_are_judged_by_count(tmp_path: Path) -> None:
+    schema, rules = tmp_path / "schema.json", tmp_path / "rules.yaml"
+    schema.write_text('{"type": "object"}')
+    rules.write_text("- {name: short, max_words: 3}\n")
+
+    def judged() -> str:
+        evaluation = {"metrics": [f"json_fields:{schema}"], "rules": str(rules)}
+        return cell_digest(Recipe.parse({"model": "m/m", "evaluation": evaluation}))
+
+    first = judged()
+    assert judged() == first
+    schema.write_text('{"type": "array"}')
+    second = judged()
+    assert second != first
+    rules.write_text("- {name: short, max_words: 4}\n")
+    assert judged() != second
+
+
 def test_a_model_that_cannot_be_read_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
