@@ -1,10 +1,9 @@
 """The target store: a folder with the teacher's predictions, which can be read in any order.
 
-A store holds `store.json`, its copy and one Arrow stream per shard, which
-`datasets.Dataset.from_file` maps into memory. It is opened only if it is complete. A shard is
-written under another name, forced to disk and renamed. Only then does `store.json` list it. So if a
-build is interrupted, every listed shard is complete. The next build computes only missing and
-damaged shards.
+A store holds `store.json`, its copy and one Arrow stream per shard, which is mapped into memory
+when a row of it is read. It is opened only if it is complete. A shard is written under another name,
+forced to disk and renamed. Only then does `store.json` list it. So if a build is interrupted, every
+listed shard is complete. The next build computes only missing and damaged shards.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ The targets have the likeliest outcomes first.
 
 Missing = Sequence[tuple[str, range]]
 """File names of shards, with the numbers of their rows."""
-LISTED = 0.05
-"""Most of the time that goes into listing shards, which takes longer the more there are."""
+LISTED, QUICK = 0.05, 0.02
+"""Listing shards takes longer the more there are. Above these seconds, it gets this share of the time."""
 
 _COLUMNS = [field.name for field in fields(Encoded)]
 _SCHEMA = pa.schema(
@@ -78,7 +77,8 @@ class StorePlan:
         temperature: Temperature of the targets.
         teacher: The teacher's name, for information only: two names of the same model make the same
             store.
-        shard_rows: Most rows in a shard. An interrupted build loses at most this many.
+        shard_rows: Most rows in a shard. A build that is killed loses at most this many; of thousands
+            of shards, what was computed in the last seconds.
         shard_tokens: Most completion tokens in a shard; a longer row is a shard of its own.
     """
 
@@ -179,19 +179,18 @@ class TargetStore(Sequence[StoredTargets]):
     def __getitem__(self, number: int) -> StoredTargets:  # type: ignore[override]  # no slices
         number = range(len(self))[number]
         place = bisect_right(self._starts, number) - 1
-        (record,) = self._shard(place)[number - self._starts[place]].to_pylist()
+        (record,) = self._shard(place).slice(number - self._starts[place], 1).to_pylist()
         completion = record["completion"]
         encoded = Encoded(**{name: record[name] for name in _COLUMNS})
         targets = decode(encoded, tokens=len(completion), temperature=self.info.temperature)
         return StoredTargets(record["row"], completion, targets)
 
     def _shard(self, place: int) -> Any:
-        """A shard as a data set, mapped into memory at its first use."""
+        """The rows of a shard, mapped into memory at its first use."""
         if place not in self._mapped:
-            from datasets import Dataset
-
             path = self.path / self.info.shards[place].file
-            self._mapped[place] = Dataset.from_file(str(path)).with_format("arrow")
+            with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
+                self._mapped[place] = stream.read_next_batch()
         return self._mapped[place]
 
 
@@ -260,7 +259,7 @@ def filled(
         try:
             for shards in write(missing):
                 made += shards
-                if time.monotonic() - listed >= took / LISTED:
+                if took < QUICK or time.monotonic() - listed >= took / LISTED:
                     start = time.monotonic()
                     info = _list(path, info, made)
                     listed = time.monotonic()
