@@ -3,15 +3,13 @@
     python benchmarks/ray_targets.py [--rows 200000] [--workers 2] [--output FILE]
 
 A tiny random model teaches, so that the time is that of everything around a model. The outputs are
-known. Then the store is opened, and rows are read from it in random order.
+known.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from instil.models.source import resolve
 from instil.system import environment
-from instil.targets.store import TargetStore
 
 MODEL = "bundled:smollm2-135m-instruct"
 
@@ -112,7 +109,7 @@ def _size(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    """Builds a store, opens it, and prints what it cost."""
+    """Builds a store, and prints what it cost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,23 +126,6 @@ def main() -> None:
             *("--on", "ray", "--workers", str(arguments.workers), "--quiet"),
         ]
         found = built(command)
-        (path,) = [one for one in (folder / "targets").iterdir() if one.is_dir()]
-        start = time.perf_counter()
-        store = TargetStore.open(path, check=False)
-        found["open_seconds"] = time.perf_counter() - start
-        start = time.perf_counter()
-        TargetStore.open(path)
-        found["open_and_check_seconds"] = time.perf_counter() - start
-        numbers = random.Random(0).sample(range(len(store)), 2000)
-        took = []
-        for number in numbers:
-            start = time.perf_counter()
-            store[number]
-            took.append(time.perf_counter() - start)
-        found["row_ms_median"] = statistics.median(took) * 1000
-        found["row_ms_mean"] = statistics.mean(took) * 1000
-        found["shards"] = len(store.info.shards)
-        found["bytes"] = store.info.stored_bytes
     result = {
         "environment": environment.describe(),
         "rows": arguments.rows,

@@ -19,9 +19,9 @@ from tests.small import QUIET
 from typer.testing import CliRunner
 
 from instil.cli import app
-from instil.errors import ConfigError
+from instil.errors import ConfigError, EngineError
 from instil.pipeline import cell, cluster
-from instil.pipeline.cluster import teach_on_ray
+from instil.pipeline.cluster import placed, teach_on_ray
 from instil.recipe.recipe import Recipe
 from instil.targets.store import TargetStore
 
@@ -139,6 +139,50 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'instil\[ray\]'"):
         teach_on_ray(Recipe.parse(recipe), tmp_path, workers=1, display=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "needs"),
+    [
+        ([{"CPU": 2.0}], 2, {"num_cpus": 1}),
+        ([{"CPU": 16.0}, {"CPU": 16.0}], 3, {"num_cpus": 8}),
+        ([{"CPU": 16.0}] * 3, 2, {"num_cpus": 16}),
+        ([{"CPU": 16.0, "GPU": 4.0}, {"CPU": 4.0}], 4, {"num_cpus": 4, "num_gpus": 1}),
+    ],
+)
+def test_each_worker_has_a_place(
+    machines: list[dict[str, float]], workers: int, needs: dict[str, int]
+) -> None:
+    assert placed(machines, workers) == needs
+
+
+@pytest.mark.parametrize("machine", [{"CPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}])
+def test_more_workers_than_places_are_refused(machine: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"no place for all .*3 workers.*at most 2 workers"):
+        placed([machine], 3)
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+
+    def fails(**settings: object) -> None:
+        raise ConnectionError("no such cluster")
+
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(EngineError, match=r"no such cluster.*RAY_ADDRESS \(now nowhere\)"):
+        teach_on_ray(Recipe.parse(recipe), tmp_path, workers=1, display=QUIET)
+
+
+def test_workers_need_a_cluster(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({"title": "t", **recipe}))
+    found = CliRunner().invoke(
+        app, ["targets", "build", str(path), "--output", str(tmp_path / "t"), "--workers", "3"]
+    )
+    assert found.exit_code == 2
+    assert "--workers needs --on ray" in found.output
 
 
 def test_another_cluster_is_unknown(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def plan(
 ) -> None:
     """Say what time, tokens and memory a recipe will need. Runs a small part of it.
 
-    Of a recipe with a grid, the first cell that trains on free text is planned. Nothing is kept
-    but the texts that the model writes for `keep`, which the run uses.
+    Of a recipe with a grid, the first cell that distils is planned. Nothing is kept but the texts
+    that the model writes for `keep`, which the run uses, and a few of its general answers.
     """
     with errors(debug):
         from instil.cli.distill import begun
@@ -53,11 +53,17 @@ def plan(
                 f"{recipe} has no training with free-text answers, and only these can be foretold",
                 mend="name another recipe, or look at the costs in a report of this one",
             )
+        first = next((c for c in known if c.method == "distillation"), known[0])
+        alike = [c for c in known if (c.method, c.model) == (first.method, first.model)]
         display = begun(quiet)
         from instil.pipeline.planning import foretell
 
-        found = foretell(known[0], display=display)
-        print_plan(found, card or CARDS, price_per_hour=price_per_hour, cells=len(known))
+        found = foretell(first, display=display)
+        print_plan(found, card or CARDS, price_per_hour=price_per_hour, cells=len(alike))
+        if len(cells) > 1:
+            typer.echo(f"planned  {METHODS[first.method].label}, {first.model}")
+        if first.evaluation.engine is not None:
+            typer.echo("planned  as if this process answered, and not an engine")
 
 
 def print_plan(

@@ -51,8 +51,11 @@ def build(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="With --on ray: number of workers, each with a teacher.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1, help="With --on ray: number of workers, each with a teacher. Default: 2."
+        ),
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -75,6 +78,8 @@ def build(
             )
         if on not in (None, "ray"):
             raise ConfigError(f"--on {on}: there is no such cluster", allowed="ray")
+        if workers is not None and on is None:
+            raise ConfigError("--workers needs --on ray")
         from instil.models.load import quiet_libraries
         from instil.pipeline import cell
 
@@ -90,7 +95,7 @@ def build(
             else:
                 from instil.pipeline.cluster import teach_on_ray
 
-                store = teach_on_ray(with_store, folder, workers=workers, display=display)
+                store = teach_on_ray(with_store, folder, workers=workers or 2, display=display)
             assert store is not None
             built[store.path] = store.info
         if is_main():

@@ -8,6 +8,7 @@ from typing import Literal
 
 from instil.engines import vllm
 from instil.engines.engine import Engine, Wanted
+from instil.errors import EngineError
 from instil.models.number_format import default_device
 from instil.recipe.sections import Engine as Settings
 from instil.system import processes
@@ -56,6 +57,22 @@ def chosen(wanted: Settings | Literal["auto"] | None) -> Settings | None:
         return wanted
     alone = processes.count() == 1 and default_device().type == "cuda"
     return Settings(name="vllm") if alone and vllm.found() else None
+
+
+def check_start(settings: Settings) -> None:
+    """Refuses an engine that this process cannot start, before any work.
+
+    Raises:
+        ConfigError: the client of its interface is not installed.
+        EngineError: it is not installed, or there are several processes.
+    """
+    if processes.count() > 1:
+        raise EngineError(
+            "several processes cannot each start an engine",
+            got=f"{processes.count()} processes",
+            mend="leave evaluation.engine out, and use `instil check RUN --engine vllm` at the end",
+        )
+    vllm.check_installed(settings.python)
 
 
 def identity(started: Started | None) -> list[str]:

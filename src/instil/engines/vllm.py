@@ -25,7 +25,7 @@ from instil.engines.chat import client, unanswered
 from instil.engines.engine import Wanted
 from instil.engines.process import free_port, running
 from instil.engines.trial import compare
-from instil.errors import EngineError
+from instil.errors import ConfigError, EngineError
 from instil.models.generate import Decoding, Ending, Generated, trimmed
 from instil.models.repeats import cut
 from instil.models.source import Source, resolve
@@ -44,6 +44,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM knows."""
 BASE, ADAPTER = "base", "adapter"
 NO_KEY = ""
+MEMORY = "--gpu-memory-utilization"
 HOURS = 6 * 3600.0
 PYTHON = "INSTIL_VLLM_PYTHON"
 """Environment variable with the Python that has vLLM."""
@@ -189,6 +190,7 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
     client(
         f"http://127.0.0.1:{port}", NO_KEY
     ).close()  # refused before the server has loaded a model
+    options = [*_share(settings.options), *settings.options]
     command, environment = started_by(
         resolve(wanted.model.name),
         port=port,
@@ -196,7 +198,7 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
         outcomes=wanted.outcomes,
         adapter=wanted.adapter,
         python=settings.python,
-        options=settings.options,
+        options=options,
     )
     url = f"http://127.0.0.1:{port}"
     with (
@@ -210,6 +212,15 @@ def serving(wanted: Wanted) -> Iterator[VLLM]:
         found(url) as made,
     ):
         yield made
+
+
+def _share(options: Sequence[str]) -> list[str]:
+    """The part of an accelerator's memory that this process has left for the server."""
+    if MEMORY in options or not torch.cuda.is_available():
+        return []
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return [MEMORY, f"{0.9 * free / total:.2f}"]
 
 
 def started_by(
@@ -262,11 +273,25 @@ def started_by(
     return [*command, *options], environment
 
 
+def check_installed(python: Path | None) -> None:
+    """Refuses to go on without a Python that has vLLM, or without the client.
+
+    Args:
+        python: See `python_of`.
+
+    Raises:
+        ConfigError: the client is not installed.
+        EngineError: there is no Python with vLLM.
+    """
+    client("http://127.0.0.1:9", NO_KEY).close()
+    python_of(python)
+
+
 def found() -> bool:
-    """Whether there is a Python that has vLLM."""
+    """Whether there is a Python that has vLLM, and the client."""
     try:
-        python_of(None)
-    except EngineError:
+        check_installed(None)
+    except (ConfigError, EngineError):
         return False
     return True
 

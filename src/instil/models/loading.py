@@ -111,12 +111,20 @@ class Loading(Settings):
             )
 
 
-def _bitsandbytes(bits: int, dtype: torch.dtype) -> Any:
+def check_library() -> None:
+    """Refuses to go on without the library that quantises.
+
+    Raises:
+        UnknownModelError: it is not installed.
+    """
     if find_spec("bitsandbytes") is None:
         raise UnknownModelError(
-            "quantization needs the library bitsandbytes",
-            mend="pip install 'instil[quant]', or leave quantization out",
+            "weights in few bits need the library bitsandbytes", mend="pip install 'instil[quant]'"
         )
+
+
+def _bitsandbytes(bits: int, dtype: torch.dtype) -> Any:
+    check_library()
     from transformers import BitsAndBytesConfig
 
     made: Any = BitsAndBytesConfig

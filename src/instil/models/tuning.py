@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from instil.errors import TuningError
+from instil.system import processes
 from instil.system.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class LoRA(Settings):
         from instil.models import adaptable, low_rank
 
         _check_quantised(model, trains_base=False)
+        if getattr(model, "hf_quantizer", None) is not None and processes.split_layers():
+            raise TuningError(
+                "FSDP splits the layers of the student, and weights in few bits cannot be split",
+                mend="start the processes without --use_fsdp, or leave quantization out",
+            )
         layers = adaptable.targets(
             model, self.modules, self.layers, r=self.r, lora_alpha=self.alpha
         )

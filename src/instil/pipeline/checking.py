@@ -273,7 +273,8 @@ def check_on(
         "store": None,
         "engine": None,
     }
-    settings["evaluation"] |= {"at_steps": None, **changes}
+    settings["evaluation"] |= {"at_steps": None, "engine": None, **changes}
+    settings["attn_implementation"] = None  # that of the machine that trained it
     if pile.items and not all(_known(item) for item in pile.items):
         settings["teacher"]["completions"] = "teacher"
     recipe = Recipe.parse(settings)

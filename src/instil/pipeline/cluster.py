@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from instil.errors import ConfigError
+from instil.errors import ConfigError, EngineError, InstilError
 from instil.models.generate import Decoding, batches
 from instil.pipeline.text import TextSteps
 from instil.prompts.pair import AlignedPair
@@ -35,6 +35,9 @@ PIECES = 16
 """Pieces of work that each worker gets. With more, fewer is lost with a worker; each reads its
 context again."""
 
+RESTARTS = 20
+"""How often a worker is started again, and a piece of work is tried again."""
+
 Piece = tuple[int, list[int]]
 """Number of the sample, and numbers of the rows to complete."""
 
@@ -47,14 +50,27 @@ class Worker:
         home: Folder from which relative paths count.
         store: Folder of the target stores.
         name: What tells it from the other workers.
+        share: What its wall time counts, because others work beside it.
+
+    Raises:
+        ConfigError: its machine has no such folder.
+        InstilError: as for a run.
     """
 
-    def __init__(self, settings: dict[str, Any], home: str, store: str, name: str) -> None:
+    def __init__(
+        self, settings: dict[str, Any], home: str, store: str, name: str, share: float
+    ) -> None:
+        if not Path(home).is_dir():
+            raise ConfigError(
+                f"a machine of the cluster has no folder {home}",
+                mend="begin in a folder that all machines share",
+            )
         os.chdir(home)
-        self._name, self._store = name, Path(store)
+        self._name, self._store, self._share = name, Path(store), share
         self._steps = TextSteps.prepare(
             Recipe.parse(settings), store=self._store, display=Display(quiet=True)
         )
+        self._spent = Recorder()
 
     def ready(self) -> None:
         """Returns when the teacher is loaded."""
@@ -90,7 +106,9 @@ class Worker:
         """Completes some rows, and keeps the completions. Returns the number of rows."""
         rows, decoding = self._steps.learnt, self._decodings[sample]
         writer = self._steps.writer
-        journal = writer.journal(rows.teacher_prompts, decoding, worker=self._name)
+        journal = writer.journal(
+            rows.teacher_prompts, decoding, worker=self._name, share=self._share
+        )
         others = {*range(len(rows.rows))}.difference(piece)
         known = others.union(journal.read().completions)
         writer.write(rows.teacher_prompts, decoding, journal, known=known, what="")
@@ -103,7 +121,7 @@ class Worker:
     def score(self, file: str, numbers: range) -> tuple[Shard, dict[str, float]]:
         """Scores the rows of a shard, and writes it. Returns it with its cost."""
         path, plan = self._planned
-        spent = Recorder()
+        predicted, spent = self._predicted, self._spent
         with self._steps.models.adapter(on=False), spent.phase("teach"):
             shard = write_shard(
                 path / file,
@@ -111,11 +129,12 @@ class Worker:
                 plan,
                 lambda asked: (
                     (number, self._pairs[number].completion, targets)
-                    for number, targets in self._predicted(asked)
+                    for number, targets in predicted(asked)
                 ),
             )
-        spent.count("teach", tokens=shard.tokens, steps=1)
-        return shard, spent.spent("teach")
+        told = spent.spent("teach")
+        self._spent = Recorder()
+        return shard, told | {"wall_seconds": told["wall_seconds"] * self._share}
 
     @cached_property
     def _decodings(self) -> list[Decoding]:
@@ -135,14 +154,18 @@ class Worker:
     @cached_property
     def _predicted(self) -> Callable[[Sequence[int]], Iterator[tuple[int, Any]]]:
         _, plan = self._planned
-        return self._steps.teaching.predictions(self._pairs, plan, lambda rows, tokens: None)
+
+        def advance(rows: int, tokens: int) -> None:
+            self._spent.count("teach", tokens=tokens, steps=int(rows > 0))
+
+        return self._steps.teaching.predictions(self._pairs, plan, advance)
 
 
 def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display) -> TargetStore:
     """Computes and stores the targets of a cell with free-text answers.
 
-    The cluster is the one that `RAY_ADDRESS` names; without it, one is started on this machine, and
-    ended. All its machines must see the files of the recipe and the store under the same paths.
+    The cluster is the one that `RAY_ADDRESS` names, or that runs on this machine; without one, it is
+    started here, and ended. All its machines must see the files of the recipe and the store under the same paths.
 
     Args:
         recipe: All settings. Its method learns from targets.
@@ -165,26 +188,34 @@ def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display)
     import ray
 
     own = not ray.is_initialized()
-    if own:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
     try:
-        return _on(ray, recipe, store, workers, display)
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from None
-    finally:
         if own:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)
+        return _on(ray, recipe, store, workers, display)
+    except (InstilError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # Ray's own errors are of many kinds
+        cause = _cause(error)
+        if isinstance(cause, InstilError):
+            raise cause from None
+        raise EngineError(
+            "the Ray cluster does not do its work",
+            got=f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}",
+            mend=f"check RAY_ADDRESS (now {os.environ.get('RAY_ADDRESS') or 'not set'}) and the "
+            "cluster; what was computed is kept, and the same command resumes",
+        ) from error
+    finally:
+        if own and ray.is_initialized():
             ray.shutdown()
 
 
 def _on(ray: Any, recipe: Recipe, store: Path, workers: int, display: Display) -> TargetStore:
-    found = ray.cluster_resources()
-    share = {"num_gpus": 1} if found.get("GPU") else {}
-    cores = max(1, int(found.get("CPU", 1)) // workers)
-    kind = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=cores, **share)(Worker)
+    needs = placed([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
+    kind = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **needs)(Worker)
     settings, home = recipe.model_dump(mode="json"), str(Path.cwd())
     display.note(f"{workers} workers load the teacher")
     pool = [
-        kind.remote(settings, home, str(store.absolute()), f"worker-{number}")
+        kind.remote(settings, home, str(store.absolute()), f"worker-{number}", 1 / workers)
         for number in range(workers)
     ]
     # An error in the recipe is one of all workers, and is not tried again.
@@ -212,10 +243,38 @@ def _on(ray: Any, recipe: Recipe, store: Path, workers: int, display: Display) -
         return filled(path, plan, write, advance=lambda rows, _: bar.advance(rows))
 
 
+def placed(machines: Sequence[dict[str, float]], workers: int) -> dict[str, int]:
+    """What each worker gets: an accelerator if there are any, and an equal part of the cores.
+
+    Args:
+        machines: What each machine of the cluster has, by Ray's names.
+        workers: Number of workers.
+
+    Raises:
+        ConfigError: the cluster has no place for all of them.
+    """
+    cards = [int(one.get("GPU", 0)) for one in machines]
+    cores = [int(one.get("CPU", 0)) for one in machines]
+
+    def places(each: int) -> int:
+        free = [of // each for of in cores]
+        return sum(map(min, free, cards)) if any(cards) else sum(free)
+
+    fitting = [each for each in range(1, max(cores, default=0) + 1) if places(each) >= workers]
+    if not fitting:
+        raise ConfigError(
+            "the Ray cluster has no place for all workers",
+            got=f"{workers} workers, {sum(cards)} accelerators and {sum(cores)} cores",
+            allowed=f"at most {places(1)} workers",
+            mend="ask for fewer workers (--workers)",
+        )
+    return {"num_cpus": max(fitting), **({"num_gpus": 1} if any(cards) else {})}
+
+
 def _done(
     pool: Sequence[Any], ask: Callable[[Any, Any], Any], work: Sequence[Any]
 ) -> Iterator[Any]:
-    """The results of pieces of work, as they are ready. Each worker has one, and one that waits."""
+    """The results of pieces of work, as they are ready. Each worker has one at a time."""
     from ray.util import ActorPool
 
     yield from ActorPool([*pool]).map_unordered(ask, [*work])

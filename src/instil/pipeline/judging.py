@@ -123,14 +123,29 @@ class Judging:
             self._held_out[rows.name] = found
         return self._held_out[rows.name]
 
-    def set(
+    def written(
         self, held_out: EvaluationSet, rows: RenderedRows, names: Sequence[MethodName]
-    ) -> dict[MethodName, tuple[SetScore, list[Prediction]]]:
-        """Returns each method's score on one set, and its predictions."""
-        written = {
+    ) -> dict[MethodName, list[Answered]]:
+        """Returns each method's answers to one set."""
+        return {
             name: self.answers(rows, name, f"{METHODS[name].label} answers {held_out.name}")
             for name in names
         }
+
+    def set(
+        self,
+        held_out: EvaluationSet,
+        rows: RenderedRows,
+        written: dict[MethodName, list[Answered]],
+    ) -> dict[MethodName, tuple[SetScore, list[Prediction]]]:
+        """Returns each method's score on one set, and its predictions.
+
+        Args:
+            held_out: The set.
+            rows: Its rows.
+            written: The answers of each method.
+        """
+        names = [*written]
         found, own = self._compared(held_out, rows, written)
         again = self._with_context(rows, dict(zip(names, found, strict=True)).get("in_context"))
         made = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from instil.errors import ConfigError
 from instil.evaluation.drift import drift_pieces
@@ -26,14 +26,16 @@ from instil.pipeline.text import TextSteps
 from instil.prompts.rendered import RenderedRows
 from instil.recipe.canonical import methods_of
 from instil.recipe.recipe import Recipe
+from instil.system import processes
 from instil.system.costs import Cost, Recorder
 from instil.system.progress import Display
 from instil.system.sequences import Computed
+from instil.tasks.split import watched_rows
 
 STEPS = 4
 """Steps of training that are run. The first one is slower, and is not counted as a step."""
 FEW, MANY = 2, 8
-"""Rows with which a phase is run, on a processor."""
+"""Rows or conversations with which a phase is run, on a processor."""
 DRIFT = 1
 """Tokens of each kind of unrelated text that are asked for in the part: one piece is read."""
 CARD_OVERHEAD = 1.0
@@ -122,6 +124,10 @@ def foretell(recipe: Recipe, *, given: Given | None = None, display: Display) ->
             got=f"task {recipe.task.name}, method {recipe.method}",
             mend="name a recipe of this kind",
         )
+    if processes.count() > 1:
+        raise ConfigError(
+            "one process plans for all", got=f"{processes.count()} processes", mend="start one"
+        )
     if recipe.teacher.engine is not None:
         raise ConfigError(
             "what an engine needs cannot be foretold from this process",
@@ -172,17 +178,20 @@ class _Probe:
             "load": PhasePlan(loading.wall_seconds, 0, loaded, loading.wall_seconds)
         }
         few, many = self._sizes([self.whole.learnt])
+        training = self.whole.recipe.training
+        many = max(many, training.batch_size * training.grad_accumulation)  # a step has these
         self._taught(many)  # finds out once whether rows can share a pass, and is not counted
         taught = [self._taught(few), self._taught(many)]
         sizes = [len(part.learnt.rows) for part in taught]
         for name in ("generate", "teach"):
-            phases |= self._line(name, sizes, taught, self._learnt)
+            phases |= self._line(name, sizes, taught, self._rows)
         phases["train"], steps, student = self._trained(taught[-1])
         phases |= self._judged(student, phases.get("generate"))
         models = self.whole.models
         both = {id(model): model for model in (models.student, models.teacher)}.values()
         weights = [weight for model in both for weight in model.network.parameters()]
-        own = sum(weight.numel() for weight in weights if weight.requires_grad)
+        network: Any = models.student.network
+        own, known = network.get_nb_trainable_parameters()
         frozen = sum(
             weight.numel() * min(2, weight.element_size())
             for weight in weights
@@ -193,26 +202,44 @@ class _Probe:
         answers = [len(ids) for _, rows in self.whole.sets for ids in rows.gold if ids]
         return Foretold(
             phases={name: phases[name] for name in ORDER if name in phases},
-            rows=(self._learnt, sum(len(rows.rows) for _, rows in self.whole.sets)),
+            rows=(self._rows, sum(len(rows.rows) for _, rows in self.whole.sets)),
             steps=steps,
             answer_tokens=mean(answers) if answers else None,
             weights_gb=(frozen + OPTIMISER_BYTES * own) / 2**30,
             working_gb=max(0.0, working) / width / 1024,
-            parameters=(sum(weight.numel() for weight in weights), own),
+            parameters=(known, own),
             probe_seconds=time.perf_counter() - self.start,
         )
 
     @property
-    def _learnt(self) -> int:
-        recipe = self.whole.recipe
-        rows = len(self.whole.learnt.rows) + recipe.training.make_inputs
-        return rows * recipe.teacher.samples
+    def _rows(self) -> int:
+        """Rows to learn from, with those that will be made."""
+        return len(self.whole.learnt.rows) + self.whole.recipe.training.make_inputs
+
+    @property
+    def _lessons(self) -> tuple[int, int]:
+        """Lessons of the training, and those of them that are held out."""
+        recipe, rows = self.whole.recipe, self.whole.learnt.rows
+        apart = set[int]()
+        if recipe.training.until is not None:
+            apart = watched_rows(rows, seed=f"{recipe.seed} held out")
+        alone = [n for n, row in enumerate(rows) if row.conversation is None]
+        together = {row.conversation for row in rows} - {None}
+        held = {rows[n].conversation for n in apart} - {None}
+        made, samples = recipe.training.make_inputs, recipe.teacher.samples
+        count = (len(alone) + made) * samples + len(together)
+        return count, len({*alone} & apart) * samples + len(held)
 
     @property
     def _unit(self) -> int:
         """An accelerator computes batches, and a batch takes as long whatever its rows."""
         on_processor = self.whole.models.student.device.type == "cpu"
         return 1 if on_processor else self.whole.recipe.evaluation.batch_size
+
+    def _times(self, rows: int, measured: int) -> float:
+        """How many times longer some rows take than others."""
+        units, known = (-(-number // self._unit) for number in (rows, measured))
+        return units / known
 
     def _sizes(self, sets: Sequence[RenderedRows]) -> tuple[int, int]:
         """Two numbers of rows of each set."""
@@ -252,11 +279,14 @@ class _Probe:
         if len(costs) < len(parts):
             return {}
         (few, many), (one, two) = sizes, costs
-        units = -(-rows // self._unit) * self._unit
-        share = (units - few) / (many - few) if many > few else 0.0
-        each = max(0.0, two.wall_seconds - one.wall_seconds)
-        seconds = max(0.0, one.wall_seconds + share * each)
-        tokens = one.tokens + share * (two.tokens - one.tokens)
+        batches = [-(-number // self._unit) for number in (few, many, rows)]
+        if batches[0] == batches[1]:
+            seconds, tokens = two.wall_seconds * batches[2] / batches[1], two.tokens * rows / many
+        else:
+            share = (batches[2] - batches[0]) / (batches[1] - batches[0])
+            each = max(0.0, two.wall_seconds - one.wall_seconds)
+            seconds = max(0.0, one.wall_seconds + share * each)
+            tokens = one.tokens + (rows - few) / max(1, many - few) * (two.tokens - one.tokens)
         return {name: PhasePlan(seconds, tokens, _peak(two), seconds)}
 
     def _taught(self, rows: int) -> TextSteps:
@@ -273,14 +303,24 @@ class _Probe:
         assert isinstance(clock, _Clock)
         step = median(after - now for now, after in zip(clock.ended, clock.ended[1:], strict=False))
         once = max(0.0, cost.wall_seconds - STEPS * step)
-        fewest = most = settings.steps(self._learnt)
-        if settings.until is not None:
-            most = settings.most_steps(self._learnt)
-            # Every 10 steps a tenth of the rows is read, which takes a third of learning from them.
-            step *= 1 + self._learnt / settings.batch_size / 300
+        lessons, held = self._lessons
+        fewest = most = settings.steps(lessons - held)
+        if held:
+            most = settings.most_steps(lessons - held)
+            # They are read every 10 steps, which takes a third of learning from them.
+            step *= 1 + held / (settings.batch_size * settings.grad_accumulation) / 30
         seconds = [once + step * steps for steps in (fewest, most)]
         plan = PhasePlan(seconds[0], cost.tokens / STEPS * fewest, _peak(cost), seconds[1])
         return plan, (fewest, most), models
+
+    @property
+    def _checkpoints(self) -> int:
+        """How often the student is judged during training."""
+        at_steps = self.whole.recipe.evaluation.at_steps
+        if not isinstance(at_steps, int):
+            return 1 + len(at_steps or ())
+        lessons, _ = self._lessons
+        return 2 + self.whole.recipe.training.steps(lessons) // at_steps
 
     def _judged(self, models: Models, writing: PhasePlan | None) -> dict[Phase, PhasePlan]:
         """What evaluation will need, and what the teacher will write with the answers to its rows.
@@ -295,7 +335,7 @@ class _Probe:
 
         def judge(part: TextSteps) -> None:
             for held_out, rows in part.sets:
-                part.judging.set(held_out, rows, names)
+                part.judging.set(held_out, rows, part.judging.written(held_out, rows, names))
 
         def ask(part: TextSteps) -> None:
             for name in names:
@@ -318,12 +358,16 @@ class _Probe:
         written = self._line("generate", sizes, parts, total).get("generate")
         wanted = (settings.drift_tokens, DRIFT)
         pieces, piece = (drift_pieces(models.student, most=most) for most in wanted)
-        asked = sum(map(len, prompts_by_kind(settings.general_prompts).values())) / len(KINDS)
+        asked = sum(map(len, prompts_by_kind(settings.general_prompts).values()))
         more: list[tuple[Callable[[TextSteps], object], float]] = [
             (lambda part: part._drift(models), pieces / piece),
-            (lambda part: part.judging.retention(), asked),
+            (lambda part: part.judging.retention(), self._times(asked, len(KINDS))),
             (ask, 1.0),
         ]
+        if (validation := self.whole.validation) is not None:
+            some = _some(validation, few)
+            times = self._times(len(validation.rows), len(some.rows)) * self._checkpoints
+            more.append((lambda part: part.judging.checkpoint(some, 0), times))
         for work, times in more:
             cost = measured(few, work).recorder.costs()["evaluate"]
             found = _sum(found, cost.wall_seconds * times, cost.tokens * times, _peak(cost))
@@ -348,19 +392,16 @@ def _peak(cost: Cost) -> float:
 
 
 def _some(rows: RenderedRows, count: int) -> RenderedRows:
-    """At least so many rows of a set, from everywhere in it; those of a conversation together."""
+    """Some rows and conversations of a set, from everywhere in it."""
     groups: dict[object, list[int]] = {}
     for number, row in enumerate(rows.rows):
         of = row.conversation
         groups.setdefault(("row", number) if of is None else of, []).append(number)
-    known, chosen = [*groups.values()], list[int]()
-    stride = max(1, len(known) // count)
-    for group in [group for first in range(stride) for group in known[first::stride]]:
-        if len(chosen) < count:
-            chosen += group
+    known = [*groups.values()]
+    chosen = sorted(n for group in known[:: max(1, len(known) // count)][:count] for n in group)
 
     def picked(of: Sequence[T]) -> Sequence[T]:
-        return Computed.picked(of, sorted(chosen))
+        return Computed.picked(of, chosen)
 
     return replace(
         rows,

@@ -21,7 +21,7 @@ from instil.metrics import Metric
 from instil.metrics.rules import Rule
 from instil.models.generate import Decoding, Ending, Generated, generate
 from instil.models.load import LanguageModel, load
-from instil.models.loading import Loading, Quantization
+from instil.models.loading import Loading, Quantization, check_library
 from instil.pipeline.record import ADAPTER
 from instil.pipeline.student import Query, Student
 from instil.pipeline.verdicts import Verdicts, asked_of, means, verdicts
@@ -80,7 +80,9 @@ def served(
     """
     if where not in PLACES:
         raise ConfigError(f"there is no engine {where!r}", allowed=", ".join(PLACES))
-    student = Student.load(folder, whole=where not in ENGINES)
+    if where in BITS:
+        check_library()
+    student = Student.load(folder, whole=True)
     task = student.recipe.task
     path = folder / EVALUATION
     if not isinstance(task, FreeText) or not path.is_file() or not (folder / ADAPTER).is_dir():

@@ -12,6 +12,7 @@ from instil.evaluation.labels import label_logprobs
 from instil.methods import METHODS
 from instil.models.generate import Decoding, generate
 from instil.models.load import LanguageModel, load
+from instil.models.loading import Loading
 from instil.models.roles import Reshaped
 from instil.pipeline.form import form_of
 from instil.pipeline.given import own_prompt
@@ -68,14 +69,17 @@ class Student:
         results = Results.read(folder / RESULTS)
         recipe = Recipe.parse(results.recipe)
         method = METHODS[results.method]
+        # The attention was that of the machine that trained it.
+        how = Loading(
+            quantization=None if whole else recipe.quantization, device_map=recipe.device_map
+        )
         if not results.labels:
-            how = recipe.loading.in_dtype if whole else recipe.loading
             base = load(source_of(results), dtype=results.dtype, how=how)
             model = _with_adapter(base, folder)
             return cls(recipe, model, form_of(recipe, base), results)
         shape = student_of(recipe, method.head, len(results.labels))
         model = _trained(
-            replace(shape, name=source_of(results), dtype=results.dtype), recipe, folder
+            replace(shape, name=source_of(results), dtype=results.dtype, how=how), recipe, folder
         )
         form = form_of(recipe, model)
         tokens = None

@@ -12,7 +12,7 @@ from typing import Any, cast
 from transformers import set_seed
 
 from instil.engines.engine import Wanted
-from instil.engines.started import Started, chosen
+from instil.engines.started import Started, check_start, chosen
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
 from instil.metrics import comparing
@@ -35,6 +35,7 @@ from instil.prompts.rendered import RenderedRows, completion_limit
 from instil.prompts.windows import Windows
 from instil.recipe.canonical import methods_of, selection_of
 from instil.recipe.recipe import Recipe
+from instil.recipe.sections import Engine
 from instil.results.logs import Dropped
 from instil.results.schema import MethodResult, Prediction
 from instil.results.scores import SetScore
@@ -104,6 +105,11 @@ class TextSteps(Steps[Taught | None, Trained]):
     ) -> TextSteps:
         """Draws and renders the rows, loads the models, and refuses rows that do not fit them."""
         method = METHODS[recipe.method]
+        engine_of_answers = None if recipe.quantization else chosen(recipe.evaluation.engine)
+        if engine_of_answers is not None:
+            check_start(engine_of_answers)
+        evaluation = recipe.evaluation.model_copy(update={"engine": engine_of_answers})
+        recipe = recipe.model_copy(update={"evaluation": evaluation})
         callbacks.check_tensorboard(recipe.training)
         [*map(comparing, recipe.evaluation.metrics)]  # refused before a model is loaded
         if method.learns:
@@ -310,7 +316,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             processes.main_does(lambda: write_made(made, folder))
         models = self.models.made_whole(lambda: load_models(self.recipe, self.display))
         place = folder if self.recipe.student.save else folder / SCRATCH
-        if self.recipe.student.save or chosen(self.recipe.evaluation.engine) is not None:
+        if self.recipe.student.save or self.recipe.evaluation.engine is not None:
             trained: Any = models.student.network
             processes.main_does(lambda: self.recipe.tuning.save(trained, place))
         return Trained(models, training, place / ADAPTER)
@@ -322,10 +328,9 @@ class TextSteps(Steps[Taught | None, Trained]):
     def judge(self, taught: Taught | None, trained: Trained | None) -> Judged:
         """Evaluates all methods on all sets, and compares them with the teacher if there is one."""
         models, adapter = (trained.models, trained.adapter) if trained else (self.models, None)
-        settings, rows = chosen(self.recipe.evaluation.engine), self.sets[0][1]
-        started = None
-        if settings is not None:
-            prompts = rows.student_prompts
+        settings, started = self.recipe.evaluation.engine, None
+        if isinstance(settings, Engine):
+            prompts = self.sets[0][1].student_prompts
             started = Started(Wanted(settings, models.student, 1, adapter, prompts, self.display))
         try:
             return replace(self, models=models, answering=started)._judged()
@@ -342,13 +347,14 @@ class TextSteps(Steps[Taught | None, Trained]):
             self.judging.held_out(rows)  # the teacher writes before the phase `evaluate` begins
         self.close()
         with self.recorder.phase("evaluate"):
-            for held_out, rows in self.sets:
-                judged = self.judging.set(held_out, rows, names)
+            written = [self.judging.written(*one, names) for one in self.sets]
+            if self.answering is not None:
+                self.answering.close()  # what follows needs its memory
+            for (held_out, rows), of_set in zip(self.sets, written, strict=True):
+                judged = self.judging.set(held_out, rows, of_set)
                 for name, (score, lines) in judged.items():
                     scores[name].append(score)
                     answered += lines
-            if self.answering is not None:
-                self.answering.close()  # what follows needs its memory
             methods = [
                 MethodResult(
                     method=name,

@@ -13,6 +13,7 @@ from instil.losses import Objective
 from instil.losses.cross_entropy import CrossEntropy
 from instil.losses.label_kl import LabelKL
 from instil.methods import METHODS, MethodName
+from instil.models.loading import Quantization
 from instil.models.tuning import LoRA
 from instil.recipe.keep import Keep
 from instil.recipe.recipe import Recipe, default_names
@@ -103,6 +104,8 @@ def effective(recipe: Recipe) -> Recipe:
         reset["objective"] = CrossEntropy() if text else LabelKL(over="labels")
     if not asks_teacher:
         reset["teacher"] = unread_teacher
+        if recipe.quantization is not None:
+            reset["quantization"] = Quantization(bits=recipe.quantization.bits)
     if not reads_context(recipe):
         reset |= {"demonstrations": Demonstrations(), "task": _without_context(recipe.task)}
     elif method.learns is None:

@@ -41,6 +41,7 @@ _UNREAD_WITH_LABELS = (
     "evaluation.metrics",
     "evaluation.prices",
     "evaluation.rules",
+    "evaluation.engine",
 )
 _UNREAD_WITH_TEXT = (
     "demonstrations.balanced",

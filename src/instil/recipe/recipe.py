@@ -26,6 +26,7 @@ from instil.recipe.keep import Keep
 from instil.recipe.problems import problem, unread
 from instil.recipe.sections import (
     Demonstrations,
+    Engine,
     Evaluation,
     KlShare,
     Prompt,
@@ -115,6 +116,8 @@ class Recipe(Section):
         """Refuses settings that have no effect with this task, or that exclude each other."""
         if found := unread(self, self.task):
             raise ValueError("; ".join(found))
+        if self.quantization is not None:
+            self._check_quantised(self.quantization)
         if isinstance(self.task, FreeText):
             self._check_text(self.task)
         elif not isinstance(self.objective, LabelKL):
@@ -212,6 +215,24 @@ class Recipe(Section):
             raise ValueError(
                 "demonstrations.draw: the task has fixed demonstrations, so none are drawn "
                 "(got 'per_query'); use fixed"
+            )
+
+    def _check_quantised(self, quantization: Quantization) -> None:
+        """Refuses tunings that need whole weights, and engines that serve these."""
+        if not isinstance(self.tuning, LoRA):
+            raise ValueError(
+                f"quantization: tuning {self.tuning.name} trains the weights themselves, which need "
+                "all their bits; use tuning: lora, or leave quantization out"
+            )
+        if self.teacher.engine is not None and quantization.teacher:
+            raise ValueError(
+                "quantization: an engine serves a teacher in dtype; set quantization.teacher: false, "
+                "or leave teacher.engine out"
+            )
+        if isinstance(self.evaluation.engine, Engine):
+            raise ValueError(
+                "quantization: an engine serves the student's base in dtype, and it is trained in few "
+                "bits; leave evaluation.engine out, and look at it with `instil check --engine vllm`"
             )
 
     def _check_engine(self) -> None:

@@ -40,7 +40,7 @@ NO_MATTER: Any = {
     "teacher": {"store": True, "engine": {"url", "python"}},
     "student": {"save"},
     "training": {"gradient_checkpointing", "report_to"},
-    "evaluation": {"batch_size"},
+    "evaluation": {"batch_size": True, "engine": {"python"}},
     "device_map": True,
     "attn_implementation": True,
 }

@@ -87,9 +87,14 @@ class Writer:
         ]
 
     def journal(
-        self, prompts: Sequence[list[int]], decoding: Decoding, *, worker: str | None = None
+        self,
+        prompts: Sequence[list[int]],
+        decoding: Decoding,
+        *,
+        worker: str | None = None,
+        share: float = 1.0,
     ) -> Journal:
-        """Where the completions of prompts are kept; see `stored`."""
+        """Where the completions of prompts are kept; see `stored`, and `Journal`."""
         model, ending = self.models.teacher, self.ending
         drawn = [decoding.temperature, decoding.seed if decoding.temperature else None]
         ends = [list(ending.ids), list(ending.stop), decoding.max_new_tokens]
@@ -97,7 +102,7 @@ class Writer:
         made_by = [ALGORITHM, model.fingerprint, model.dtype, *identity(self.engine)]
         asked = digest_ids([*made_by, *drawn, *ends], prompts)
         folder = self.recipe.teacher.store or self.store
-        return Journal(folder, f"completions-{asked[:32]}", worker)
+        return Journal(folder, f"completions-{asked[:32]}", worker, share)
 
     def with_ending(self, ending: Ending) -> Writer:
         """The same writer with something else that ends a completion."""

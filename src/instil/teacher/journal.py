@@ -44,11 +44,13 @@ class Journal:
         folder: Folder of the files.
         name: Start of their names. It holds a digest of all that the completions depend on.
         worker: What tells the file of this process from those of others; None: its rank.
+        share: What the wall time of this process counts; less than 1 if others work beside it.
     """
 
     folder: Path
     name: str
     worker: str | None = None
+    share: float = 1.0
 
     @property
     def lock(self) -> Path:
@@ -81,6 +83,7 @@ class Journal:
         path = self.folder / (f"{self.name}.{part}.jsonl" if part else f"{self.name}.jsonl")
         if rank:  # wall time and steps are the same in all processes
             spent = spent | {"wall_seconds": 0.0, "steps": 0}
+        spent = spent | {"wall_seconds": spent["wall_seconds"] * self.share}
         batch = {
             "rows": list(rows),
             "ids": [one.ids for one in made],

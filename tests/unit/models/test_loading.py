@@ -11,12 +11,14 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from tests.small import QUIET
 
-from instil.errors import TuningError, UnknownModelError
+from instil.errors import ConfigError, TuningError, UnknownModelError
+from instil.methods import METHODS
 from instil.models import loading
 from instil.models.load import LanguageModel, load
 from instil.models.loading import Loading, Quantization
 from instil.models.roles import Models
 from instil.models.tuning import BitFit, Full, LoRA
+from instil.recipe.recipe import Recipe
 
 HUB_ID, COMMIT = "someone/older-model", "1" * 40
 IDS = [[3, 8, 20, 41, 9, 77, 12]]
@@ -77,6 +79,38 @@ def test_the_teacher_may_be_whole(model_folders: dict[str, Path], llama: Languag
     assert torch.equal(logits(models.teacher), logits(llama))
 
 
+def test_a_student_that_reads_the_context_is_the_trained_one(
+    model_folders: dict[str, Path],
+) -> None:
+    models = Models.load(
+        str(model_folders["llama"]),
+        None,
+        dtype="float32",
+        tuning=LoRA(r=2),
+        seed=0,
+        display=QUIET,
+        how=few(8, teacher=False),
+    )
+    assert models.model(METHODS["in_context"]) is models.teacher
+    assert models.model(METHODS["pattern_fine_tuning_in_context"]) is models.student
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"tuning": {"name": "full"}, "task": {"name": "sentiment"}},
+            "tuning full trains the weights",
+        ),
+        ({"teacher": {"engine": {"name": "vllm"}}}, "an engine serves a teacher in dtype"),
+        ({"evaluation": {"engine": {"name": "vllm"}}}, "an engine serves the student's base"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recipe.parse({"model": "m/m", "quantization": {"bits": 4}, **settings})
+
+
 @pytest.mark.parametrize("tuning", [Full(), BitFit()])
 def test_only_an_adapter_is_trained_on_few_bits(
     model_folders: dict[str, Path], tuning: Full | BitFit
@@ -93,7 +127,7 @@ def test_a_quantised_model_is_not_quantised_again() -> None:
 
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(UnknownModelError, match=r"needs the library.*pip install .instil\[quant\]"):
+    with pytest.raises(UnknownModelError, match=r"need the library.*pip install .instil\[quant\]"):
         few(4).options("m", torch.float32, quantised=False)
 
 

@@ -70,6 +70,7 @@ def serving(wanted: Wanted) -> Iterator[Here]:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(started.ENGINES, "vllm", serving)
+    monkeypatch.setattr(vllm, "check_installed", lambda python: None)
     for kept in (ASKED, FOLDERS, RUNNING):
         kept.clear()
 
@@ -126,6 +127,15 @@ def test_an_engine_ends_with_an_error_of_the_evaluation(
     with pytest.raises(EngineError, match="the server is gone"):
         distilled(model_folders["llama"], tmp_path / "run", evaluation={"engine": {"name": "vllm"}})
     assert RUNNING == []
+
+
+def test_what_cannot_start_is_refused_before_any_work(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = {"engine": {"name": "vllm", "python": str(tmp_path / "none")}}
+    with pytest.raises(EngineError, match="there is no Python"):
+        distilled(model_folders["llama"], tmp_path / "run", evaluation=settings)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_auto_takes_an_engine_only_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,54 @@ def test_a_training_that_may_end_early_has_two_times(
         found.phases["train"].most_seconds - found.phases["train"].seconds
     )
     assert most > least > 0
+
+
+def test_samples_are_counted_once(model_folders: dict[str, Path], files: dict[str, str]) -> None:
+    recipe = settings(model_folders["llama"], files)
+    recipe["teacher"] = {"completions": "teacher", "sampling_temperature": 1.0}
+    one = planned(recipe)
+    recipe["teacher"]["samples"] = 4
+    four = planned(recipe)
+    assert four.phases["teach"].tokens == pytest.approx(4 * one.phases["teach"].tokens, rel=0.25)
+    assert four.rows == one.rows
+
+
+def test_turns_of_a_conversation_are_one_lesson(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    said = [
+        {"role": role, "content": f"{role} {n}"} for n in range(4) for role in ("user", "assistant")
+    ]
+    for name, count in (("inputs", 24), ("eval", 2)):
+        rows = [
+            {"messages": [{"role": "system", "content": "Be short."}, *said]}
+            | {"id": f"{name}{number}"}
+            for number in range(count)
+        ]
+        for number, row in enumerate(rows):
+            row["messages"] = [
+                *row["messages"][:1],
+                {"role": "user", "content": f"{name} {number} begins"},
+                *row["messages"][2:],
+            ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {name: str(tmp_path / f"{name}.jsonl") for name in ("inputs", "eval")}
+    recipe = settings(model_folders["llama"], task)
+    recipe["task"]["context_from_logs"] = True
+    recipe["prompt"] = {"format": "chat"}
+    recipe["teacher"] = {"completions": "gold"}
+    recipe["training"] = {"epochs": 10, "batch_size": 8}
+    found = planned(recipe)
+    assert found.rows[0] == 24 * 4
+    assert found.steps == (30, 30)  # three batches of eight conversations, ten times
+
+
+def test_a_plan_is_made_by_one_process(
+    model_folders: dict[str, Path], files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("instil.system.processes.count", lambda: 2)
+    with pytest.raises(ConfigError, match="one process plans for all; got: 2 processes"):
+        planned(settings(model_folders["llama"], files))
 
 
 def test_nothing_is_kept(model_folders: dict[str, Path], files: dict[str, str]) -> None:
