@@ -99,11 +99,13 @@ def print_plan(
     table.add_section()
     table.add_row("all", _span(*found.seconds), "", "")
     console.print(table)
-    steps = " to ".join(f"{number:,}" for number in dict.fromkeys(found.steps))
+    fixed, most = found.steps
+    steps = f"{fixed:,}"
+    if most > fixed:
+        steps += f", at most {most:,}: training ends by itself when nothing is learnt any more"
     answers = found.answer_tokens
     lines = [
-        f"steps     {steps}"
-        + ("; training ends when nothing is learnt any more" * (steps.count(" ") > 0)),
+        f"steps     {steps}",
         f"weights   {found.parameters[0]:,}, of which {found.parameters[1]:,} are trained",
     ]
     if answers is not None:

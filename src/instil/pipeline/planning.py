@@ -32,10 +32,11 @@ from instil.system.progress import Display
 from instil.system.sequences import Computed
 from instil.tasks.split import watched_rows
 
-STEPS = 4
-"""Steps of training that are run. The first one is slower, and is not counted as a step."""
-FEW, MANY = 2, 8
-"""Rows or conversations with which a phase is run, on a processor."""
+STEPS, FIRST = 6, 3
+"""Steps of training that are run, and those of them that are slower: they find out what the model
+can do at once."""
+FEW, MANY = 8, 24
+"""Rows or conversations with which a phase is run, on a processor. With fewer, a row takes longer."""
 DRIFT = 1
 """Tokens of each kind of unrelated text that are asked for in the part: one piece is read."""
 CARD_OVERHEAD = 1.0
@@ -57,7 +58,7 @@ class PhasePlan:
         tokens: Token positions that the models compute.
         memory_mb: Peak memory in MiB: of the process on a processor, of the models on an
             accelerator.
-        most_seconds: Wall time at the latest, if training may end earlier; else the same.
+        most_seconds: Wall time of the most steps, if training ends by itself; else the same.
     """
 
     seconds: float
@@ -73,7 +74,7 @@ class Foretold:
     Attributes:
         phases: Phase -> what it will need.
         rows: Numbers of training rows and of evaluation rows.
-        steps: Fewest and most steps of training.
+        steps: Steps of a training of fixed length, and the most, if it ends by itself.
         answer_tokens: Mean length of the known answers; None if there are none.
         weights_gb: Size of the models' weights, in GiB.
         working_gb: Peak memory of the largest phase beyond the weights, in GiB.
@@ -92,7 +93,7 @@ class Foretold:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Wall time of the whole run: if training ends early, and at the latest."""
+        """Wall time of the whole run: with the fixed number of steps, and with the most."""
         of = self.phases.values()
         return sum(one.seconds for one in of), sum(one.most_seconds for one in of)
 
@@ -296,22 +297,23 @@ class _Probe:
         return part
 
     def _trained(self, part: TextSteps) -> tuple[PhasePlan, tuple[int, int], Models]:
-        """What training will need, its fewest and most steps, and models with a trained student."""
+        """What training will need, its steps, and models with a trained student."""
         settings, clock = self.whole.recipe.training, part.recorder
         models = part.train(part.teach(), part.store).models
         cost = clock.costs()["train"]
         assert isinstance(clock, _Clock)
-        step = median(after - now for now, after in zip(clock.ended, clock.ended[1:], strict=False))
+        usual = clock.ended[FIRST - 1 :]
+        step = median(after - now for now, after in zip(usual, usual[1:], strict=False))
         once = max(0.0, cost.wall_seconds - STEPS * step)
         lessons, held = self._lessons
-        fewest = most = settings.steps(lessons - held)
+        fixed = most = settings.steps(lessons - held)
         if held:
             most = settings.most_steps(lessons - held)
             # They are read every 10 steps, which takes a third of learning from them.
             step *= 1 + held / (settings.batch_size * settings.grad_accumulation) / 30
-        seconds = [once + step * steps for steps in (fewest, most)]
-        plan = PhasePlan(seconds[0], cost.tokens / STEPS * fewest, _peak(cost), seconds[1])
-        return plan, (fewest, most), models
+        seconds = [once + step * steps for steps in (fixed, most)]
+        plan = PhasePlan(seconds[0], cost.tokens / STEPS * fixed, _peak(cost), seconds[1])
+        return plan, (fixed, most), models
 
     @property
     def _checkpoints(self) -> int:
