@@ -14,6 +14,7 @@ from instil.errors import ConfigError, DataFileError
 from instil.methods import MethodName
 from instil.prompts.context import Context, ContextPart
 from instil.recipe import changes, sections
+from instil.recipe.grid import override
 from instil.recipe.keep import Keep
 from instil.recipe.recipe import Recipe
 from instil.recipe.shipped import find
@@ -255,6 +256,7 @@ def distill(
     logs: Settings | None = None,
     dtype: DType = "auto",
     seed: int = 0,
+    set: Sequence[str] = (),
     allow_overlap: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -288,6 +290,7 @@ def distill(
             `bake_tools`, `turns`, `thinking`, `on_bad_row` and `fields` of the task `files`.
         dtype: Number format of the weights; `auto` measures which is fastest.
         seed: Seed for all randomness.
+        set: More changes, as on the command line: `quantization.bits=4`. They are applied last.
         allow_overlap: Allow evaluation rows that are also inputs or demonstrations.
         overwrite: Replace the run at `output`.
         quiet: Show no progress.
@@ -314,15 +317,14 @@ def distill(
         "keep": keep,
         "evaluation": evaluation,
     }
-    recipe = Recipe.parse(
-        {
-            "model": str(model),
-            "task": {"name": "files", "allow_overlap": allow_overlap, **(logs or {})},
-            "dtype": dtype,
-            "seed": seed,
-            **usual({name: value for name, value in chosen.items() if value is not None}),
-        }
-    )
+    settings = {
+        "model": str(model),
+        "task": {"name": "files", "allow_overlap": allow_overlap, **(logs or {})},
+        "dtype": dtype,
+        "seed": seed,
+        **usual({name: value for name, value in chosen.items() if value is not None}),
+    }
+    recipe = Recipe.parse(override(settings, set) if set else settings)
     from instil.pipeline.given import Given, named_sets
 
     task = cast(Files, recipe.task)

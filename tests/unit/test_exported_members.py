@@ -59,6 +59,10 @@ def test_type_checkers_see_the_same_names() -> None:
     assert sorted([*imported, "__version__"]) == PUBLIC
 
 
+LOADING = {"quantization", "device_map", "attn_implementation"}
+"""How weights are loaded is changed by the argument `set`, as on the command line."""
+
+
 def test_no_module_hides_a_public_name() -> None:
     modules = {path.stem for path in Path(instil.__file__).parent.iterdir()}
     assert not modules & set(PUBLIC)
@@ -72,10 +76,10 @@ def test_other_names_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
-        ("run", set()),
-        ("validate", set()),
+        ("run", LOADING),
+        ("validate", LOADING),
         # They have one value there: the task `files`, which has no demonstrations to draw, and its student.
-        ("distill", {"task", "method", "demonstrations"}),
+        ("distill", {"task", "method", "demonstrations"} | LOADING),
     ],
 )
 def test_every_section_of_the_recipe_is_a_named_argument(name: str, left_out: set[str]) -> None:

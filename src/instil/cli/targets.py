@@ -52,9 +52,7 @@ def build(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="With --on ray: number of workers, each with a teacher. Default: 2."
-        ),
+        typer.Option(min=1, help="Number of workers of --on ray, each with a teacher. Default: 2."),
     ] = None,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -99,8 +99,8 @@ class Models:
         return self.teacher is self.student
 
     def model(self, method: Method) -> LanguageModel:
-        """The model that answers: the teacher if the method sends the context and trains nothing."""
-        return self.teacher if method.context and method.learns is None else self.student
+        """The model that answers with this method: the teacher if the method sends the context."""
+        return self.teacher if method.context else self.student
 
     def adapter(self, *, on: bool) -> AbstractContextManager[object]:
         """Runs the enclosed code with the adapter on, or with the unchanged base.

@@ -8,6 +8,7 @@ how a phase works.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -303,7 +304,7 @@ class _Probe:
         cost = clock.costs()["train"]
         assert isinstance(clock, _Clock)
         usual = clock.ended[FIRST - 1 :]
-        step = median(after - now for now, after in zip(usual, usual[1:], strict=False))
+        step = median(after - now for now, after in itertools.pairwise(usual))
         once = max(0.0, cost.wall_seconds - STEPS * step)
         lessons, held = self._lessons
         fixed = most = settings.steps(lessons - held)
@@ -400,7 +401,8 @@ def _some(rows: RenderedRows, count: int) -> RenderedRows:
         of = row.conversation
         groups.setdefault(("row", number) if of is None else of, []).append(number)
     known = [*groups.values()]
-    chosen = sorted(n for group in known[:: max(1, len(known) // count)][:count] for n in group)
+    count = min(count, len(known))
+    chosen = sorted(n for place in range(count) for n in known[place * len(known) // count])
 
     def picked(of: Sequence[T]) -> Sequence[T]:
         return Computed.picked(of, chosen)

@@ -33,7 +33,14 @@ from instil.losses.label_kl import LabelTargets
 from instil.methods import Phase
 from instil.models.branches import Branches
 from instil.models.label_reader import read_labels
-from instil.models.load import LanguageModel, Outline, check_same_tokens, load, outline
+from instil.models.load import (
+    PLAIN,
+    LanguageModel,
+    Outline,
+    check_same_tokens,
+    load,
+    outline,
+)
 from instil.models.loading import Loading
 from instil.models.number_format import resolve_dtype
 from instil.prompts.context import Context
@@ -101,23 +108,23 @@ class LabelTeacher:
     Attributes:
         outline: The model without its weights.
         dtype: Data type of the weights.
-        how: How the weights are loaded.
         form: Prompt format.
         choices: The labels' tokens.
         store: Folder of the predictions.
         batch_size: Maximum rows in a forward pass.
         display: Shows progress.
+        how: How the weights are loaded.
         counted: Fingerprints of the files whose cost this cell has already counted.
     """
 
     outline: Outline
     dtype: str
-    how: Loading
     form: PromptFormat
     choices: LabelTokens
     store: Path
     batch_size: int
     display: Display
+    how: Loading = PLAIN
     counted: set[str] = field(default_factory=set)
 
     @classmethod

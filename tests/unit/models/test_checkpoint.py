@@ -217,11 +217,11 @@ def test_no_pickle_is_opened(copy: Path) -> None:
     assert "weights in safetensors" in message
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
 def test_a_quantised_model_without_its_library_says_what_to_install(
     copy: Path, method: str
 ) -> None:
-    settings = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    settings = {"quant_method": method, "bits": 4}
     message = refused(configured(copy, quantization_config=settings))
     assert "install" in message.partition("allowed")[0]
     assert "install what its quantisation needs, or use the model in bfloat16" in message

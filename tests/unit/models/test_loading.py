@@ -12,12 +12,12 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from tests.small import QUIET
 
 from instil.errors import ConfigError, TuningError, UnknownModelError
-from instil.methods import METHODS
 from instil.models import loading
 from instil.models.load import LanguageModel, load
 from instil.models.loading import Loading, Quantization
 from instil.models.roles import Models
 from instil.models.tuning import BitFit, Full, LoRA
+from instil.recipe.canonical import effective
 from instil.recipe.recipe import Recipe
 
 HUB_ID, COMMIT = "someone/older-model", "1" * 40
@@ -79,20 +79,13 @@ def test_the_teacher_may_be_whole(model_folders: dict[str, Path], llama: Languag
     assert torch.equal(logits(models.teacher), logits(llama))
 
 
-def test_a_student_that_reads_the_context_is_the_trained_one(
-    model_folders: dict[str, Path],
-) -> None:
-    models = Models.load(
-        str(model_folders["llama"]),
-        None,
-        dtype="float32",
-        tuning=LoRA(r=2),
-        seed=0,
-        display=QUIET,
-        how=few(8, teacher=False),
+def test_a_student_that_nobody_teaches_has_no_second_copy() -> None:
+    settings = {"model": "m/m", "task": {"name": "gsm8k"}, "method": "pattern_fine_tuning"}
+    one, two = (
+        effective(Recipe.parse(settings | {"quantization": {"bits": 4, "teacher": teacher}}))
+        for teacher in (True, False)
     )
-    assert models.model(METHODS["in_context"]) is models.teacher
-    assert models.model(METHODS["pattern_fine_tuning_in_context"]) is models.student
+    assert one == two
 
 
 @pytest.mark.parametrize(

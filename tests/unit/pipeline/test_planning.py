@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from instil.recipe.usual import usual
 from instil.results.schema import RESULTS, Results
 from instil.tasks.files import Files
 
+PHASES: tuple[Phase, ...] = ("generate", "teach", "train", "evaluate")
 WORDS = [f"the {n} of {m}" for n in ("first", "second", "third", "last") for m in range(12)]
 
 
@@ -57,22 +60,37 @@ def planned(recipe: dict[str, Any]) -> Foretold:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_tokens_and_memory_are_those_of_the_run(
+def test_tokens_are_those_of_the_run(
     model_folders: dict[str, Path], files: dict[str, str], tmp_path: Path, family: str
 ) -> None:
     recipe = settings(model_folders[family], files)
     found = planned(recipe)
     folder = cell.run(Recipe.parse(usual(recipe)), tmp_path / "run", display=QUIET)
     run = Results.read(folder / RESULTS)
-    phases: tuple[Phase, ...] = ("generate", "teach", "train", "evaluate")
-    for name in phases:
-        cost, plan = run.phases[name], found.phases[name]
-        assert plan.tokens == pytest.approx(cost.tokens, rel=0.25), name
-        assert plan.memory_mb == pytest.approx(cost.peak_rss_mb, rel=0.25), name
+    for name in PHASES:
+        assert found.phases[name].tokens == pytest.approx(run.phases[name].tokens, rel=0.25), name
     assert found.rows == (32, 16)
     assert found.steps == (12, 12)
     assert run.training is not None
     assert found.parameters[1] == run.training.trainable_parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_memory_is_that_of_the_run(
+    model_folders: dict[str, Path], files: dict[str, str], tmp_path: Path, family: str
+) -> None:
+    """Each in a process of its own: what a process has done before stays in its memory."""
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(settings(model_folders[family], files)))
+    script = Path(__file__).parents[3] / "benchmarks" / "planning.py"
+    for what, output in (("plan", "plan.json"), ("run", "run")):
+        subprocess.run([sys.executable, script, what, path, tmp_path / output], check=True)
+    found = json.loads((tmp_path / "plan.json").read_text())["phases"]
+    run = Results.read(tmp_path / "run" / RESULTS)
+    for name in PHASES:
+        needed = run.phases[name].peak_rss_mb
+        assert found[name]["memory_mb"] == pytest.approx(needed, rel=0.25), name
 
 
 def test_a_training_that_may_end_early_has_two_times(
