@@ -85,7 +85,7 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("pattern", ["completions-*.jsonl", "*/shard-*.arrow"])
 def test_two_workers_make_the_store_of_one_process_even_if_one_is_killed(
@@ -98,7 +98,7 @@ def test_two_workers_make_the_store_of_one_process_even_if_one_is_killed(
     killer = Killer(tmp_path / "two", pattern)
     killer.start()
     two = teach_on_ray(settings, tmp_path / "two", workers=2, display=QUIET)
-    killer.join(5)
+    killer.join(60)
     assert killer.killed
     assert not psutil.pid_exists(killer.killed)
     assert content(two) == content(one)
@@ -110,7 +110,7 @@ def test_two_workers_make_the_store_of_one_process_even_if_one_is_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_an_error_of_a_worker_is_told_as_it_is(recipe: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps({"title": "t", **recipe}))
