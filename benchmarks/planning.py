@@ -13,12 +13,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
+from instil.cli.demo import DEMO_MODEL as MODEL
+from instil.cli.demo import demo_recipe
 from instil.methods import Phase
 from instil.models.load import quiet_libraries
 from instil.models.source import resolve
@@ -29,7 +30,6 @@ from instil.results.schema import RESULTS, Results
 from instil.system import environment
 from instil.system.progress import Display
 
-MODEL = "bundled:smollm2-135m-instruct"
 PHASES: tuple[Phase, ...] = ("generate", "teach", "train", "evaluate")
 
 
@@ -43,20 +43,13 @@ def random_model(folder: Path) -> str:
 
 
 def settings(model: str, steps: int) -> dict[str, Any]:
-    """The recipe, without `usual` settings."""
-    root = Path(str(files("instil") / "demo"))
-    return {
+    """The demo's recipe with a model and a number of steps, without `usual` settings."""
+    changes = {
         "model": model,
-        "task": {
-            "name": "files",
-            "inputs": str(root / "inputs.jsonl"),
-            "demos": str(root / "demonstrations.jsonl"),
-            "eval": str(root / "eval.jsonl"),
-        },
-        "prompt": {"format": "plain"},
         "teacher": {"max_new_tokens": 14},
         "training": {"max_steps": steps},
     }
+    return demo_recipe() | changes
 
 
 def apart(code: str, *arguments: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,24 @@ from instil.cli.summary import print_run
 from instil.system import processes
 
 DEMO_MODEL = "bundled:smollm2-135m-instruct"
+
+
+def demo_recipe() -> dict[str, Any]:
+    """The settings of the demo."""
+    from importlib.resources import files
+
+    folder = Path(str(files("instil") / "demo"))
+    return {
+        "model": DEMO_MODEL,
+        "task": {
+            "name": "files",
+            "inputs": str(folder / "inputs.jsonl"),
+            "eval": str(folder / "eval.jsonl"),
+            "demos": str(folder / "demonstrations.jsonl"),
+        },
+        "prompt": {"format": "plain"},
+        "training": {"batch_size": 8},  # half the default, so that it ends sooner
+    }
 
 
 def demo(
@@ -27,21 +45,7 @@ def demo(
 
     Takes two to three minutes on two CPU cores.
     """
-    from importlib.resources import files
-
-    folder = Path(str(files("instil") / "demo"))
-    recipe = {
-        "model": DEMO_MODEL,
-        "task": {
-            "name": "files",
-            "inputs": str(folder / "inputs.jsonl"),
-            "eval": str(folder / "eval.jsonl"),
-            "demos": str(folder / "demonstrations.jsonl"),
-        },
-        "prompt": {"format": "plain"},
-        "training": {"batch_size": 8},  # half the default, so that it ends sooner
-    }
     with errors(debug):
-        run = run_one(recipe, (), output=output, overwrite=overwrite, quiet=quiet)
+        run = run_one(demo_recipe(), (), output=output, overwrite=overwrite, quiet=quiet)
         if processes.is_main():
             print_run(run)

@@ -128,9 +128,6 @@ def _span(least: float, most: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    from instil.report.numerals import NBSP, duration
+
+    return duration(seconds).replace(NBSP, " ")

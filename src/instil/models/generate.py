@@ -237,7 +237,7 @@ def batches(
 def _prefix(
     network: torch.nn.Module, prompts: Sequence[list[int]], group: Sequence[int]
 ) -> SharedPrefix:
-    """The prefix of a group's rows, which is read now; an empty one if the model cannot share it."""
+    """The prefix that a group's rows share, which is read now; empty if the model cannot share it."""
     shares = not _refused(network, SINGLE, EQUAL, shared=True)
     prefix = SharedPrefix(network, Computed.picked(prompts, group) if shares else [])
     prefix.read_in_place([prompts[i] for i in group[:1]])

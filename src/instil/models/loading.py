@@ -1,4 +1,4 @@
-"""How the weights of a model are loaded: in few bits, over several devices, with which attention."""
+"""How a model's weights are loaded: in few bits, over several devices, with another attention."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Computes the targets of a recipe on the workers of a Ray cluster.
 
-A worker holds the teacher, and prepares the whole recipe as a run does. So it knows all rows, which of
-them share a context, and which are read together. It is only told numbers: rows to complete, a shard
-to score. It writes into the same folder as all others, so the process that began holds no rows, and
-the store has the bytes that one process would have written. If a worker is lost, Ray starts another
-one, which does its piece of work again.
+A worker holds the teacher, and prepares the whole recipe as a run does. So it knows all rows, which
+of them share a context, and which are read together. It only gets numbers: rows to complete, or a
+shard to score. It writes into the same folder as all others, so the process that began holds no
+rows, and the store has the bytes that one process would have written. If a worker is lost, Ray
+starts another one, which does its piece of work again.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from instil.system.progress import Display
 from instil.system.sequences import Computed
 from instil.targets.index import Shard
 from instil.targets.store import Missing, StorePlan, TargetStore, filled, write_shard
+from instil.teacher.journal import Journal
 from instil.teacher.lessons import in_store
 
 PIECES = 16
-"""Pieces of work that each worker gets. With more, fewer is lost with a worker; each reads its
-context again."""
+"""Pieces of work that each worker gets. With more pieces, less is lost with a worker, but each piece
+reads its context again."""
 
 RESTARTS = 20
 """How often a worker is started again, and a piece of work is tried again."""
@@ -50,7 +51,7 @@ class Worker:
         home: Folder from which relative paths count.
         store: Folder of the target stores.
         name: What tells it from the other workers.
-        share: What its wall time counts, because others work beside it.
+        share: Part of its wall time that is counted, because others work beside it.
 
     Raises:
         ConfigError: its machine has no such folder.
@@ -77,8 +78,7 @@ class Worker:
 
     def locks(self) -> list[Path]:
         """The files to lock while completions are written."""
-        prompts = self._steps.learnt.teacher_prompts
-        return [self._steps.writer.journal(prompts, one).lock for one in self._decodings]
+        return [journal.lock for journal in self._journals]
 
     def missing(self, workers: int) -> list[Piece]:
         """The pieces that are not written yet.
@@ -86,10 +86,11 @@ class Worker:
         Args:
             workers: Number of workers.
         """
-        rows, writer, model = self._steps.learnt, self._steps.writer, self._steps.models.teacher
+        rows, model = self._steps.learnt, self._steps.models.teacher
         pieces = list[Piece]()
-        for sample, decoding in enumerate(self._decodings):
-            journal = writer.journal(rows.teacher_prompts, decoding)
+        for sample, (decoding, journal) in enumerate(
+            zip(self._decodings, self._journals, strict=True)
+        ):
             known = journal.read().completions.keys()
             if len(known) == len(rows.rows):
                 continue
@@ -104,14 +105,10 @@ class Worker:
 
     def write(self, sample: int, piece: Sequence[int]) -> int:
         """Completes some rows, and keeps the completions. Returns the number of rows."""
-        rows, decoding = self._steps.learnt, self._decodings[sample]
-        writer = self._steps.writer
-        journal = writer.journal(
-            rows.teacher_prompts, decoding, worker=self._name, share=self._share
-        )
-        others = {*range(len(rows.rows))}.difference(piece)
+        prompts, journal = self._steps.learnt.teacher_prompts, self._journals[sample]
+        others = {*range(len(prompts))}.difference(piece)
         known = others.union(journal.read().completions)
-        writer.write(rows.teacher_prompts, decoding, journal, known=known, what="")
+        self._steps.writer.write(prompts, self._decodings[sample], journal, known=known, what="")
         return len(piece)
 
     def plan(self) -> tuple[Path, StorePlan]:
@@ -143,6 +140,15 @@ class Worker:
         return self._steps.writer.decodings(self._steps.max_new_tokens)
 
     @cached_property
+    def _journals(self) -> list[Journal]:
+        """Where the completions are kept: one for each sample of a row."""
+        prompts, writer = self._steps.learnt.teacher_prompts, self._steps.writer
+        return [
+            writer.journal(prompts, one, worker=self._name, share=self._share)
+            for one in self._decodings
+        ]
+
+    @cached_property
     def _pairs(self) -> Sequence[AlignedPair]:
         pairs, _ = self._steps.pairs(self._steps.learnt)
         return Computed.picked(pairs, in_store(pairs))
@@ -165,7 +171,8 @@ def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display)
     """Computes and stores the targets of a cell with free-text answers.
 
     The cluster is the one that `RAY_ADDRESS` names, or that runs on this machine; without one, it is
-    started here, and ended. All its machines must see the files of the recipe and the store under the same paths.
+    started here, and ended. All its machines must see the files of the recipe and the store under
+    the same paths.
 
     Args:
         recipe: All settings. Its method learns from targets.
@@ -199,7 +206,7 @@ def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display)
         if isinstance(cause, InstilError):
             raise cause from None
         raise EngineError(
-            "the Ray cluster does not do its work",
+            "the work on the Ray cluster failed",
             got=f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}",
             mend=f"check RAY_ADDRESS (now {os.environ.get('RAY_ADDRESS') or 'not set'}) and the "
             "cluster; what was computed is kept, and the same command resumes",
@@ -218,7 +225,7 @@ def _on(ray: Any, recipe: Recipe, store: Path, workers: int, display: Display) -
         kind.remote(settings, home, str(store.absolute()), f"worker-{number}", 1 / workers)
         for number in range(workers)
     ]
-    # An error in the recipe is one of all workers, and is not tried again.
+    # An error in the recipe would come at every try, so this is tried once.
     ray.get([one.ready.options(max_task_retries=0).remote() for one in pool])
     with ExitStack() as held:
         for lock in ray.get(pool[0].locks.remote()):  # another run may be writing some

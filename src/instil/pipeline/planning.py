@@ -37,7 +37,8 @@ STEPS, FIRST = 6, 3
 """Steps of training that are run, and those of them that are slower: they find out what the model
 can do at once."""
 FEW, MANY = 8, 24
-"""Rows or conversations with which a phase is run, on a processor. With fewer, a row takes longer."""
+"""Rows or conversations with which a phase is run, on a processor. With fewer rows, each takes
+longer."""
 DRIFT = 1
 """Tokens of each kind of unrelated text that are asked for in the part: one piece is read."""
 CARD_OVERHEAD = 1.0
@@ -77,8 +78,8 @@ class Foretold:
         rows: Numbers of training rows and of evaluation rows.
         steps: Steps of a training of fixed length, and the most, if it ends by itself.
         answer_tokens: Mean length of the known answers; None if there are none.
-        weights_gb: Size of the models' weights, in GiB.
-        working_gb: Peak memory of the largest phase beyond the weights, in GiB.
+        weights_gib: Size of the models' weights, in GiB.
+        working_gib: Peak memory of the largest phase beyond the weights, in GiB.
         parameters: Weights of the models, and how many of them are trained.
         probe_seconds: How long the part took.
     """
@@ -87,8 +88,8 @@ class Foretold:
     rows: tuple[int, int]
     steps: tuple[int, int]
     answer_tokens: float | None
-    weights_gb: float
-    working_gb: float
+    weights_gib: float
+    working_gib: float
     parameters: tuple[int, int]
     probe_seconds: float
 
@@ -104,12 +105,14 @@ class Foretold:
         Args:
             gigabytes: Memory of the accelerator, in GB as its maker counts it.
         """
-        needed = self.weights_gb + self.working_gb + CARD_OVERHEAD
+        needed = self.weights_gib + self.working_gib + CARD_OVERHEAD
         return needed, needed <= gigabytes * 1e9 / 2**30
 
 
 def foretell(recipe: Recipe, *, given: Given | None = None, display: Display) -> Foretold:
-    """Runs a small part of a run, and says what all of it will need. Nothing is kept.
+    """Runs a small part of a run, and says what all of it will need.
+
+    What the base writes for `keep`, and a few of its general answers, are kept for the run.
 
     Args:
         recipe: All settings. The answers are free text, and the teacher is in this process.
@@ -207,8 +210,8 @@ class _Probe:
             rows=(self._rows, sum(len(rows.rows) for _, rows in self.whole.sets)),
             steps=steps,
             answer_tokens=mean(answers) if answers else None,
-            weights_gb=(frozen + OPTIMISER_BYTES * own) / 2**30,
-            working_gb=max(0.0, working) / width / 1024,
+            weights_gib=(frozen + OPTIMISER_BYTES * own) / 2**30,
+            working_gib=max(0.0, working) / width / 1024,
             parameters=(known, own),
             probe_seconds=time.perf_counter() - self.start,
         )
@@ -347,14 +350,20 @@ class _Probe:
 
         def measured(rows: int, work: Callable[[TextSteps], object]) -> TextSteps:
             part = self._part(rows, models)
-            for _, of in part.sets:
-                part.judging.held_out(of)
             with part.recorder.phase("evaluate"):
                 work(part)
             return part
 
-        measured(many, judge)  # as above
-        parts = [measured(few, judge), measured(many, judge)]
+        def judged(rows: int) -> TextSteps:
+            part = self._part(rows, models)
+            for _, of in part.sets:  # the teacher writes before the phase begins
+                part.judging.held_out(of)
+            with part.recorder.phase("evaluate"):
+                judge(part)
+            return part
+
+        judged(many)  # as above
+        parts = [judged(few), judged(many)]
         sizes = [sum(len(rows.rows) for _, rows in part.sets) for part in parts]
         total = sum(len(rows.rows) for rows in sets)
         found = self._line("evaluate", sizes, parts, total)["evaluate"]

@@ -51,7 +51,8 @@ The targets have the likeliest outcomes first.
 Missing = Sequence[tuple[str, range]]
 """File names of shards, with the numbers of their rows."""
 LISTED, QUICK = 0.05, 0.02
-"""Listing shards takes longer the more there are. Above these seconds, it gets this share of the time."""
+"""Listing shards takes longer the more there are. If it takes more than `QUICK` seconds, it is done
+less often, so that it takes at most this share of the time."""
 
 _COLUMNS = [field.name for field in fields(Encoded)]
 _SCHEMA = pa.schema(

@@ -1,4 +1,4 @@
-"""Evaluation rows that an engine answers: with the adapter for the student, without it for its base."""
+"""Evaluation rows that an engine answers: with the adapter for the student, else without it."""
 
 from __future__ import annotations
 
