@@ -733,8 +733,10 @@ def test_help_is_fast_and_does_not_load_torch() -> None:
     code = "import sys; from instil.cli import app; app(['--help'], standalone_mode=False); "
     code += "assert not {'torch', 'transformers', 'pyarrow', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    best = min(_cpu_seconds([sys.executable, "-m", "instil", "--help"]) for _ in range(3))
-    assert best <= 0.5
+    ours = min(_cpu_seconds([sys.executable, "-m", "instil", "--help"]) for _ in range(3))
+    plain = "import typer; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
+    library = min(_cpu_seconds([sys.executable, "-c", plain]) for _ in range(3))
+    assert ours <= 2.5 * library, "beside the help of an empty command, which takes what typer takes"
 
 
 def _cpu_seconds(command: list[str]) -> float:
