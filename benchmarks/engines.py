@@ -1,6 +1,6 @@
 """vLLM beside this process: the same predictions, the same students, and how fast?
 
-    python benchmarks/engines.py [--parts targets speed students] [--output FILE]
+    python benchmarks/engines.py [--parts targets speed students logged] [--output FILE]
 
 Needs vLLM (`make engines`). A part adds its results to the file when it ends:
 
@@ -8,6 +8,8 @@ Needs vLLM (`make engines`). A part adds its results to the file when it ends:
   the 64 likeliest outcomes and the rest.
 - Speed: answers of 128 tokens after a prompt of 1,650 tokens (`instil bench`, support).
 - Students: trained on either kind of targets, and with another seed.
+- Logged: the server answers the demo's queries as an OpenAI-compatible API, with log-probabilities.
+  Students of these, of the same answers scored in this process, and of their text alone.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from instil.engines.engine import Wanted
 from instil.engines.vllm import serving
 from instil.models.generate import Decoding, Ending, generate
 from instil.models.load import load, quiet_libraries
+from instil.pipeline.answering import Asked, answer
 from instil.prompts.context import Context, FewShot
 from instil.prompts.format import ChatPrompt, PlainPrompt
 from instil.prompts.pair import AlignedPair
@@ -175,6 +178,56 @@ def students() -> dict[str, Any]:
     return made
 
 
+def logged(engine: Any) -> dict[str, Any]:
+    """Students of answers of an API: of its log-probabilities, of this process's, of the text."""
+    root = Path(str(files("instil") / "demo"))
+    shots = FewShot(instil.read_rows(root / "demonstrations.jsonl", need_output=True))
+    asked = Asked(f"{engine.url}/v1", engine.model, "NO_KEY", 0.0, 16, 8, 20)
+    variants: dict[str, dict[str, Any]] = {
+        "log-probabilities of the API": {"teacher": {"targets": "logged"}},
+        "predictions of this process": {},
+        "text": {"objective": {"name": "cross_entropy"}},
+    }
+    made: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        answered: dict[str, list[dict[str, Any]]] = {}
+        for name in ("inputs", "eval"):
+            path = Path(place) / f"{name}.jsonl"
+            rows = [
+                Row(row.input)
+                for row in instil.read_rows(root / f"{name}.jsonl", need_output=False)
+            ]
+            spent = answer(rows, Context.of(shots), asked, path, advance=lambda rows: None)
+            answered[name] = [json.loads(line) for line in path.read_text().splitlines()]
+            made[f"{name}: rows, tokens"] = [spent.rows, spent.written]
+        for name, settings in variants.items():
+            run = instil.distill(
+                MODEL,
+                context=instil.FewShot(shots.rows),
+                inputs=answered["inputs"],
+                eval=answered["eval"],
+                output=Path(place) / name,
+                teacher={"completions": "gold", **settings.get("teacher", {})},
+                training={"max_steps": 30, "batch_size": 8},
+                evaluation={"general_prompts": 7, "drift_tokens": 20},
+                quiet=True,
+                **{key: value for key, value in settings.items() if key != "teacher"},
+            )
+            score, training = run.results.methods[0].scores[0], run.results.training
+            assert score.accuracy is not None
+            assert score.fidelity is not None
+            assert training is not None
+            made[name] = {
+                "answers_of_the_api": score.accuracy.value,
+                "kl": score.fidelity.kl_to_teacher,
+                "kl_share": run.results.kl_share,
+                "learnt_tokens": training.tokens,
+                "with_log_probabilities": training.logged_targets
+                and training.logged_targets.tokens,
+            }
+    return made
+
+
 def main() -> None:
     """Runs all parts and prints them."""
     parser = argparse.ArgumentParser(
@@ -182,7 +235,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--long-rows", type=int, default=64)
-    parser.add_argument("--parts", nargs="*", default=["targets", "speed", "students"])
+    parser.add_argument("--parts", nargs="*", default=["targets", "speed", "students", "logged"])
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
     quiet_libraries()
@@ -193,6 +246,7 @@ def main() -> None:
         "targets": lambda engine: targets(model, engine, arguments.rows),
         "speed": lambda engine: speed(model, engine, arguments.long_rows),
         "students": lambda engine: students(),
+        "logged": logged,
     }
     found: dict[str, Any] = {}
     if arguments.output and arguments.output.exists():

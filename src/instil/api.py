@@ -325,16 +325,16 @@ def distill(
         **usual({name: value for name, value in chosen.items() if value is not None}),
     }
     recipe = Recipe.parse(override(settings, set) if set else settings)
-    from instil.pipeline.given import Given, named_sets
+    from instil.pipeline.given import Given, named_sets, reads_logprobs
 
     task = cast(Files, recipe.task)
-    gold = recipe.teacher.completions == "gold"
+    kept = {"gold": recipe.teacher.completions == "gold", "logprobs": reads_logprobs(recipe)}
     given = Given.of(
         recipe,
         task,
         Context() if context is None else Context.of(context),
-        read_pile(as_records(inputs, name="inputs"), "inputs", task.reading(gold=gold)),
-        named_sets(eval, task.reading(gold=gold, evaluation=True)),
+        read_pile(as_records(inputs, name="inputs"), "inputs", task.reading(**kept)),
+        named_sets(eval, task.reading(**kept, evaluation=True)),
     )
     folder = from_home(output) if output else _by_time()
 

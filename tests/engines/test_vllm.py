@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from tests.small import QUIET, nothing
+from tests.small import QUIET, nothing, plain_logits
 from typer.testing import CliRunner
 
 import instil
@@ -25,11 +27,16 @@ from instil.engines.vllm import VLLM, serving
 from instil.errors import EngineError
 from instil.models.generate import Decoding, Ending, generate
 from instil.models.load import LanguageModel, load
-from instil.prompts.format import PlainPrompt
+from instil.pipeline.cluster import teach_on_ray
+from instil.pipeline.text import TextSteps
+from instil.prompts.format import PlainPrompt, prompt_format
 from instil.prompts.pair import AlignedPair
+from instil.recipe.recipe import Recipe
 from instil.recipe.sections import Engine, Prompt
 from instil.results.schema import Results
 from instil.targets.selection import Selection
+from instil.teacher.lessons import in_store
+from instil.teacher.logged import Logged
 from instil.teacher.scorer import Scorer
 
 MODEL = "bundled:smollm2-135m-instruct"
@@ -146,6 +153,64 @@ def test_scores_are_those_of_this_process(
         torch.testing.assert_close(mass, torch.ones_like(mass), atol=1e-3, rtol=0)
         apart += (one.logprobs_NK[:, 0] - two.logprobs_NK[:, 0]).abs().tolist()
     assert sum(apart) / len(apart) < 0.05
+
+
+def test_log_probabilities_of_its_api_are_those_of_this_process(
+    server: VLLM, model: LanguageModel, tmp_path: Path
+) -> None:
+    """`instil answer --logprobs` on the server's own interface, as any OpenAI-compatible one."""
+    rows, answered = tmp_path / "rows.jsonl", tmp_path / "answered.jsonl"
+    # An emoji is several tokens, and none of them is a whole character.
+    asked = ["Say: café", "Count to five.", "Answer with an emoji."]
+    rows.write_text("".join(json.dumps({"input": one}) + "\n" for one in asked))
+    command = ["answer", str(rows), "--url", f"{server.url}/v1", "--model", "base", "--output"]
+    more = [str(answered), "--logprobs", "20", "--max-tokens", "12", "--quiet"]
+    found = CliRunner().invoke(app, [*command, *more])
+    assert found.exit_code == 0, found.output
+    form = prompt_format(model.tokenizer, Prompt(), ends=model.end_ids)
+    told = instil.read_rows(answered, need_output=True)
+    logged = Logged(told, form.tokens, len(model.tokenizer))
+    completions = [form.completion_ids(row) for row in told]
+    logged.check(enumerate(completions))
+    counted = logged.counted(enumerate(completions))
+    assert counted.rows == 3
+    assert counted.tokens >= sum(len(ids) - 2 for ids in completions)
+    apart = []
+    for number, (row, completion) in enumerate(zip(told, completions, strict=True)):
+        known = logged.known(number, completion)
+        logits_NV = plain_logits(model.network, form.prompt_ids(row.input), completion)
+        for step, own_V in zip(known, logits_NV.log_softmax(-1), strict=False):
+            assert len(step) >= 20
+            apart += [abs(p - float(own_V[token])) for token, p in step if p > -5]
+    assert sum(apart) / len(apart) < 0.1
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'instil[ray]'")
+def test_workers_of_a_cluster_teach_on_servers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = tmp_path / "inputs.jsonl"
+    inputs.write_text("".join(json.dumps({"input": word}) + "\n" for word in WORDS))
+    demos = tmp_path / "demos.jsonl"
+    demos.write_text(json.dumps({"input": "hot", "output": "cold"}))
+    recipe = Recipe.parse(
+        {
+            "model": MODEL,
+            "dtype": "float32",
+            "task": {"name": "files", "inputs": str(inputs), "demos": str(demos)},
+            "prompt": {"format": "plain"},
+            "teacher": {"engine": {"name": "vllm"}, "max_new_tokens": 4},
+        }
+    )
+    monkeypatch.chdir(ROOT)
+    stored = teach_on_ray(recipe, tmp_path / "ray", workers=1, display=QUIET)
+    steps = TextSteps.prepare(recipe, store=tmp_path / "here", display=QUIET)
+    pairs, _ = steps.pairs(steps.learnt)
+    steps.close()
+    order = in_store(pairs)
+    assert len(stored) == len(pairs)
+    for number, of in enumerate(order):
+        assert stored[number].completion == pairs[of].completion
 
 
 def test_another_model_is_refused(server: VLLM, model: LanguageModel, tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def answer(
         int | None,
         typer.Option(min=1, help="Most tokens of an answer. Default: what the server allows."),
     ] = None,
+    logprobs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=20,
+            help="Also ask for the log-probabilities of this many likeliest tokens at each token.",
+        ),
+    ] = 0,
     at_once: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 8,
     prices: Annotated[
         str | None,
@@ -78,8 +86,10 @@ def answer(
 ) -> None:
     """Let a model on a server answer rows, so that a student can learn what it writes.
 
-    An interrupted command resumes: no answer is asked for twice. The student then learns text, not
-    distributions: instil distill --completions gold --set objective=cross_entropy.
+    An interrupted command resumes: no answer is asked for twice. The student then learns text:
+    instil distill --completions gold --set objective=cross_entropy. If the server's model has the
+    student's tokenizer, --logprobs 20 lets it learn predictions: instil distill --completions gold
+    --set teacher.targets=logged.
     """
     with errors(debug):
         from instil.cli.typed import named_fields
@@ -92,7 +102,7 @@ def answer(
         from instil.tasks.logs import read_pile
         from instil.tasks.places import read_place, spooled
 
-        asked = Asked(url, model, key_env, temperature, max_tokens, at_once)
+        asked = Asked(url, model, key_env, temperature, max_tokens, at_once, logprobs)
         money = _prices(prices)
         task = Files(
             inputs=spooled(from_home(Path(rows))),
@@ -103,7 +113,9 @@ def answer(
             on_bad_row="error",
         )
         assert task.inputs is not None
-        pile = read_pile(read_place(task.inputs), rows, task.reading(gold=False), copies=True)
+        pile = read_pile(
+            read_place(task.inputs), rows, task.reading(gold=False, logprobs=True), copies=True
+        )
         context = Context.read(task)
         todo = unanswered_rows(pile.items)
         if dry_run:
@@ -121,6 +133,10 @@ def answer(
         typer.echo(f"answers  {place}: {_told(spent, money)}")
         if "temperature" in spent.refused:
             typer.echo(f"warning: {model} takes no temperature, so it used its own", err=True)
+        if logprobs and spent.without_logprobs:
+            typer.echo(
+                f"warning: {_rows(spent.without_logprobs)} came without log-probabilities", err=True
+            )
 
 
 def _told(spent: Spent, prices: Prices | None) -> str:

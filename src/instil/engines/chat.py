@@ -18,7 +18,7 @@ AT_ONCE = 8  # requests to a server at the same time
 RETRIES = 5
 SECONDS = 120  # most seconds that a server may take for an answer
 KEY_ENV = "OPENAI_API_KEY"
-RENAMED = {"max_tokens": "max_completion_tokens", "temperature": None}
+RENAMED = {"max_tokens": "max_completion_tokens", "temperature": None, "extra_body": None}
 """What some models refuse: the name of a parameter -> what is sent in its place; None: nothing."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -83,7 +83,7 @@ class Completions:
 
     def create(self, **body: Any) -> Any:
         """The reply to a request; see the client's `chat.completions.create`."""
-        from openai import BadRequestError
+        from openai import BadRequestError, UnprocessableEntityError
 
         while True:
             refused, sent = {*self.refused}, dict[str, Any]()
@@ -93,9 +93,11 @@ class Completions:
                     sent[called] = value
             try:
                 return self._server.chat.completions.create(**sent)
-            except BadRequestError as error:
-                told = [error.param or "", *(name for name in RENAMED if name in str(error))]
-                more = {name for name in told if name in body and name in RENAMED} - refused
+            except (BadRequestError, UnprocessableEntityError) as error:
+                told, extra = f"{error.param} {error}", body.get("extra_body", {})
+                more = {name for name in RENAMED if name in body and name in told} - refused
+                if any(name in told for name in extra) and "extra_body" not in refused:
+                    more.add("extra_body")
                 if not more:
                     raise
                 self.refused |= more

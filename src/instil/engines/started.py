@@ -8,7 +8,7 @@ from typing import Literal
 
 from instil.engines import vllm
 from instil.engines.engine import Engine, Wanted
-from instil.errors import EngineError
+from instil.errors import EngineError, ServerError
 from instil.models.number_format import default_device
 from instil.recipe.sections import Engine as Settings
 from instil.system import processes
@@ -40,6 +40,16 @@ class Started:
         if self._engine is None:
             self._engine = self._held.enter_context(ENGINES[self.wanted.settings.name](self.wanted))
         return self._engine
+
+    def if_it_starts(self) -> Started | None:
+        """This engine, which is started now; None, with a warning, if that fails."""
+        try:
+            self.engine  # noqa: B018 - it starts
+        except (EngineError, ServerError) as error:
+            self.close()
+            self.wanted.display.warn(f"{error.what}, so this process answers; {error.got}")
+            return None
+        return self
 
     def close(self) -> None:
         """Ends the engine. It is started again if it is needed again."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -31,9 +30,9 @@ from instil.models.repeats import cut
 from instil.models.source import Source, resolve
 from instil.system import processes
 from instil.system.disk import from_home
-from instil.targets.draws import trim
-from instil.targets.prediction import LOG_ZERO, Targets
+from instil.targets.prediction import Targets
 from instil.targets.selection import Selection
+from instil.targets.told import told_targets
 
 AT_ONCE = 128
 """Requests that are under way at the same time. The server decides how many it computes together."""
@@ -127,8 +126,9 @@ class VLLM:
                     got=f"{choice['token_ids'][:8]} in place of {completion[:8]}",
                     mend="start the server with: instil engine start",
                 )
-            steps = [step["top_logprobs"] for step in choice["logprobs"]["content"]]
-            return _targets(steps, kept, vocabulary)
+            told = [step["top_logprobs"] for step in choice["logprobs"]["content"]]
+            steps = [[(one["token_id"], one["logprob"]) for one in step] for step in told]
+            return told_targets(steps, kept, vocabulary)
 
         for start in range(0, len(pairs), AT_ONCE):
             places = range(start, min(start + AT_ONCE, len(pairs)))
@@ -321,16 +321,6 @@ def python_of(named: Path | None) -> Path:
     return Path(sys.executable)
 
 
-def _within(step: Sequence[dict[str, Any]], vocabulary: int) -> list[dict[str, Any]]:
-    """The outcomes of a vocabulary; what others have is divided among all of these."""
-    inside = [one for one in step if one["token_id"] < vocabulary]
-    lost = sum(math.exp(one["logprob"]) for one in step if one["token_id"] >= vocabulary)
-    if not lost:
-        return inside
-    more = -math.log1p(-min(lost, 1 - 1e-9))
-    return [{**one, "logprob": one["logprob"] + more} for one in inside]
-
-
 def _seed(seed: int, row: int) -> int:
     """A seed of a row's own; a small number is a poor one."""
     return int.from_bytes(hashlib.sha256(f"{seed} {row}".encode()).digest()[:4])
@@ -348,33 +338,3 @@ def _rank(adapter: Path) -> int:
             allowed=f"at most {RANKS[-1]}",
         )
     return served[0]
-
-
-def _targets(
-    steps: Sequence[Sequence[dict[str, Any]]], kept: Selection, vocabulary: int
-) -> Targets:
-    """Predictions from the likeliest outcomes of each token; the tail is one outcome.
-
-    Outcomes beyond the vocabulary get no probability, as in this process.
-    """
-    steps = [_within(step, vocabulary) for step in steps]
-    best = [sorted(step, key=lambda one: -one["logprob"])[: kept.top_k] for step in steps]
-    widest = max(map(len, best))
-    ids_NK = torch.zeros(len(best), widest, dtype=torch.long)
-    logprobs_NK = torch.full((len(best), widest), LOG_ZERO)
-    kept_NK = torch.zeros(len(best), widest, dtype=torch.bool)
-    for number, step in enumerate(best):
-        count = len(step)
-        ids_NK[number, :count] = torch.tensor([one["token_id"] for one in step])
-        logprobs_NK[number, :count] = torch.tensor([one["logprob"] for one in step])
-        kept_NK[number, :count] = True
-    mass_N = logprobs_NK.double().exp().sum(-1).clamp(max=1.0)
-    whole = Targets(
-        ids_NK=ids_NK,
-        logprobs_NK=logprobs_NK.clamp(min=LOG_ZERO),
-        log_tail_N=torch.log1p(-mass_N).float().clamp(min=LOG_ZERO),
-        logsumexp_N=torch.zeros(len(best)),  # the server tells no logits
-        temperature=1.0,
-        kept_NK=kept_NK,
-    )
-    return trim(whole, kept)

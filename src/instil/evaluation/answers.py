@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 from instil.methods import Method
 from instil.models.generate import Decoding, Generated, generate
 from instil.models.roles import Models
 from instil.prompts.format import PromptFormat
+from instil.results.scores import Ends
+from instil.results.statistics import proportion
 from instil.system import processes
 from instil.system.progress import Advance
 from instil.system.sequences import Computed
@@ -122,3 +124,24 @@ def seconds_per_answer(
 
 def _sample(prompts: Sequence[list[int]]) -> list[list[int]]:
     return [*prompts[:: max(1, len(prompts) // LATENCY_ROWS)][:LATENCY_ROWS]]
+
+
+def ends(written: Sequence[Answered]) -> Ends:
+    """How long answers are, and how they end."""
+    return Ends(
+        tokens_mean=mean(len(one.ids) for one in written),
+        cut=proportion([not one.finished for one in written]),
+        repeats=proportion([one.repeats for one in written]),
+    )
+
+
+def same_start(teacher: Sequence[int], other: Sequence[int]) -> float:
+    """The share of the teacher's tokens before the first difference; 1 for the same answer."""
+    if list(teacher) == list(other):
+        return 1.0
+    same = 0
+    for one, two in zip(teacher, other, strict=False):
+        if one != two:
+            break
+        same += 1
+    return min(same, len(teacher) - 1) / len(teacher)

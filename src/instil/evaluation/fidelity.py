@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from instil.losses.forward_kl import ForwardKL
 from instil.methods import Method
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
@@ -17,6 +18,7 @@ from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
 from instil.results.scores import Fidelity
 from instil.system.progress import Advance
+from instil.targets.prediction import Targets
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class RowLikelihood:
 
     Attributes:
         nll: Negative log-likelihood of each token, in nats.
-        kl: KL(teacher || method) of each token, in nats; empty if not compared.
-        agrees: Whether both expect the same token; empty if not compared.
+        kl: KL(teacher || method) of each token that is compared, in nats: all, the first ones or none.
+        agrees: Whether both expect the same token, for the same tokens.
     """
 
     nll: list[float]
@@ -51,18 +53,37 @@ class Likelihood:
 
     @property
     def fidelity(self) -> Fidelity | None:
-        """Fidelity to the teacher, over the full vocabulary; None if not compared."""
-        if not any(row.kl for row in self.rows):
+        """Fidelity to the teacher; None if not compared."""
+        tokens = sum(len(row.kl) for row in self.rows)
+        if not tokens:
             return None
         return Fidelity(
             # Rounding may give a KL just below 0.
-            kl_to_teacher=max(0.0, sum(sum(row.kl) for row in self.rows) / self._tokens),
-            agreement=sum(sum(row.agrees) for row in self.rows) / self._tokens,
+            kl_to_teacher=max(0.0, sum(sum(row.kl) for row in self.rows) / tokens),
+            agreement=sum(sum(row.agrees) for row in self.rows) / tokens,
         )
 
     @property
     def _tokens(self) -> int:
         return sum(len(row.nll) for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A teacher's predictions of completions that are known without its model.
+
+    Attributes:
+        targets: Its predictions of each completion.
+        known: How many first tokens of each completion they are known for.
+    """
+
+    targets: Sequence[Targets]
+    known: Sequence[int]
+
+
+def _told_of(told: Told | None, rows: Sequence[int]) -> Targets | None:
+    """What is known of some completions, one after another."""
+    return None if told is None else Targets.cat([told.targets[row] for row in rows])
 
 
 def likelihoods(
@@ -74,6 +95,7 @@ def likelihoods(
     compare: bool,
     batch_size: int,
     advance: Advance,
+    told: Told | None = None,
 ) -> list[Likelihood]:
     """Measures how well each method predicts the tokens of the completions.
 
@@ -85,11 +107,14 @@ def likelihoods(
         compare: Compare the methods without a context with the teacher, which reads the context.
         batch_size: Maximum number of rows per forward pass.
         advance: Is called with the progress.
+        told: What the teacher predicts; None: its model is asked.
 
     Returns:
         One result per method, in the order of `methods`.
     """
     asked = _Asked(models, rows, completions, batch_size, advance)
+    if compare and told is not None:
+        return [asked.alone(method, None if method.context else told) for method in methods]
     found = asked.together(methods) if compare else {}
     return [found.get(method) or asked.alone(method) for method in methods]
 
@@ -134,18 +159,30 @@ class _Asked:
         return found
 
     @torch.inference_mode()
-    def alone(self, method: Method) -> Likelihood:
-        """Measures a method without comparing it with the teacher."""
+    def alone(self, method: Method, told: Told | None = None) -> Likelihood:
+        """Measures a method, and compares it with what is known of the teacher without its model."""
         model, prompts = self.models.model(method), self.rows.prompts(method)
         total, order = _Sums(), list[int]()
         with self.models.adapter(on=method.learns is not None):
             for read in self._read(model, prompts):
                 gold = torch.split(read.batch.completion_N, read.logits.positions)
+                known = _told_of(told, read.rows)
+                start = 0
                 for logits_CV, gold_C in zip(read.logits.chunks(), gold, strict=True):
-                    total.add(logits_CV, gold_C)
+                    end = start + len(gold_C)
+                    total.add(
+                        logits_CV, gold_C, told=None if known is None else known.part(start, end)
+                    )
+                    start = end
                 order += read.rows
                 self.advance(len(read.rows), read.batch.tokens)
-        return total.of_rows([(row, len(self.completions[row])) for row in order])
+        found = total.of_rows([(row, len(self.completions[row])) for row in order])
+        if told is None:
+            return found
+        pairs = zip(found.rows, told.known, strict=True)
+        return Likelihood(
+            [replace(row, kl=row.kl[:count], agrees=row.agrees[:count]) for row, count in pairs]
+        )
 
     def _read(self, model: LanguageModel, prompts: Sequence[list[int]]) -> Iterator[Pass]:
         completions = [[completion] for completion in self.completions]
@@ -163,13 +200,21 @@ class _Sums:
     kl: list[float] = field(default_factory=list)
     agrees: list[bool] = field(default_factory=list)
 
-    def add(self, logits_NV: Tensor, gold_N: Tensor, *, teacher_NV: Tensor | None = None) -> None:
+    def add(
+        self,
+        logits_NV: Tensor,
+        gold_N: Tensor,
+        *,
+        teacher_NV: Tensor | None = None,
+        told: Targets | None = None,
+    ) -> None:
         """Adds N tokens.
 
         Args:
             logits_NV: Logits of the method, shape (N, V).
             gold_N: Token ids of the completions, shape (N,).
-            teacher_NV: Logits of the teacher, shape (N, V); None: nothing is compared.
+            teacher_NV: Logits of the teacher, shape (N, V); None: there are none.
+            told: What else is known of its predictions; None: nothing.
         """
         gold_N = gold_N.to(logits_NV.device)
         self.nll += cross_entropy(logits_NV, gold_N, reduction="none").tolist()
@@ -178,6 +223,10 @@ class _Sums:
             p_NV, q_NV = teacher_NV[:, :vocabulary], logits_NV[:, :vocabulary]
             self.kl += kl_per_token(p_NV, q_NV).tolist()
             self.agrees += (p_NV.argmax(-1) == q_NV.argmax(-1)).tolist()
+        if told is not None:
+            told = told.to(logits_NV.device)
+            self.kl += ForwardKL().unweighted(logits_NV.float(), gold_N, told).tolist()
+            self.agrees += (told.ids_NK[:, 0] == logits_NV.argmax(-1)).tolist()
 
     def of_rows(self, rows: Sequence[tuple[int, int]]) -> Likelihood:
         """Each row's tokens, in the order of the rows.

@@ -28,6 +28,7 @@ def by_turn(rows: Sequence[RowLikelihood], turns: Sequence[int | None]) -> list[
             f"turn {number}", [kl for row in of for kl in row.kl], [a for r in of for a in r.agrees]
         )
         for number, of in sorted(found.items())
+        if any(row.kl for row in of)
     ]
 
 

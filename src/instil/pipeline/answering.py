@@ -23,6 +23,7 @@ from instil.recipe.sections import Prices
 from instil.system.files import digest, written_whole
 from instil.system.locks import hold
 from instil.tasks.conversation import Conversation, Message, ToolCall, Turn
+from instil.tasks.logprobs import logprobs_of
 from instil.tasks.rows import Row
 
 CHARACTERS = 4
@@ -43,6 +44,8 @@ class Asked:
         temperature: Sampling temperature; 0 is greedy.
         max_tokens: Most tokens of an answer; None: as many as the server allows.
         at_once: Requests at the same time.
+        logprobs: Number of likeliest tokens whose log-probabilities are asked for at each token of an
+            answer; 0 for none.
     """
 
     url: str
@@ -51,6 +54,7 @@ class Asked:
     temperature: float
     max_tokens: int | None
     at_once: int
+    logprobs: int = 0
 
     def request(self, row: Row, context: Context) -> dict[str, Any]:
         """The body of the request for the answer to a row."""
@@ -62,6 +66,10 @@ class Asked:
         }
         if tools := tools_of(row, context):
             body["tools"] = tools
+        if self.logprobs:
+            # vLLM then tells ids, which also name tokens that are no whole characters.
+            ids = {"return_tokens_as_token_ids": True}
+            body |= {"logprobs": True, "top_logprobs": self.logprobs, "extra_body": ids}
         return body
 
 
@@ -76,6 +84,7 @@ class Spent:
         prompt: Tokens of the prompts.
         cached: Those of them that the server had in its cache.
         written: Tokens of the answers.
+        without_logprobs: Answers that came without log-probabilities.
         refused: Parameters that the server's model does not take, so that they were left out.
     """
 
@@ -85,6 +94,7 @@ class Spent:
     prompt: int = 0
     cached: int = 0
     written: int = 0
+    without_logprobs: int = 0
     refused: list[str] = field(default_factory=list)
 
     def add(self, answered: dict[str, Any], *, reused: bool) -> None:
@@ -101,6 +111,7 @@ class Spent:
         self.prompt += usage.get("prompt_tokens", 0)
         self.cached += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         self.written += usage.get("completion_tokens", 0)
+        self.without_logprobs += answered.get("logprobs") is None
 
     def price(self, prices: Prices) -> float:
         """What it costs."""
@@ -198,7 +209,7 @@ def answer(
             for _ in rows:
                 found, there = next(said)
                 spent.add(found, reused=there)
-                answers[-1] = _message(found["message"])
+                answers[-1] = _message(found["message"], found.get("logprobs"))
         with written_whole(output) as work, work.open("w", encoding="utf-8") as file:
             for item, message in zip(items, answers, strict=True):
                 record = json.dumps(_record(item, message), ensure_ascii=False)
@@ -245,17 +256,17 @@ def _posted(message: Message) -> dict[str, Any]:
     return made
 
 
-def _answered(made: Any, query: str) -> dict[str, Any]:
+def _answered(reply: Any, query: str) -> dict[str, Any]:
     """What is stored of a reply.
 
     Raises:
         ServerError: it holds no answer.
     """
-    choices = getattr(made, "choices", None)
+    choices = getattr(reply, "choices", None)
     if not choices:
         raise ServerError(
             "the server's reply is no completion of a chat",
-            got=repr(made)[:200],
+            got=repr(reply)[:200],
             mend="check the address: it often ends in /v1",
         )
     said = choices[0].message.model_dump(exclude_none=True)
@@ -265,31 +276,39 @@ def _answered(made: Any, query: str) -> dict[str, Any]:
             got=f"finish_reason {choices[0].finish_reason!r}",
             mend="raise --max-tokens, or leave out the row, then repeat the command",
         )
-    usage = made.usage.model_dump(exclude_none=True) if made.usage else {}
-    return {"message": said, "usage": usage, "ended": choices[0].finish_reason}
+    usage = reply.usage.model_dump(exclude_none=True) if reply.usage else {}
+    told = choices[0].logprobs and choices[0].logprobs.model_dump()
+    made = {"message": said, "usage": usage, "ended": choices[0].finish_reason}
+    return made if told is None else {**made, "logprobs": logprobs_of(told)}
 
 
-def _message(said: dict[str, Any]) -> Message:
+def _message(said: dict[str, Any], logprobs: str | None) -> Message:
     calls = tuple(
         ToolCall(call["function"]["name"], call["function"].get("arguments", "{}"), call.get("id"))
         for call in said.get("tool_calls", ())
     )
     thinking = said.get("reasoning_content")
-    return Message("assistant", said.get("content") or "", thinking=thinking, tool_calls=calls)
+    text = said.get("content") or ""
+    return Message("assistant", text, thinking=thinking, tool_calls=calls, logprobs=logprobs)
 
 
 def _record(item: Row | Conversation, message: Message | None) -> dict[str, Any]:
     if isinstance(item, Row):
-        made: dict[str, Any] = {"input": item.input, "output": item.output}
-        if message is not None:
-            made["output"] = message.content
+        output = item.output if message is None else message.content
+        logprobs = item.logprobs if message is None else message.logprobs
+        made: dict[str, Any] = {"input": item.input, "output": output, **_told(logprobs)}
         return made if item.context is None else {**made, "context": item.context}
     whole = item if message is None else replace(item, messages=(*item.messages, message))
     made = {
         "messages": [
-            one.sent() if one.learnt else {**one.sent(), "weight": 0} for one in whole.messages
+            {**one.sent(), **({} if one.learnt else {"weight": 0}), **_told(one.logprobs)}
+            for one in whole.messages
         ]
     }
     if whole.tools is not None:
         made["tools"] = json.loads(whole.tools)
     return made if whole.context is None else {**made, "context": whole.context}
+
+
+def _told(logprobs: str | None) -> dict[str, Any]:
+    return {} if logprobs is None else {"logprobs": json.loads(logprobs)}

@@ -272,6 +272,7 @@ def check_on(
         "max_new_tokens": results.prompt.max_new_tokens,
         "store": None,
         "engine": None,
+        "targets": "computed",  # the rows may have come from elsewhere
     }
     settings["evaluation"] |= {"at_steps": None, "engine": None, **changes}
     settings["attn_implementation"] = None  # that of the machine that trained it

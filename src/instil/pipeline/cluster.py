@@ -1,10 +1,10 @@
 """Computes the targets of a recipe on the workers of a Ray cluster.
 
-A worker holds the teacher, and prepares the whole recipe as a run does. So it knows all rows, which
-of them share a context, and which are read together. It only gets numbers: rows to complete, or a
-shard to score. It writes into the same folder as all others, so the process that began holds no
-rows, and the store has the bytes that one process would have written. If a worker is lost, Ray
-starts another one, which does its piece of work again.
+A worker holds the teacher, or starts its engine, and prepares the whole recipe as a run does. So it
+knows all rows, which of them share a context, and which are read together. It only gets numbers:
+rows to complete, or a shard to score. It writes into the same folder as all others, so the process
+that began holds no rows. Without an engine, the store has the bytes that one process would have
+written. If a worker is lost, Ray starts another one, which does its piece of work again.
 """
 
 from __future__ import annotations
@@ -133,6 +133,10 @@ class Worker:
         self._spent = Recorder()
         return shard, told | {"wall_seconds": told["wall_seconds"] * self._share}
 
+    def close(self) -> None:
+        """Ends its engine, if it has started one."""
+        self._steps.close()
+
     @cached_property
     def _decodings(self) -> list[Decoding]:
         if self._steps.recipe.teacher.completions == "gold":
@@ -186,10 +190,10 @@ def teach_on_ray(recipe: Recipe, store: Path, *, workers: int, display: Display)
     """
     if find_spec("ray") is None:
         raise ConfigError("--on ray needs the library ray", mend="pip install 'instil[ray]'")
-    if recipe.training.make_inputs or recipe.teacher.engine is not None:
+    if recipe.training.make_inputs:
         raise ConfigError(
-            "--on ray: workers complete and score the rows that are given, by their own models",
-            got="training.make_inputs" if recipe.training.make_inputs else "teacher.engine",
+            "--on ray: workers complete and score the rows that are given",
+            got="training.make_inputs",
             mend="leave it out, or compute the targets in one process",
         )
     import ray
@@ -247,7 +251,9 @@ def _on(ray: Any, recipe: Recipe, store: Path, workers: int, display: Display) -
                 bar.advance(shard.rows)
                 yield [shard]
 
-        return filled(path, plan, write, advance=lambda rows, _: bar.advance(rows))
+        stored = filled(path, plan, write, advance=lambda rows, _: bar.advance(rows))
+    ray.get([one.close.remote() for one in pool])
+    return stored
 
 
 def placed(machines: Sequence[dict[str, float]], workers: int) -> dict[str, int]:

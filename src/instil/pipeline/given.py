@@ -56,7 +56,9 @@ class Given:
         Raises:
             InstilError: a file is missing or wrong.
         """
-        inputs, held_out = task.piles(need_output=needs_gold(recipe))
+        inputs, held_out = task.piles(
+            need_output=needs_gold(recipe), logprobs=reads_logprobs(recipe)
+        )
         context = Context.read(task) if reads_context(recipe) else Context()
         return cls.of(recipe, task, context, inputs, held_out or None)
 
@@ -204,6 +206,11 @@ class Headed:
 def own_prompt(task: Files) -> Context:
     """What the student reads before a query."""
     return Context(instruction=task.student_system, hides_tools=task.bake_tools)
+
+
+def reads_logprobs(recipe: Recipe) -> bool:
+    """Whether log-probabilities that came with answers are the teacher's predictions."""
+    return recipe.teacher.targets == "logged"
 
 
 def needs_gold(recipe: Recipe) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from statistics import mean
 
 from instil.engines.started import Started
-from instil.evaluation.answers import Answered, answer, seconds_per_answer
-from instil.evaluation.fidelity import Likelihood, likelihoods
+from instil.evaluation.answers import Answered, answer, ends, same_start, seconds_per_answer
+from instil.evaluation.fidelity import Likelihood, Told, likelihoods
 from instil.evaluation.leaks import leaks
 from instil.evaluation.parts import by_position, by_turn
 from instil.evaluation.retention import General, decoding, retention
@@ -30,7 +30,6 @@ from instil.recipe.sections import Prompt, Teacher
 from instil.results.schema import Prediction
 from instil.results.scores import (
     Completions,
-    Ends,
     Leaks,
     OwnFidelity,
     Retention,
@@ -43,13 +42,17 @@ from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.system.sequences import Computed
+from instil.targets.selection import Selection
 from instil.tasks.free_text import FreeText
-from instil.tasks.rows import answer_number
+from instil.tasks.rows import Row, answer_number
 from instil.tasks.split import EvaluationSet
 from instil.teacher.completions import Writer
+from instil.teacher.logged import Logged
 
 CONTEXT_ROWS = 50
 """Most rows on which the student reads the context again."""
+TOLD = 1000
+"""Most outcomes of a token that rows tell and that are compared: all of them."""
 LEAST_SHARED = 16
 """Tokens that all prompts must have in common for a prefix cache to matter."""
 
@@ -62,11 +65,13 @@ class HeldOutCompletions:
         source: Where they come from.
         ids: Token ids of each row.
         answers: The teacher's answers, if it wrote them.
+        told: What the rows tell of the teacher's predictions; None: its model is asked.
     """
 
     source: Completions
     ids: Sequence[list[int]]
     answers: list[Answered] | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Judging:
         recorder: Counts the cost.
         display: Shows progress.
         engine: Answers in place of the student, and of its base; None: the models themselves.
+        logged: The teacher's predictions that stand in rows; None: its model makes them.
     """
 
     recipe: Recipe
@@ -101,6 +107,7 @@ class Judging:
     recorder: Recorder
     display: Display
     engine: Started | None = None
+    logged: Callable[[Sequence[Row]], Logged] | None = None
     _held_out: dict[str, HeldOutCompletions | None] = field(default_factory=dict)
 
     def held_out(self, rows: RenderedRows) -> HeldOutCompletions | None:
@@ -110,6 +117,9 @@ class Judging:
         """
         if rows.name not in self._held_out:
             gold, found = rows.gold_completions, None
+            if self.logged is not None:  # the teacher's model is not the one that answered
+                found = None if gold is None else self._of_rows(rows.rows, gold)
+                return self._held_out.setdefault(rows.name, found)
             # A logged answer may be another model's. What is learnt is the teacher's own.
             logged = self.recipe.teacher.completions == "teacher" and any(
                 row.turn for row in rows.rows
@@ -122,6 +132,16 @@ class Judging:
                 found = HeldOutCompletions("teacher", [one.ids for one in made], answers)
             self._held_out[rows.name] = found
         return self._held_out[rows.name]
+
+    def _of_rows(self, rows: Sequence[Row], gold: Sequence[list[int]]) -> HeldOutCompletions:
+        """The outputs of rows, with what the rows tell of the teacher's predictions."""
+        assert self.logged is not None
+        logged, completions = self.logged(rows), [*enumerate(gold)]
+        told = Told(
+            [logged.targets(*one, Selection(top_k=TOLD)) for one in completions],
+            [len(logged.known(*one)) for one in completions],
+        )
+        return HeldOutCompletions("gold", gold, told=told)
 
     def written(
         self, held_out: EvaluationSet, rows: RenderedRows, names: Sequence[MethodName]
@@ -276,7 +296,8 @@ class Judging:
         found = self.held_out(rows)
         if found is None:
             return [None] * len(names)
-        return [*self._likelihoods(rows, found.ids, names, what or "reading completions")]
+        what = what or "reading completions"
+        return [*self._likelihoods(rows, found.ids, names, what, told=found.told)]
 
     def _likelihoods(
         self,
@@ -284,6 +305,8 @@ class Judging:
         completions: Sequence[list[int]],
         names: Sequence[MethodName],
         what: str,
+        *,
+        told: Told | None = None,
     ) -> list[Likelihood]:
         methods = [METHODS[name] for name in names]
 
@@ -297,6 +320,7 @@ class Judging:
                     compare=any(method.teacher for method in methods),
                     batch_size=self.recipe.evaluation.batch_size,
                     advance=self.recorder.advance("evaluate", bar.advance),
+                    told=told,
                 )
 
         return processes.main_does(read)
@@ -317,7 +341,7 @@ class Judging:
         """
         what, known = f"comparing on {held_out.name}", self.held_out(rows)
         student = next((n for n in written if METHODS[n].teacher and not METHODS[n].context), None)
-        if student is None or known is None:
+        if student is None or known is None or known.told is not None:
             return self.likelihoods(rows, [*written], what=what), {}
         own = [one.ids for one in written[student]]
         both = [ids for pair in zip(known.ids, own, strict=True) for ids in pair]
@@ -461,24 +485,3 @@ def _twice(rows: RenderedRows) -> RenderedRows:
         student_prompts=Computed(count, lambda number: rows.student_prompts[number // 2]),
         gold=[None] * count,
     )
-
-
-def ends(written: Sequence[Answered]) -> Ends:
-    """How long answers are, and how they end."""
-    return Ends(
-        tokens_mean=mean(len(one.ids) for one in written),
-        cut=proportion([not one.finished for one in written]),
-        repeats=proportion([one.repeats for one in written]),
-    )
-
-
-def same_start(teacher: Sequence[int], other: Sequence[int]) -> float:
-    """The share of the teacher's tokens before the first difference; 1 for the same answer."""
-    if list(teacher) == list(other):
-        return 1.0
-    same = 0
-    for one, two in zip(teacher, other, strict=False):
-        if one != two:
-            break
-        same += 1
-    return min(same, len(teacher) - 1) / len(teacher)

@@ -41,7 +41,7 @@ def predictions(
         values: Metrics with their values, for each answer; empty if there are no metrics.
         rules: Rules that apply, and whether each answer obeys them; empty if there are none.
     """
-    lines = []
+    lines, kl = [], [row.kl for row in fidelity]
     for number, (row, answer, correct) in enumerate(zip(rows, written, right, strict=True)):
         gold = row.output and form.spoken(row.output)
         expected = None if gold is None else task.result(gold)
@@ -65,7 +65,7 @@ def predictions(
                 tokens=len(answer.ids),
                 ending=ending(answer),
                 turn=answer_number(row),
-                kl=max(0.0, fmean(fidelity[number].kl)) if fidelity else None,
+                kl=max(0.0, fmean(kl[number])) if kl and kl[number] else None,
             )
         )
     return lines

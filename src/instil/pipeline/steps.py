@@ -50,12 +50,14 @@ class Judged:
         predictions: Predictions of all these methods on all sets.
         teacher: Scores of the teacher on the same rows. Classification only, else empty.
         rows: The rows of all sets. Free text only, else empty.
+        answered_by: Engine that answered the rows; None: this process.
     """
 
     methods: list[MethodResult]
     predictions: list[Prediction]
     teacher: list[SetScore]
     rows: list[EvaluationRow] = field(default_factory=list)
+    answered_by: str | None = None
 
     @property
     def recovery_interval(self) -> Interval | None:
@@ -232,6 +234,7 @@ class Steps(ABC, Generic[Taught, Trained]):
             methods=judged.methods,
             teacher=judged.teacher,
             recovery_interval=judged.recovery_interval,
+            answered_by=judged.answered_by,
             training=None if trained is None else self.training(trained),
             phases={
                 name: PhaseCost(**asdict(cost)) for name, cost in self.recorder.costs().items()

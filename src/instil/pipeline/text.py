@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from instil.engines.engine import Wanted
 from instil.engines.started import Started, check_start, chosen
+from instil.evaluation.answers import Answered
 from instil.losses import CrossEntropy, Objective
 from instil.methods import METHODS, MethodName
 from instil.metrics import comparing
@@ -39,16 +40,18 @@ from instil.recipe.sections import Engine
 from instil.results.logs import Dropped
 from instil.results.schema import MethodResult, Prediction
 from instil.results.scores import SetScore
-from instil.results.training import Checkpoint, HeldOutLoss, Training
+from instil.results.training import Checkpoint, HeldOutLoss, LoggedTargets, Training
 from instil.system import processes
 from instil.system.costs import Recorder
 from instil.system.progress import Display
 from instil.tasks.files import Files
 from instil.tasks.free_text import FreeText
+from instil.tasks.rows import Row
 from instil.tasks.split import EvaluationSet, watched_rows
 from instil.teacher.completions import Writer
 from instil.teacher.inputs import Made
-from instil.teacher.lessons import Grouped, Teaching
+from instil.teacher.lessons import Grouped, Teaching, vocabulary_of
+from instil.teacher.logged import Logged
 from instil.training import callbacks, launch, trainer
 
 VALIDATION = "validation rows"
@@ -63,12 +66,14 @@ class Taught:
         held_out: Numbers of the lessons that are measured during training, and not learnt.
         truncated: Number of the teacher's completions that reached the length limit.
         made: Inputs that the teacher wrote; None if none were asked for.
+        logged: How much of the targets stood in the rows; None if the teacher made them.
     """
 
     lessons: Grouped
     held_out: list[int]
     truncated: int
     made: Made | None
+    logged: LoggedTargets | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,6 @@ class TextSteps(Steps[Taught | None, Trained]):
     max_new_tokens: int
     dropped: list[Dropped] = field(default_factory=list)
     engine: Started | None = None
-    answering: Started | None = None
 
     @classmethod
     def prepare(
@@ -105,11 +109,8 @@ class TextSteps(Steps[Taught | None, Trained]):
     ) -> TextSteps:
         """Draws and renders the rows, loads the models, and refuses rows that do not fit them."""
         method = METHODS[recipe.method]
-        engine_of_answers = None if recipe.quantization else chosen(recipe.evaluation.engine)
-        if engine_of_answers is not None:
-            check_start(engine_of_answers)
-        evaluation = recipe.evaluation.model_copy(update={"engine": engine_of_answers})
-        recipe = recipe.model_copy(update={"evaluation": evaluation})
+        if isinstance(recipe.evaluation.engine, Engine):
+            check_start(recipe.evaluation.engine)
         callbacks.check_tensorboard(recipe.training)
         [*map(comparing, recipe.evaluation.metrics)]  # refused before a model is loaded
         if method.learns:
@@ -155,7 +156,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             outcomes = selection_of(recipe.teacher, recipe.objective).top_k
             prompts = answered[0].teacher_prompts
             engine = Started(Wanted(settings, models.teacher, outcomes, None, prompts, display))
-        return cls(
+        steps = cls(
             recipe=recipe,
             rows=rows,
             store=store,
@@ -170,6 +171,9 @@ class TextSteps(Steps[Taught | None, Trained]):
             dropped=[*(given.dropped if given else []), *render.dropped],
             engine=engine,
         )
+        if (logged := steps.teaching.logged) is not None:
+            logged.check(learnt.gold_of_rows())
+        return steps
 
     @property
     def task(self) -> FreeText:
@@ -225,7 +229,15 @@ class TextSteps(Steps[Taught | None, Trained]):
         held_out = [number for number, of in enumerate(lessons.groups) if pairs[of[0]].row in apart]
         if self.engine is not None:
             self._answer_held_out(self.engine)
-        return Taught(lessons, held_out, truncated, made)
+        logged = self.teaching.logged
+        learnt = [
+            (pairs[n].row, pairs[n].completion)
+            for number, of in enumerate(lessons.groups)
+            if number not in held_out
+            for n in of
+        ]
+        covered = None if logged is None else logged.counted(learnt)
+        return Taught(lessons, held_out, truncated, made, covered)
 
     def pairs(self, rows: RenderedRows) -> tuple[Sequence[AlignedPair], int]:
         """What the student learns: prompts with completions, and how many of these were cut.
@@ -302,6 +314,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             tokens=sum(len(pair.completion) for pair in learnt),
             truncated_completions=taught.truncated,
             made_inputs=taught.made and taught.made.facts,
+            logged_targets=taught.logged,
             steps=report.steps,
             trainable_parameters=trainable,
             trainable_share=trainable / sum(p.numel() for p in network.parameters()),
@@ -328,17 +341,9 @@ class TextSteps(Steps[Taught | None, Trained]):
     def judge(self, taught: Taught | None, trained: Trained | None) -> Judged:
         """Evaluates all methods on all sets, and compares them with the teacher if there is one."""
         models, adapter = (trained.models, trained.adapter) if trained else (self.models, None)
-        settings, started = self.recipe.evaluation.engine, None
-        if isinstance(settings, Engine):
-            prompts = self.sets[0][1].student_prompts
-            started = Started(Wanted(settings, models.student, 1, adapter, prompts, self.display))
-        try:
-            return replace(self, models=models, answering=started)._judged()
-        finally:
-            if started is not None:
-                started.close()
+        return replace(self, models=models)._judged(adapter)
 
-    def _judged(self) -> Judged:
+    def _judged(self, adapter: Path | None) -> Judged:
         set_seed(self.recipe.seed)
         names = methods_of(self.recipe)
         scores: dict[MethodName, list[SetScore]] = {name: [] for name in names}
@@ -347,9 +352,7 @@ class TextSteps(Steps[Taught | None, Trained]):
             self.judging.held_out(rows)  # the teacher writes before the phase `evaluate` begins
         self.close()
         with self.recorder.phase("evaluate"):
-            written = [self.judging.written(*one, names) for one in self.sets]
-            if self.answering is not None:
-                self.answering.close()  # what follows needs its memory
+            written, answered_by = self._answers(names, adapter)
             for (held_out, rows), of_set in zip(self.sets, written, strict=True):
                 judged = self.judging.set(held_out, rows, of_set)
                 for name, (score, lines) in judged.items():
@@ -378,7 +381,26 @@ class TextSteps(Steps[Taught | None, Trained]):
             for held_out, rows in self.sets
             for row in evaluated(self.form, held_out.name, rows.rows)
         ]
-        return Judged(methods, answered, [], asked)
+        return Judged(methods, answered, [], asked, answered_by)
+
+    def _answers(
+        self, names: Sequence[MethodName], adapter: Path | None
+    ) -> tuple[list[dict[MethodName, list[Answered]]], str | None]:
+        """Each method's answers to all sets, and the engine that wrote them; None: this process."""
+        wanted, started = self.recipe.evaluation.engine, None
+        settings = None if self.recipe.quantization else chosen(wanted)
+        if settings is not None:
+            model, prompts = self.models.student, self.sets[0][1].student_prompts
+            started = Started(Wanted(settings, model, 1, adapter, prompts, self.display))
+            if wanted == "auto":
+                started = started.if_it_starts()
+        judging = replace(self.judging, engine=started)
+        try:
+            written = [judging.written(*one, names) for one in self.sets]
+            return written, None if started is None else started.wanted.settings.name
+        finally:
+            if started is not None:
+                started.close()  # what follows needs its memory
 
     def facts(self, trained: Trained | None) -> dict[str, Any]:
         """Facts about the models, the prompt and the context."""
@@ -405,7 +427,11 @@ class TextSteps(Steps[Taught | None, Trained]):
     @cached_property
     def teaching(self) -> Teaching:
         """Lets the teacher score completions."""
-        return Teaching(self.recipe, self.models, self.recorder, self.display, self.engine)
+        teaching = Teaching(self.recipe, self.models, self.recorder, self.display, self.engine)
+        made = self._logged
+        if made is None or self.method.learns != "targets":
+            return teaching
+        return replace(teaching, logged=made(self.learnt.rows))
 
     @cached_property
     def writer(self) -> Writer:
@@ -435,8 +461,15 @@ class TextSteps(Steps[Taught | None, Trained]):
             context=self.context_text,
             recorder=self.recorder,
             display=self.display,
-            engine=self.answering,
+            logged=self._logged,
         )
+
+    @property
+    def _logged(self) -> Callable[[Sequence[Row]], Logged] | None:
+        """Makes what rows tell of the teacher's predictions; None if its model makes them."""
+        if self.recipe.teacher.targets == "computed":
+            return None
+        return lambda rows: Logged(rows, self.form.tokens, vocabulary_of(self.models.student))
 
     @property
     def _objective(self) -> Objective:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +17,8 @@ from instil.prompts.pieces import Pieces
 from instil.tasks.thinking import MARKS
 
 _START, _END = "\ufdd0", "\ufdd1"  # Unicode reserves these for use inside a program
+HALF = "\ufffd"
+"""In the text of a token, stands for a part of a character."""
 _TAG = re.compile(r"<.+>|\[.+\]")
 _THOUGHTS = {mark for pair in MARKS for mark in pair}
 
@@ -68,6 +71,16 @@ class Tokens:
         known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         marks = [[int(number)] for number in known if number is not None]
         return next(filter(None, [self._before, *marks]), self.line_break)
+
+    @cached_property
+    def by_text(self) -> dict[str, int | None]:
+        """Text of a token -> its id; None if several tokens have this text."""
+        made: dict[str, int | None] = {}
+        for number in range(len(self.tokenizer)):
+            text = self.text([number])
+            if text and HALF not in text:
+                made[text] = None if text in made else number
+        return made
 
     def spells(self, text: str) -> str | None:
         """The first control token that a text from data spells; None if there is none."""

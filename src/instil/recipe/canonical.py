@@ -39,7 +39,8 @@ def selection_of(teacher: Teacher, objective: Objective) -> Selection:
     large share of the mass: a few samples estimate it badly, and many take too much space.
     """
     needed = objective.top_k_needed
-    draws = objective.takes_draws and objective.temperature == 1 and teacher.engine is None
+    told = teacher.engine is not None or teacher.targets == "logged"
+    draws = objective.takes_draws and objective.temperature == 1 and not told
     if needed and (needed >= teacher.top_k or not objective.needs_distribution):
         return Selection(top_k=needed)
     rule = Selection(

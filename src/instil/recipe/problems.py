@@ -29,6 +29,7 @@ _UNREAD_WITH_LABELS = (
     "teacher.min_probability",
     "teacher.mass",
     "teacher.mass_per_draw",
+    "teacher.targets",
     "teacher.engine",
     "teacher.store",
     "training.report_to",

@@ -19,6 +19,8 @@ from instil.losses import Objective
 from instil.losses.divergence import Divergence
 from instil.losses.forward_kl import ForwardKL
 from instil.losses.label_kl import LabelKL
+from instil.losses.reverse_kl import ReverseKL
+from instil.losses.weighted_sum import WeightedSum
 from instil.methods import METHODS, MethodName
 from instil.models.loading import Loading, Quantization
 from instil.models.tuning import LoRA, Tuning
@@ -188,7 +190,9 @@ class Recipe(Section):
                 "plateau, or objective: forward_kl"
             )
         if self.teacher.engine is not None:
-            self._check_engine()
+            self._check_told("teacher.engine")
+        if self.teacher.targets == "logged":
+            self._check_logged()
         if isinstance(self.objective, LabelKL):
             raise ValueError(
                 "objective: label_kl needs labels, and the task's answers are free text; "
@@ -235,18 +239,46 @@ class Recipe(Section):
                 "bits; leave evaluation.engine out, and look at it with `instil check --engine vllm`"
             )
 
-    def _check_engine(self) -> None:
-        """Refuses losses that read more than an engine tells."""
+    def _check_logged(self) -> None:
+        """Refuses settings that make no sense if the predictions stand in the rows."""
+        if METHODS[self.method].learns != "targets":
+            return
+        if self.teacher.completions != "gold" or self.teacher.engine is not None:
+            raise ValueError(
+                "teacher.targets: the rows tell predictions of their own answers only (got "
+                f"teacher.completions {self.teacher.completions}"
+                f"{' and teacher.engine' if self.teacher.engine else ''}); use teacher.completions: "
+                "gold without teacher.engine, or leave teacher.targets out"
+            )
+        objective = self.objective
+        terms = objective.terms if isinstance(objective, WeightedSum) else (objective,)
+        refused = [one.name for one in terms if isinstance(one, ReverseKL)]
+        if refused or not objective.needs_targets:
+            raise ValueError(
+                f"teacher.targets: {refused[0] if refused else objective.name} "
+                f"{'needs' if refused else 'learns no'} predictions of "
+                f"{'all tokens, and some are known as text only' if refused else 'tokens'}; use "
+                "objective: forward_kl, or leave teacher.targets out"
+            )
+        if isinstance(self.training.until, KlShare):
+            raise ValueError(
+                "training.until: kl_share cannot be reached if the end of an answer is learnt as text "
+                "(got teacher.targets logged); use plateau"
+            )
+        self._check_told("teacher.targets")
+
+    def _check_told(self, setting: str) -> None:
+        """Refuses losses that read more than a server tells."""
         objective = self.objective
         if objective.needs_hidden_states or objective.needs_logits_of_teacher:
             raise ValueError(
-                f"teacher.engine: a server tells log-probabilities, and {objective.name} reads more of "
-                "the teacher; use forward_kl, or leave out teacher.engine"
+                f"{setting}: a server tells log-probabilities, and {objective.name} reads more of "
+                f"the teacher; use forward_kl, or leave out {setting}"
             )
         if objective.needs_targets and objective.temperature != 1:
             raise ValueError(
-                "teacher.engine: a server tells the likeliest outcomes at temperature 1 (got "
-                f"objective.temperature {objective.temperature:g}); use 1, or leave out teacher.engine"
+                f"{setting}: a server tells the likeliest outcomes at temperature 1 (got "
+                f"objective.temperature {objective.temperature:g}); use 1, or leave out {setting}"
             )
 
     @classmethod

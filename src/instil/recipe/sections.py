@@ -214,6 +214,11 @@ class Teacher(Section):
         description="Free text with forward_kl only. Sample one tail outcome for each such part of "
         "the probability mass that is not stored, at most top_k. 0: sample none.",
     )
+    targets: Literal["computed", "logged"] = Field(
+        "computed",
+        description="Free text only. logged: the teacher's predictions stand in the rows, as `instil "
+        "answer --logprobs` writes them. computed: the teacher's model makes them.",
+    )
     engine: Engine | None = Field(
         None,
         description="Free text only. Where the teacher writes and scores: `{name: vllm}`. null: in "

@@ -413,7 +413,7 @@ def _cost_sentences(found: Comparison) -> list[str]:
             f"{count(training.trainable_parameters, 'trainable parameter')}, "
             f"{100 * training.trainable_share:.2g}{NBSP}% of the model."
         )
-        sentences += [*_made(training), *_end_of(training)]
+        sentences += [*_made(training), *_logged(training), *_end_of(training)]
     return sentences
 
 
@@ -426,6 +426,19 @@ def _made(training: Training) -> list[str]:
         f"The teacher wrote {count(made.rows, 'input')} of the {made.asked:,} that were asked for "
         f"(made_inputs.jsonl). Left out: {made.repeated:,} that were there already, {made.near:,} "
         f"much like an evaluation row, {made.unfit:,} empty or too long."
+    ]
+
+
+def _logged(training: Training) -> list[str]:
+    """How much of what was learnt stood in the rows, so that no teacher of this run predicted it."""
+    found = training.logged_targets
+    if found is None:
+        return []
+    return [
+        f"What a server told of its answers was learnt: log-probabilities of "
+        f"{count(found.tokens, 'token')} in {count(found.rows, 'row')}; the other tokens are learnt as "
+        "text. A KL to the teacher is measured on those tokens of the evaluation rows that have "
+        "log-probabilities."
     ]
 
 

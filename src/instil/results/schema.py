@@ -198,6 +198,9 @@ class Results(JsonFile):
         None, description="The same for `teacher_model`; null if that is null."
     )
     dtype: str = Field(description="Number format of the weights.")
+    answered_by: str | None = Field(
+        None, description="Engine that answered the evaluation rows; null: this process."
+    )
     seed: int
     task: str = Field(description="Name of the task.")
     labels: list[str] = Field([], description="Names of the labels. Empty for free text.")

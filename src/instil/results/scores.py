@@ -45,7 +45,8 @@ class Fidelity(Strict):
 
     kl_to_teacher: float = Field(
         description="KL(teacher || model) in nats. Labels: mean per row, over the labels. Free "
-        "text: mean per completion token, over the full vocabulary."
+        "text: mean per completion token, over the full vocabulary; with teacher.targets logged, "
+        "over the outcomes that the rows tell and the rest as one."
     )
     agreement: float = Field(
         description="Share of rows (free text: of completion tokens) for which both predict the "
@@ -197,7 +198,8 @@ class SetScore(Strict):
     )
     tokens: int | None = Field(
         None,
-        description="Number of completion tokens for cross-entropy and fidelity; null for labels.",
+        description="Number of completion tokens; null for labels. Fidelity is measured on all of "
+        "them, or, with teacher.targets logged, on those with log-probabilities.",
     )
     completions: Completions | None = Field(
         None,

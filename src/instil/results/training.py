@@ -57,6 +57,15 @@ class MadeInputs(Strict):
     unfit: int = Field(description="Number of inputs left out because they were empty or too long.")
 
 
+class LoggedTargets(Strict):
+    """Predictions of the teacher that stood in the rows (`teacher.targets: logged`)."""
+
+    rows: int = Field(description="Number of learnt completions with predictions.")
+    tokens: int = Field(
+        description="Number of their tokens that are learnt from these. The others are learnt as text."
+    )
+
+
 class Training(Strict):
     """Facts about the training of a student."""
 
@@ -69,6 +78,9 @@ class Training(Strict):
     )
     made_inputs: MadeInputs | None = Field(
         None, description="Inputs that the teacher wrote; null if training.make_inputs is 0."
+    )
+    logged_targets: LoggedTargets | None = Field(
+        None, description="Predictions that stood in the rows; null if the teacher made them."
     )
     steps: int = Field(description="Number of optimiser steps.")
     trainable_parameters: int = Field(description="Number of trained parameters.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -52,6 +52,8 @@ class Message:
         name: Name of the tool whose result this is.
         call: Id of the call whose result this is.
         learnt: Whether the student may learn this answer: not with `weight: 0`.
+        logprobs: Log-probabilities that came with this answer (`instil.tasks.logprobs`); None if
+            none did.
     """
 
     role: Role
@@ -61,6 +63,7 @@ class Message:
     name: str | None = None
     call: str | None = None
     learnt: bool = True
+    logprobs: str | None = field(default=None, compare=False, repr=False)
 
     def sent(self) -> dict[str, Any]:
         """The message in the form that chat templates read."""

@@ -101,12 +101,13 @@ class Files(FreeText):
         of_sets = {name: rows_of(pile.items, reading) for name, pile in sets.items()}
         return TaskData(rows_of(inputs.items, reading), of_sets, {})
 
-    def reading(self, *, gold: bool, evaluation: bool = False) -> Reading:
+    def reading(self, *, gold: bool, evaluation: bool = False, logprobs: bool = False) -> Reading:
         """How rows are read.
 
         Args:
             gold: Whether the gold outputs are learnt.
             evaluation: Whether these are evaluation rows, which have outputs.
+            logprobs: Whether log-probabilities are kept that came with answers.
         """
         return Reading(
             self.fields,
@@ -115,13 +116,15 @@ class Files(FreeText):
             self.on_bad_row,
             need_output=gold or evaluation,
             open_end=not gold,
+            logprobs=logprobs,
         )
 
-    def piles(self, *, need_output: bool) -> tuple[Pile, dict[str, Pile]]:
+    def piles(self, *, need_output: bool, logprobs: bool = False) -> tuple[Pile, dict[str, Pile]]:
         """Reads the inputs and the evaluation sets.
 
         Args:
             need_output: Whether every row to learn from must have an output.
+            logprobs: Whether log-probabilities are kept that came with answers.
 
         Raises:
             ConfigError: `inputs` is not set.
@@ -134,8 +137,8 @@ class Files(FreeText):
                 allowed="a file of rows with a field `input`, or of conversations",
                 mend="set task.inputs to the file",
             )
-        inputs = self._pile(self.inputs, self.reading(gold=need_output))
-        reading = self.reading(gold=need_output, evaluation=True)
+        inputs = self._pile(self.inputs, self.reading(gold=need_output, logprobs=logprobs))
+        reading = self.reading(gold=need_output, evaluation=True, logprobs=logprobs)
         return inputs, {
             name: self._pile(path, reading) for name, path in self._eval_files().items()
         }

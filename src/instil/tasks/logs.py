@@ -39,6 +39,7 @@ class Reading:
             few rows; of many rows, it is left out.
         need_output: Whether every row of a single turn must have an output.
         open_end: Whether a conversation may end with the user, whose answer is not known.
+        logprobs: Whether log-probabilities are kept that came with answers.
     """
 
     fields: Mapping[str, str] | None = None
@@ -47,6 +48,7 @@ class Reading:
     on_bad_row: OnBadRow | None = None
     need_output: bool = False
     open_end: bool = True
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,16 +178,16 @@ def _turn(conversation: Conversation, number: int) -> Row:
         output = answer.content
         if not output.strip():
             output = "\n".join(f"{call.name} {call.arguments}" for call in answer.tool_calls)
-    return Row(turn.before[-1].content, output, conversation.context, turn)
+    logprobs = None if answer is None else answer.logprobs
+    return Row(turn.before[-1].content, output, conversation.context, turn, logprobs)
 
 
 def _item(fields: Fields, where: str, reading: Reading) -> Row | Conversation:
     made = conversation_of(fields, where)
     if made is None:
-        return row_of(fields, where, need_output=reading.need_output)
-    made = replace(
-        made, messages=tuple(_thought(one, where, reading.thinking) for one in made.messages)
-    )
+        row = row_of(fields, where, need_output=reading.need_output)
+        return row if reading.logprobs or row.logprobs is None else replace(row, logprobs=None)
+    made = replace(made, messages=tuple(_kept(one, where, reading) for one in made.messages))
     if not made.answers("all", open_end=reading.open_end):
         last = made.messages[-1].role
         raise BadRowError(
@@ -197,6 +199,13 @@ def _item(fields: Fields, where: str, reading: Reading) -> Row | Conversation:
             else "delete the row",
         )
     return made
+
+
+def _kept(message: Message, where: str, reading: Reading) -> Message:
+    """A message with the thoughts and the log-probabilities that are learnt."""
+    if message.logprobs is not None and not reading.logprobs:
+        message = replace(message, logprobs=None)
+    return _thought(message, where, reading.thinking)
 
 
 def _thought(message: Message, where: str, thinking: Thinking) -> Message:
@@ -217,6 +226,7 @@ def _thought(message: Message, where: str, thinking: Thinking) -> Message:
     return replace(
         message, content=content if thoughts is not None else message.content,
         thinking=known if thinking == "learn" else None,
+        logprobs=message.logprobs if thinking == "learn" else None,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from instil.errors import FieldError
 from instil.tasks.conversation import ROLES, Conversation, Message, Role, ToolCall, role_of
+from instil.tasks.logprobs import logprobs_of
 from instil.tasks.records import Fields, is_missing, shown
 from instil.tasks.text_files import check_characters
 
@@ -140,7 +141,8 @@ def _exchange(fields: Fields, where: str) -> tuple[list[Any], object]:
         for one in (request, response)
     )
     choices = response.get("choices") or [{}]
-    answer = choices[0].get("message") if isinstance(choices, list) else None
+    first = choices[0] if isinstance(choices, list) else {}
+    answer = first.get("message")
     messages = _list(request.get("messages"), f"{where}: the messages of the request")
     if not isinstance(answer, Mapping):
         raise BadRowError(
@@ -150,7 +152,8 @@ def _exchange(fields: Fields, where: str) -> tuple[list[Any], object]:
             allowed="choices[0].message",
             mend="leave out requests that failed",
         )
-    return [*messages, {"role": "assistant", **answer}], request.get("tools")
+    said = {"role": "assistant", "logprobs": first.get("logprobs"), **answer}
+    return [*messages, said], request.get("tools")
 
 
 _FORMS: dict[tuple[str, ...], Callable[[Fields, str], tuple[list[Any], object]]] = {
@@ -199,6 +202,7 @@ def _message(value: object, where: str) -> Message:
         str(name) if name and role == "tool" else None,
         str(call) if call and role == "tool" else None,
         weight != 0,
+        logprobs_of(value.get("logprobs")) if role == "assistant" else None,
     )
 
 

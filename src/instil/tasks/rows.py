@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from instil.errors import DataFileError, DataFormatError, FieldError, OverlapErr
 from instil.system import files
 from instil.tasks.conversation import Conversation, Turn, said, text_of
 from instil.tasks.formats import read_fields
+from instil.tasks.logprobs import logprobs_of
 from instil.tasks.records import Fields, Records, is_missing, needed, shown
 from instil.tasks.text_files import check_characters
 
@@ -40,12 +41,15 @@ class Row:
         output: The gold output.
         context: What only the teacher reads with this row, beside the context of all rows.
         turn: The conversation in which this is an answer; None if it is a single turn.
+        logprobs: Log-probabilities that came with the output (`instil.tasks.logprobs`); None if none
+            did.
     """
 
     input: str
     output: str | None = None
     context: str | None = None
     turn: Turn | None = None
+    logprobs: str | None = field(default=None, repr=False)
 
     @property
     def conversation(self) -> int | None:
@@ -199,6 +203,8 @@ def _facts(row: Row) -> list[object]:
     facts: list[object] = [row.input, row.output]
     if row.context is not None or row.turn is not None:
         facts += [row.context, row.turn and row.turn.facts()]
+    if row.logprobs is not None:
+        facts.append(row.logprobs)
     return facts
 
 
@@ -250,7 +256,8 @@ def plain(text: str) -> str:
 
 def _fields(row: object, where: str) -> Fields:
     if isinstance(row, Row):
-        return {"input": row.input, "output": row.output, "context": row.context}
+        fields = {"input": row.input, "output": row.output, "context": row.context}
+        return fields if row.logprobs is None else {**fields, "logprobs": row.logprobs}
     if isinstance(row, str):
         return {"input": row}
     if isinstance(row, Mapping):
@@ -276,14 +283,14 @@ def row_of(fields: Fields, where: str, *, need_output: bool, input: str = "input
         DataFormatError: a text contains half a character.
     """
     values: dict[str, str] = {}
-    for field in (input, "output", "context"):
-        optional = field == "context" or (field == "output" and not need_output)
-        if optional and is_missing(fields.get(field)):
+    for name in (input, "output", "context"):
+        optional = name == "context" or (name == "output" and not need_output)
+        if optional and is_missing(fields.get(name)):
             continue
-        value = needed(fields, field, where)
+        value = needed(fields, name, where)
         if not isinstance(value, str):
             raise FieldError(
-                f"{where}: the field {field!r} is not text",
+                f"{where}: the field {name!r} is not text",
                 got=shown(value),
                 allowed="a string",
                 mend="write it as text; in JSON, put it in quotation marks",
@@ -292,8 +299,9 @@ def row_of(fields: Fields, where: str, *, need_output: bool, input: str = "input
             if optional:  # an empty cell of a CSV
                 continue
             raise FieldError(
-                f"{where}: the field {field!r} is empty", mend="fill it or delete the row"
+                f"{where}: the field {name!r} is empty", mend="fill it or delete the row"
             )
-        check_characters(value, f"{where}: the field {field!r}")
-        values[field] = value
-    return Row(values[input], values.get("output"), values.get("context"))
+        check_characters(value, f"{where}: the field {name!r}")
+        values[name] = value
+    logprobs = logprobs_of(fields.get("logprobs")) if "output" in values else None
+    return Row(values[input], values.get("output"), values.get("context"), logprobs=logprobs)

@@ -11,6 +11,7 @@ from instil.engines.started import Started, identity
 from instil.losses import Objective
 from instil.models.cache import alike
 from instil.models.forward import output_embeddings
+from instil.models.load import LanguageModel
 from instil.models.roles import Models
 from instil.prompts.pair import AlignedPair, teacher_prompts
 from instil.recipe.canonical import selection_of
@@ -25,6 +26,7 @@ from instil.targets.prediction import TargetRow, Targets
 from instil.targets.selection import Selection
 from instil.targets.store import StorePlan, TargetStore, build
 from instil.teacher.hidden_states import OnlineTeacher
+from instil.teacher.logged import Logged
 from instil.teacher.scorer import Scorer
 
 
@@ -38,6 +40,7 @@ class Teaching:
         recorder: Counts the teacher's cost.
         display: Shows progress.
         engine: Scores in place of the teacher's model; None: the model itself.
+        logged: Predictions that stand in the rows, in place of the teacher's; None: it makes them.
     """
 
     recipe: Recipe
@@ -45,6 +48,7 @@ class Teaching:
     recorder: Recorder
     display: Display
     engine: Started | None = None
+    logged: Logged | None = None
 
     @property
     def kept(self) -> Selection:
@@ -53,13 +57,13 @@ class Teaching:
 
     @property
     def vocabulary(self) -> int:
-        """Number of outcomes: the size of the student's output layer, with padding."""
-        return int(cast(Any, output_embeddings(self.models.student.network)).weight.shape[0])
+        """Number of outcomes; see `vocabulary_of`."""
+        return vocabulary_of(self.models.student)
 
     def fingerprint(self, pairs: Sequence[AlignedPair]) -> str:
         """A fingerprint of all that the teacher's targets for these pairs depend on."""
         model, temperature = self.models.teacher, self.recipe.objective.temperature
-        outcomes = [self.vocabulary, self.kept.model_dump(), *identity(self.engine)]
+        outcomes = [self.vocabulary, self.kept.model_dump(), *self._made_by]
         settings = [ALGORITHM, model.fingerprint, model.dtype, temperature, *outcomes]
         return digest_ids(
             settings, (ids for pair in pairs for ids in (pair.teacher_prompt, pair.completion))
@@ -110,9 +114,14 @@ class Teaching:
             temperature=self.recipe.objective.temperature,
             kept=self.kept,
             teacher=", ".join(
-                [self.models.teacher.name, self.models.teacher.dtype, *identity(self.engine)]
+                [self.models.teacher.name, self.models.teacher.dtype, *self._made_by]
             ),
         )
+
+    @property
+    def _made_by(self) -> list[str]:
+        """What tells these targets from those of the teacher's model in this process."""
+        return identity(self.engine) if self.logged is None else ["logged", self.logged.digest]
 
     def _stored(self, pairs: Sequence[AlignedPair], store: Path) -> TargetStore:
         path, plan = self.planned(pairs, store)
@@ -160,6 +169,15 @@ class Teaching:
             plan: The content of their store.
             advance: Is called with the progress.
         """
+        if (logged := self.logged) is not None:
+
+            def of_rows(numbers: Sequence[int]) -> Iterator[tuple[int, Targets]]:
+                for number in numbers:
+                    pair = pairs[number]
+                    advance(1, len(pair.completion))
+                    yield number, logged.targets(pair.row, pair.completion, plan.kept)
+
+            return of_rows
         if self.engine is None:
             scorer = Scorer.of(
                 self.models.teacher,
@@ -182,6 +200,11 @@ class Teaching:
                 yield numbers[place], targets
 
         return of_engine
+
+
+def vocabulary_of(student: LanguageModel) -> int:
+    """Number of a student's outcomes: the size of its output layer, with padding."""
+    return int(cast(Any, output_embeddings(student.network)).weight.shape[0])
 
 
 def in_store(pairs: Sequence[AlignedPair]) -> list[int]:

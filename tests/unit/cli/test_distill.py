@@ -736,7 +736,9 @@ def test_help_is_fast_and_does_not_load_torch() -> None:
     ours = min(_cpu_seconds([sys.executable, "-m", "instil", "--help"]) for _ in range(3))
     plain = "import typer; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
     library = min(_cpu_seconds([sys.executable, "-c", plain]) for _ in range(3))
-    assert ours <= 2.5 * library, "beside the help of an empty command, which takes what typer takes"
+    assert ours <= 2.5 * library, (
+        "beside the help of an empty command, which takes what typer takes"
+    )
 
 
 def _cpu_seconds(command: list[str]) -> float:

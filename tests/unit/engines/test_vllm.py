@@ -7,7 +7,6 @@ import math
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,29 +19,30 @@ from instil.models.source import Source
 from instil.recipe.grid import override
 from instil.recipe.recipe import Recipe
 from instil.targets.selection import Selection
+from instil.targets.told import told_targets
 
 
-def top(*outcomes: tuple[int, float]) -> list[dict[str, Any]]:
-    return [{"token_id": token, "logprob": math.log(share)} for token, share in outcomes]
+def top(*outcomes: tuple[int, float]) -> list[tuple[int, float]]:
+    return [(token, math.log(share)) for token, share in outcomes]
 
 
 def test_the_likeliest_outcomes_are_kept_and_the_others_are_one() -> None:
     # The token that is written may come last, whatever its rank.
     steps = [top((5, 0.5), (2, 0.2), (7, 0.01), (9, 0.25)), top((1, 0.9))]
-    made = vllm._targets(steps, Selection(top_k=3), 100)
+    made = told_targets(steps, Selection(top_k=3), 100)
     assert made.ids_NK[0].tolist() == [5, 9, 2]
     torch.testing.assert_close(made.logprobs_NK[0].exp(), torch.tensor([0.5, 0.25, 0.2]))
     torch.testing.assert_close(made.log_tail_N.exp(), torch.tensor([0.05, 0.1]))
     assert made.kept.tolist() == [[True, True, True], [True, False, False]]
     assert made.excess_N is None
     rule = Selection(top_k=3, min_probability=0.22)
-    trimmed = vllm._targets(steps, rule, 100)
+    trimmed = told_targets(steps, rule, 100)
     assert trimmed.kept.tolist() == [[True, True], [True, False]]
     torch.testing.assert_close(trimmed.log_tail_N.exp(), torch.tensor([0.25, 0.1]))
 
 
 def test_outcomes_beyond_the_vocabulary_get_no_probability() -> None:
-    made = vllm._targets([top((5, 0.5), (200, 0.2), (2, 0.2))], Selection(top_k=3), 100)
+    made = told_targets([top((5, 0.5), (200, 0.2), (2, 0.2))], Selection(top_k=3), 100)
     assert made.ids_NK[0].tolist() == [5, 2]
     torch.testing.assert_close(made.logprobs_NK[0].exp(), torch.tensor([0.625, 0.25]))
     torch.testing.assert_close(made.log_tail_N.exp(), torch.tensor([0.125]))
@@ -55,7 +55,7 @@ def test_a_rank_that_vllm_does_not_know_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tail_of_nothing_is_finite() -> None:
-    made = vllm._targets([top((5, 1.0))], Selection(top_k=3), 100)
+    made = told_targets([top((5, 1.0))], Selection(top_k=3), 100)
     assert made.log_tail_N.isfinite().all()
     assert made.log_tail_N.exp().item() == 0.0
 

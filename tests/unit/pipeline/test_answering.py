@@ -263,3 +263,39 @@ def test_a_student_learns_what_the_server_wrote(
     )
     assert run.results.training is not None
     assert run.results.methods[0].scores[0].accuracy is not None
+
+
+def test_log_probabilities_are_asked_for_and_kept(tmp_path: Path) -> None:
+    rows = [{"input": "red"}, {"messages": [{"role": "user", "content": "go"}]}]
+    path, output = write(tmp_path / "rows.jsonl", rows), tmp_path / "answered.jsonl"
+
+    def told(body: dict[str, Any]) -> dict[str, Any]:
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
+        top = [{"token": token, "logprob": p, "bytes": None} for token, p in (("N", -1), ("Y", -2))]
+        content = [{**top[1], "top_logprobs": top}]
+        message = {"role": "assistant", "content": "Y"}
+        return {"message": message, "logprobs": {"content": content, "refusal": None}}
+
+    with serving(told) as server:
+        server.refuses = {"return_tokens_as_token_ids"}
+        named = (str(path), "--url", server.address, "--model", "m", "--output", str(output))
+        status, said = invoke(*named, "--logprobs", "5")
+        assert (status, "warning" in said) == (0, False), said
+        sent = [body.get("return_tokens_as_token_ids") for _, _, body in server.seen]
+        assert set(sent) == {True, None}
+    logprobs = [[["Y", -2.0], ["N", -1.0]]]
+    answer = {"role": "assistant", "content": "Y", "logprobs": logprobs}
+    assert read(output) == [
+        {"input": "red", "output": "Y", "logprobs": logprobs},
+        {"messages": [{"role": "user", "content": "go"}, answer]},
+    ]
+
+
+def test_answers_without_log_probabilities_are_counted(tmp_path: Path) -> None:
+    path, output = write(tmp_path / "rows.jsonl", [{"input": "red"}]), tmp_path / "answered.jsonl"
+    with serving(loud) as server:
+        named = (str(path), "--url", server.address, "--model", "m", "--output", str(output))
+        status, said = invoke(*named, "--logprobs", "20")
+    assert status == 0
+    assert "warning: 1 row came without log-probabilities" in said
+    assert read(output) == [{"input": "red", "output": "RED"}]

@@ -108,6 +108,7 @@ def test_an_engine_answers_as_this_process_does(
         student={"save": save},
     )
     assert ASKED == [(True, 2), (False, 2), (False, 2)]
+    assert (here.answered_by, there.answered_by) == (None, "vllm")
     assert (FOLDERS[0].name, RUNNING) == (ADAPTER, [])
     assert (tmp_path / "there" / ADAPTER).is_dir() == save
     for mine, other in zip(there.methods, here.methods, strict=True):
@@ -136,6 +137,32 @@ def test_what_cannot_start_is_refused_before_any_work(
     with pytest.raises(EngineError, match="there is no Python"):
         distilled(model_folders["llama"], tmp_path / "run", evaluation=settings)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.usefixtures("engines")
+def test_if_auto_does_not_start_this_process_answers(
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def broken(wanted: Wanted) -> Iterator[Here]:
+        raise EngineError("vLLM ended while it started", got="no memory is left")
+        yield
+
+    monkeypatch.setitem(started.ENGINES, "vllm", broken)
+    monkeypatch.setattr("instil.pipeline.text.chosen", lambda wanted: wanted and Engine())
+    settings = {"drift_tokens": 20, "general_prompts": 7}
+    model = model_folders["llama"]
+    here = distilled(model, tmp_path / "here", evaluation=settings)
+    there = distilled(model, tmp_path / "there", evaluation=settings | {"engine": "auto"})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "vLLM ended while it started, so this process answers; no memory is left" in said
+    assert [one.scores for one in there.methods] == [one.scores for one in here.methods]
+    assert there.answered_by is None
+    with pytest.raises(EngineError, match="ended while it started"):
+        distilled(model, tmp_path / "x", evaluation=settings | {"engine": {"name": "vllm"}})
 
 
 def test_auto_takes_an_engine_only_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:

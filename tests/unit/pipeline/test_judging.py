@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instil.evaluation.answers import Answered
-from instil.pipeline.judging import ends, same_start
+from instil.evaluation.answers import Answered, ends, same_start
 
 
 @pytest.mark.parametrize(
