@@ -178,11 +178,10 @@ def students() -> dict[str, Any]:
     return made
 
 
-def logged(engine: Any) -> dict[str, Any]:
+def logged(wanted: Wanted) -> dict[str, Any]:
     """Students of answers of an API: of its log-probabilities, of this process's, of the text."""
     root = Path(str(files("instil") / "demo"))
-    shots = FewShot(instil.read_rows(root / "demonstrations.jsonl", need_output=True))
-    asked = Asked(f"{engine.url}/v1", engine.model, "NO_KEY", 0.0, 16, 8, 20)
+    shots = instil.read_rows(root / "demonstrations.jsonl", need_output=True)
     variants: dict[str, dict[str, Any]] = {
         "log-probabilities of the API": {"teacher": {"targets": "logged"}},
         "predictions of this process": {},
@@ -191,19 +190,19 @@ def logged(engine: Any) -> dict[str, Any]:
     made: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         answered: dict[str, list[dict[str, Any]]] = {}
-        for name in ("inputs", "eval"):
-            path = Path(place) / f"{name}.jsonl"
-            rows = [
-                Row(row.input)
-                for row in instil.read_rows(root / f"{name}.jsonl", need_output=False)
-            ]
-            spent = answer(rows, Context.of(shots), asked, path, advance=lambda rows: None)
-            answered[name] = [json.loads(line) for line in path.read_text().splitlines()]
-            made[f"{name}: rows, tokens"] = [spent.rows, spent.written]
+        with serving(wanted) as engine:  # ended before the training, because it never rests
+            asked = Asked(f"{engine.url}/v1", engine.model, "NO_KEY", 0.0, 16, 8, 20)
+            for name, count in (("inputs", 120), ("eval", 60)):
+                path = Path(place) / f"{name}.jsonl"
+                known = instil.read_rows(root / f"{name}.jsonl", need_output=False)[:count]
+                rows, context = [Row(row.input) for row in known], Context.of(FewShot(shots))
+                spent = answer(rows, context, asked, path, advance=lambda rows: None)
+                answered[name] = [json.loads(line) for line in path.read_text().splitlines()]
+                made[f"{name}: rows, tokens"] = [spent.rows, spent.written]
         for name, settings in variants.items():
             run = instil.distill(
                 MODEL,
-                context=instil.FewShot(shots.rows),
+                context=instil.FewShot(shots),
                 inputs=answered["inputs"],
                 eval=answered["eval"],
                 output=Path(place) / name,
@@ -246,13 +245,13 @@ def main() -> None:
         "targets": lambda engine: targets(model, engine, arguments.rows),
         "speed": lambda engine: speed(model, engine, arguments.long_rows),
         "students": lambda engine: students(),
-        "logged": logged,
+        "logged": lambda engine: logged(wanted),
     }
     found: dict[str, Any] = {}
     if arguments.output and arguments.output.exists():
         found = json.loads(arguments.output.read_text(encoding="utf-8"))
     for name in arguments.parts:
-        with serving(wanted) if name != "students" else nullcontext() as engine:
+        with serving(wanted) if name in ("targets", "speed") else nullcontext() as engine:
             found[name] = {**parts[name](engine), "environment": environment.describe()}
         print(name, json.dumps({k: v for k, v in found[name].items() if k != "environment"}))
         if arguments.output:

@@ -34,7 +34,9 @@ def drift(models: Models, *, most: int | None, advance: Advance) -> Drift:
         for start, rest in _pieces(models.student, kind, most):
             with models.adapter(on=False):
                 base = read_rows(models.student, [start], [rest])
-            for p_CV, (q_CV,), _ in beside(models, base, [(start, rest)], [True]):
+            with models.adapter(on=True):
+                student = read_rows(models.student, [start], [rest])
+            for p_CV, (q_CV,), _ in beside(models, base, [(True, student)], [rest]):
                 total += float(kl_per_token(p_CV, q_CV).sum())
                 same += int((p_CV.argmax(-1) == q_CV.argmax(-1)).sum())
             tokens += len(rest)

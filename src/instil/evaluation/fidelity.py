@@ -13,7 +13,7 @@ from instil.losses.forward_kl import ForwardKL
 from instil.methods import Method
 from instil.models.forward import Logits
 from instil.models.load import LanguageModel
-from instil.models.reader import COMPLETIONS, Pass, Reader, read_rows
+from instil.models.reader import COMPLETIONS, Pass, Reader
 from instil.models.roles import Models
 from instil.prompts.rendered import RenderedRows
 from instil.results.scores import Fidelity
@@ -137,21 +137,24 @@ class _Asked:
         if not (teachers or students):
             return {}
         models, adapters = self.models, [method.learns is not None for method in students]
+        readers = [self._reader(models.student, self.rows.student_prompts) for _ in students]
         own, sums, order = _Sums(), [_Sums() for _ in students], list[int]()
-        passes = _adapter_off(models, self._read(models.teacher, self.rows.teacher_prompts))
-        for read in passes:
-            for_students = [
-                (self.rows.student_prompts[number], self.completions[number])
-                for number in read.rows
-            ]
-            for p_CV, of_students, gold_C in beside(models, read.logits, for_students, adapters):
+        teacher = self._reader(models.teacher, self.rows.teacher_prompts)
+        for read in _adapter_off(models, teacher.read()):
+            of_students, tokens = list[tuple[bool, Logits]](), read.batch.tokens
+            for on, reader in zip(adapters, readers, strict=True):
+                with models.adapter(on=on):
+                    passes = [*reader.read(read.rows)]
+                of_students.append((on, self._in_order(read.rows, passes)))
+                tokens += sum(one.batch.tokens for one in passes)
+            completions = [self.completions[number] for number in read.rows]
+            for p_CV, others, gold_C in beside(models, read.logits, of_students, completions):
                 if teachers:
                     own.add(p_CV, gold_C)
-                for total, q_CV in zip(sums, of_students, strict=True):
+                for total, q_CV in zip(sums, others, strict=True):
                     total.add(q_CV, gold_C, teacher_NV=p_CV)
             order += read.rows
-            tokens = sum(len(prompt) + len(completion) - 1 for prompt, completion in for_students)
-            self.advance(len(read.rows), read.batch.tokens + len(students) * tokens)
+            self.advance(len(read.rows), tokens)
         lengths = [(row, len(self.completions[row])) for row in order]
         found = {method: own.of_rows(lengths) for method in teachers}
         for method, total in zip(students, sums, strict=True):
@@ -164,7 +167,7 @@ class _Asked:
         model, prompts = self.models.model(method), self.rows.prompts(method)
         total, order = _Sums(), list[int]()
         with self.models.adapter(on=method.learns is not None):
-            for read in self._read(model, prompts):
+            for read in self._reader(model, prompts).read():
                 gold = torch.split(read.batch.completion_N, read.logits.positions)
                 known = _told_of(told, read.rows)
                 start = 0
@@ -184,12 +187,21 @@ class _Asked:
             [replace(row, kl=row.kl[:count], agrees=row.agrees[:count]) for row, count in pairs]
         )
 
-    def _read(self, model: LanguageModel, prompts: Sequence[list[int]]) -> Iterator[Pass]:
+    def _reader(self, model: LanguageModel, prompts: Sequence[list[int]]) -> Reader:
         completions = [[completion] for completion in self.completions]
-        reader = Reader(
-            model, prompts, completions, packing=COMPLETIONS, batch_size=self.batch_size
-        )
-        return reader.read()
+        size = self.batch_size
+        return Reader(model, prompts, completions, packing=COMPLETIONS, batch_size=size)
+
+    def _in_order(self, rows: Sequence[int], passes: Sequence[Pass]) -> Logits:
+        """The logits of some rows, which were read in any order."""
+        starts, start = dict[int, int](), 0
+        for row in (row for one in passes for row in one.rows):
+            starts[row] = start
+            start += len(self.completions[row])
+        positions = [
+            starts[row] + place for row in rows for place in range(len(self.completions[row]))
+        ]
+        return Logits.cat([one.logits for one in passes]).picked(positions)
 
 
 @dataclass
@@ -245,33 +257,28 @@ class _Sums:
 def beside(
     models: Models,
     teacher: Logits,
-    rows: Sequence[tuple[list[int], list[int]]],
-    adapters: Sequence[bool],
+    students: Sequence[tuple[bool, Logits]],
+    completions: Sequence[list[int]],
 ) -> Iterator[tuple[Tensor, list[Tensor], Tensor]]:
     """Yields the logits of teacher and student for the same tokens, a few tokens at a time.
 
     Args:
         models: Teacher and student.
-        teacher: Logits of the teacher for the completion tokens of the rows.
-        rows: Prompts of the student with their completions, in token ids.
-        adapters: The student runs once per item, with its adapter on (True) or off (False).
+        teacher: Logits of the teacher for the tokens of completions.
+        students: Whether the adapter was on, and the logits of the student for the same tokens.
+        completions: The completions, in token ids.
 
     Yields:
-        The teacher's logits, shape (C, V); the student's logits for each of `adapters`, shape
-        (C, V); the token ids, shape (C,).
+        The teacher's logits, shape (C, V); those of each of `students`, shape (C, V); the token
+        ids, shape (C,).
     """
-    prompts, completions = zip(*rows, strict=True)
-    students = []
-    for on in adapters:
-        with models.adapter(on=on):
-            students.append(read_rows(models.student, prompts, completions))
     tokens_N = torch.tensor([token for completion in completions for token in completion])
-    step = min(logits.positions for logits in (teacher, *students))
+    step = min(logits.positions for logits in (teacher, *(logits for _, logits in students)))
     for start in range(0, len(tokens_N), step):
         end, of_students = start + step, []
         with models.adapter(on=False):
             p_CV = teacher.part(start, end)
-        for on, student in zip(adapters, students, strict=True):
+        for on, student in students:
             with models.adapter(on=on):
                 of_students.append(student.part(start, end))
         yield p_CV, of_students, tokens_N[start:end]

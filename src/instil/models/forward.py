@@ -163,6 +163,12 @@ class Logits:
         joined._states_ND = torch.cat([one._states_ND for one in made])
         return joined
 
+    def picked(self, positions: Sequence[int]) -> Logits:
+        """The logits of some positions, in this order."""
+        made = copy.copy(self)
+        made._states_ND = self._states_ND[torch.tensor(positions, device=self._states_ND.device)]
+        return made
+
     def __len__(self) -> int:
         """N."""
         return len(self._states_ND)

@@ -184,7 +184,8 @@ class _Probe:
         }
         few, many = self._sizes([self.whole.learnt])
         training = self.whole.recipe.training
-        many = max(many, training.batch_size * training.grad_accumulation)  # a step has these
+        step = training.batch_size * training.grad_accumulation
+        many = -(-many // step) * step  # each step has as many rows as those of the run
         self._taught(many)  # finds out once whether rows can share a pass, and is not counted
         taught = [self._taught(few), self._taught(many)]
         sizes = [len(part.learnt.rows) for part in taught]

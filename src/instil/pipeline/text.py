@@ -229,14 +229,10 @@ class TextSteps(Steps[Taught | None, Trained]):
         held_out = [number for number, of in enumerate(lessons.groups) if pairs[of[0]].row in apart]
         if self.engine is not None:
             self._answer_held_out(self.engine)
-        logged = self.teaching.logged
-        learnt = [
-            (pairs[n].row, pairs[n].completion)
-            for number, of in enumerate(lessons.groups)
-            if number not in held_out
-            for n in of
-        ]
-        covered = None if logged is None else logged.counted(learnt)
+        covered = None
+        if (logged := self.teaching.logged) is not None:
+            learnt = (pair for pair in pairs if pair.row not in apart)
+            covered = logged.counted((pair.row, pair.completion) for pair in learnt)
         return Taught(lessons, held_out, truncated, made, covered)
 
     def pairs(self, rows: RenderedRows) -> tuple[Sequence[AlignedPair], int]:

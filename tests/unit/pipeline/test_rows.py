@@ -278,9 +278,9 @@ def test_own_rows_of_many_cells_are_read_once(
     read: list[bool] = []
     usual = Files.piles
 
-    def counted(self: Files, *, need_output: bool) -> Any:
+    def counted(self: Files, *, need_output: bool, logprobs: bool) -> Any:
         read.append(need_output)
-        return usual(self, need_output=need_output)
+        return usual(self, need_output=need_output, logprobs=logprobs)
 
     monkeypatch.setattr(Files, "piles", counted)
     recipes = [
